@@ -1,0 +1,119 @@
+//! `NotificationChannel`: where messages go.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Duration, SecretKeyReference};
+
+/// Where messages go. `type` names the member that is set.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "eventpulse.io",
+    version = "v1alpha1",
+    kind = "NotificationChannel",
+    namespaced,
+    shortname = "nch",
+    category = "eventpulse",
+    status = "NotificationChannelStatus",
+    derive = "PartialEq",
+    printcolumn(name = "Type", type_ = "string", json_path = ".spec.type"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].message",
+        priority = 1
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = ("(self.type == 'Slack') == has(self.slack)", "slack: needed for type Slack and for no other"))]
+#[x_kube(validation = ("(self.type == 'Webhook') == has(self.webhook)", "webhook: needed for type Webhook and for no other"))]
+pub struct NotificationChannelSpec {
+    /// Which member says where to.
+    pub r#type: ChannelType,
+    /// A Slack incoming webhook, or anything that speaks its format.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slack: Option<SlackChannel>,
+    /// A JSON webhook with a signature and an idempotency key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<WebhookChannel>,
+    /// Templates of this channel. One with the name of a built-in template takes its place.
+    #[serde(default)]
+    #[schemars(length(max = 32))]
+    #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["name".into()]))]
+    pub templates: Vec<MessageTemplate>,
+    /// How long one try to send may take.
+    #[serde(default = "default_send_timeout")]
+    pub timeout: Duration,
+}
+
+fn default_send_timeout() -> Duration {
+    Duration::from_secs(10)
+}
+
+/// The member of a channel's union.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ChannelType {
+    /// `slack` is set.
+    Slack,
+    /// `webhook` is set.
+    Webhook,
+}
+
+/// A Slack incoming webhook.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SlackChannel {
+    /// The Secret key that holds the webhook's URL, which is itself a secret.
+    #[serde(rename = "webhookURLSecretRef")]
+    pub webhook_url_secret_ref: SecretKeyReference,
+}
+
+/// A JSON webhook.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = ("has(self.url) != has(self.urlSecretRef)", "exactly one of url and urlSecretRef is needed"))]
+pub struct WebhookChannel {
+    /// The URL, when it is no secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 2048), regex(pattern = "^https?://"))]
+    pub url: Option<String>,
+    /// The Secret key that holds the URL, when it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url_secret_ref: Option<SecretKeyReference>,
+    /// The Secret key that holds the key of the HMAC-SHA256 signature. Without it messages are not signed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signing_secret_ref: Option<SecretKeyReference>,
+}
+
+/// A message template (minijinja).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MessageTemplate {
+    /// Name, as a rule's notification uses it.
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[A-Za-z][A-Za-z0-9]*$"))]
+    pub name: String,
+    /// The headline, one line.
+    #[schemars(length(min = 1, max = 1024))]
+    pub title: String,
+    /// The text below it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 8192))]
+    pub body: Option<String>,
+}
+
+/// What EventPulse says about a channel.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NotificationChannelStatus {
+    /// The generation that the conditions speak of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// `Ready`: the templates compile and the Secrets are there.
+    #[serde(default)]
+    #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+}

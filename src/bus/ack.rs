@@ -1,0 +1,175 @@
+//! Acknowledgements: an offset is stored only when every record before it is done (the contiguous prefix; promise 1).
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use tokio::sync::Notify;
+
+/// Says that every effect of one delivery is durable. Split it where one record becomes several pieces of work:
+/// the delivery is done when every piece is. A piece dropped without [`Ack::done`] keeps the stored offset before its record.
+pub struct Ack(Arc<Pending>);
+
+struct Pending {
+    remaining: AtomicUsize,
+    tracker: Arc<AckTracker>,
+    offset: u64,
+}
+
+impl Ack {
+    /// One piece of work is done.
+    pub fn done(self) {
+        if self.0.remaining.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.tracker.complete(self.0.offset);
+        }
+    }
+
+    /// `count` pieces in place of this one. With none the delivery is done at once.
+    pub fn split(self, count: usize) -> Vec<Ack> {
+        if count == 0 {
+            self.done();
+            return Vec::new();
+        }
+        self.0.remaining.fetch_add(count - 1, Ordering::AcqRel);
+        let more: Vec<Ack> = (1..count).map(|_| Ack(Arc::clone(&self.0))).collect();
+        std::iter::once(self).chain(more).collect()
+    }
+}
+
+impl fmt::Debug for Ack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Ack({})", self.0.offset)
+    }
+}
+
+/// The deliveries of one assignment of one partition, for adapters. A new assignment gets a new tracker, and the old one is
+/// [closed](AckTracker::close): nothing of a lost assignment is ever stored.
+pub struct AckTracker {
+    state: Mutex<State>,
+    progress: Arc<Notify>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Offset of a delivery, and whether it is done; only those at or after the storable offset.
+    deliveries: BTreeMap<u64, bool>,
+    storable: Option<u64>,
+    open: usize,
+    closed: bool,
+}
+
+impl AckTracker {
+    /// `progress` is notified whenever a delivery is done.
+    pub fn new(progress: Arc<Notify>) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::default(), progress })
+    }
+
+    /// Registers a delivery. Offsets grow within one assignment; gaps (compaction, control records) are fine.
+    pub fn deliver(self: &Arc<Self>, offset: u64) -> Ack {
+        let mut state = self.lock();
+        state.deliveries.insert(offset, false);
+        state.open += 1;
+        Ack(Arc::new(Pending { remaining: AtomicUsize::new(1), tracker: Arc::clone(self), offset }))
+    }
+
+    fn complete(&self, offset: u64) {
+        let mut state = self.lock();
+        if state.closed {
+            return;
+        }
+        if let Some(done) = state.deliveries.get_mut(&offset)
+            && !*done
+        {
+            *done = true;
+            state.open -= 1;
+        }
+        while let Some(first) = state.deliveries.first_entry()
+            && *first.get()
+        {
+            let (offset, _) = first.remove_entry();
+            state.storable = Some(offset + 1);
+        }
+        drop(state);
+        self.progress.notify_one();
+    }
+
+    /// The offset to go on from: one after the last record before which everything is done. None before the first one is.
+    pub fn storable(&self) -> Option<u64> {
+        self.lock().storable
+    }
+
+    /// Deliveries that are not done, for backpressure.
+    pub fn in_flight(&self) -> usize {
+        self.lock().open
+    }
+
+    /// The assignment is gone: what is done from now on counts for nothing. Gives the last offset that may still be stored.
+    pub fn close(&self) -> Option<u64> {
+        let mut state = self.lock();
+        state.closed = true;
+        state.storable
+    }
+
+    /// No panic happens while the lock is held, so a poisoned one holds a whole state.
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tracker() -> Arc<AckTracker> {
+        AckTracker::new(Arc::new(Notify::new()))
+    }
+
+    #[test]
+    fn only_the_contiguous_prefix_is_storable() {
+        let tracker = tracker();
+        let (a, b, c) = (tracker.deliver(4), tracker.deliver(5), tracker.deliver(9));
+        b.done();
+        assert_eq!((tracker.storable(), tracker.in_flight()), (None, 2));
+        a.done();
+        assert_eq!(tracker.storable(), Some(6));
+        c.done();
+        assert_eq!((tracker.storable(), tracker.in_flight()), (Some(10), 0));
+    }
+
+    #[test]
+    fn a_dropped_piece_holds_the_offset() {
+        let tracker = tracker();
+        let mut pieces = tracker.deliver(0).split(3);
+        tracker.deliver(1).done();
+        pieces.pop().unwrap().done();
+        drop(pieces.pop());
+        pieces.pop().unwrap().done();
+        assert_eq!(tracker.storable(), None);
+    }
+
+    #[test]
+    fn all_pieces_make_the_delivery_done() {
+        let tracker = tracker();
+        for piece in tracker.deliver(0).split(3) {
+            assert_eq!(tracker.storable(), None);
+            piece.done();
+        }
+        assert!(tracker.deliver(1).split(0).is_empty());
+        assert_eq!(tracker.storable(), Some(2));
+    }
+
+    #[test]
+    fn nothing_of_a_lost_assignment_counts() {
+        let tracker = tracker();
+        let (a, b) = (tracker.deliver(0), tracker.deliver(1));
+        a.done();
+        assert_eq!(tracker.close(), Some(1));
+        b.done();
+        assert_eq!(tracker.storable(), Some(1));
+    }
+}

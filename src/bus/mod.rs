@@ -1,0 +1,185 @@
+//! The log that the services talk through: one port, three adapters (design, section 6).
+//!
+//! In: [`Record`]s to publish. Out: acknowledgements, and [`Delivery`]s to the members of consumer groups.
+//! May not touch: any service, kube, the custom resources.
+
+mod ack;
+mod partition;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+
+pub use ack::{Ack, AckTracker};
+pub use partition::partition_of;
+
+use crate::events::{Record, Topic};
+
+/// One partition of a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TopicPartition {
+    /// The topic.
+    pub topic: Topic,
+    /// Its partition, from 0.
+    pub partition: u32,
+}
+
+impl std::fmt::Display for TopicPartition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.topic, self.partition)
+    }
+}
+
+/// Why the log did not do what it was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum BusError {
+    /// The records, or some of them, are not acknowledged; publishing all of them again is safe.
+    #[error("publish to the log: {0}")]
+    Publish(String),
+    /// The record can never be accepted, for example because it is too large.
+    #[error("the log refuses the record for good: {0}")]
+    Refused(String),
+    /// The consumer group could not be joined.
+    #[error("subscribe to the log: {0}")]
+    Subscribe(String),
+    /// A topic is missing and could not be created, or has other settings than it must have.
+    #[error("topic {topic}: {problem}")]
+    Topic {
+        /// Its full name.
+        topic: String,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+    /// The log was closed.
+    #[error("the log is closed")]
+    Closed,
+}
+
+impl BusError {
+    /// A bounded label for metrics.
+    pub fn category(&self) -> &'static str {
+        match self {
+            BusError::Publish(_) => "publish",
+            BusError::Refused(_) => "refused",
+            BusError::Subscribe(_) => "subscribe",
+            BusError::Topic { .. } => "topic",
+            BusError::Closed => "closed",
+        }
+    }
+
+    /// Whether the same call may succeed later.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, BusError::Publish(_) | BusError::Subscribe(_))
+    }
+}
+
+/// The log.
+#[async_trait]
+pub trait Bus: Send + Sync + 'static {
+    /// Writes records and returns when every one of them is acknowledged by all in-sync replicas (or is on disk).
+    /// After an error any part of them may have been written: publish them all again, consumers expect repetitions.
+    async fn publish(&self, records: Vec<Record>) -> Result<(), BusError>;
+
+    /// Joins a consumer group. Deliveries begin at the group's stored offset, or at the oldest record where there is none.
+    async fn subscribe(&self, options: SubscribeOptions) -> Result<Subscription, BusError>;
+
+    /// How many partitions a topic has. Fixed for a topic's life.
+    fn partitions(&self, topic: Topic) -> u32;
+
+    /// Whether the log can be reached now, and if not, why.
+    fn health(&self) -> Result<(), String>;
+
+    /// Whether an acknowledged record is on this machine's disk, so that ingest needs no outbox of its own.
+    fn is_local(&self) -> bool;
+
+    /// Waits until what was handed over is written, at most until the deadline, and stores the last offsets.
+    async fn close(&self, timeout: std::time::Duration);
+}
+
+/// How a member of a consumer group wants its deliveries.
+#[derive(Clone, Debug)]
+pub struct SubscribeOptions {
+    /// The group, without the configured prefix, like `rules`.
+    pub group: String,
+    /// The topics to consume.
+    pub topics: Vec<Topic>,
+    /// The most deliveries of one partition that are not acknowledged yet; beyond it the partition is paused (promise 6).
+    pub max_in_flight: usize,
+}
+
+/// A membership in a consumer group. Dropping it leaves the group.
+pub struct Subscription {
+    events: mpsc::Receiver<SubscriptionEvent>,
+    control: Arc<dyn SubscriptionControl>,
+}
+
+/// What an adapter does for a membership.
+#[async_trait]
+pub trait SubscriptionControl: Send + Sync {
+    /// Stops or resumes deliveries without leaving the group.
+    fn set_paused(&self, paused: bool);
+    /// Stores the offsets of what is acknowledged, and leaves the group.
+    async fn leave(&self);
+}
+
+impl Subscription {
+    /// For adapters: `events` is what [`Subscription::next`] hands out.
+    pub fn new(events: mpsc::Receiver<SubscriptionEvent>, control: Arc<dyn SubscriptionControl>) -> Self {
+        Self { events, control }
+    }
+
+    /// The next thing that happens; none after the log was closed or the group was left.
+    pub async fn next(&mut self) -> Option<SubscriptionEvent> {
+        self.events.recv().await
+    }
+
+    /// Stops deliveries and keeps the membership, for as long as one likes.
+    pub fn pause(&self) {
+        self.control.set_paused(true);
+    }
+
+    /// Resumes deliveries.
+    pub fn resume(&self) {
+        self.control.set_paused(false);
+    }
+
+    /// Stores what is acknowledged and leaves the group, so that another member takes over at once.
+    pub async fn leave(self) {
+        self.control.leave().await;
+    }
+}
+
+/// What happens to a member of a consumer group.
+#[derive(Debug)]
+pub enum SubscriptionEvent {
+    /// These partitions are the member's now, in addition to those it had.
+    Assigned(Vec<TopicPartition>),
+    /// These are no longer. Work on their deliveries may go on, but its acknowledgements are ignored (safety is never ownership).
+    Revoked(Vec<TopicPartition>),
+    /// A record, in the order of its partition.
+    Message(Delivery),
+}
+
+/// A record that was handed to this member.
+#[derive(Debug)]
+pub struct Delivery {
+    /// The record.
+    pub record: Record,
+    /// Where it stands.
+    pub at: TopicPartition,
+    /// Its place there.
+    pub offset: u64,
+    /// When the log took it.
+    pub timestamp: Timestamp,
+    /// To be called when every effect of the record is durable. Dropped without: the record comes again after a restart.
+    pub ack: Ack,
+}
+
+impl Delivery {
+    /// As dead letters and logs say it: `alert.raised/3@1207`.
+    pub fn origin(&self) -> String {
+        format!("{}@{}", self.at, self.offset)
+    }
+}

@@ -1,0 +1,223 @@
+//! A record of the log as an event. What cannot be read becomes a dead letter; nothing here panics on any bytes.
+
+use std::collections::BTreeMap;
+
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use super::{
+    DeadLetter, DeadLetterReason, Event, EventId, HEADER_ID, HEADER_SOURCE, HEADER_SPECVERSION, HEADER_SUBJECT,
+    HEADER_TIME, HEADER_TRACEPARENT, HEADER_TYPE, Payload, encode::Record,
+};
+
+/// The most bytes of a broken record that its dead letter keeps.
+const DEAD_LETTER_DATA_MAX: usize = 64 * 1024;
+/// The most headers, and bytes of one, that a dead letter keeps.
+const DEAD_LETTER_HEADERS_MAX: usize = 32;
+const DEAD_LETTER_HEADER_LEN_MAX: usize = 1024;
+
+/// Why a record is no event.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// A header that is needed is missing.
+    #[error("header {0}: missing")]
+    MissingHeader(&'static str),
+    /// A header's value is not what it must be.
+    #[error("header {name}: {problem}")]
+    BadHeader {
+        /// The header.
+        name: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The type is not the topic's, or of another version.
+    #[error("header ce_type: {found:?} does not belong on this topic, which takes {expected:?}")]
+    WrongType {
+        /// What the header says.
+        found: String,
+        /// What it must say.
+        expected: String,
+    },
+    /// The data is not what the type says.
+    #[error("data: {0}")]
+    BadData(String),
+}
+
+impl DecodeError {
+    /// The dead letter's reason.
+    pub fn reason(&self) -> DeadLetterReason {
+        match self {
+            DecodeError::MissingHeader(_) | DecodeError::BadHeader { .. } => DeadLetterReason::InvalidHeaders,
+            DecodeError::WrongType { .. } => DeadLetterReason::UnknownType,
+            DecodeError::BadData(_) => DeadLetterReason::InvalidData,
+        }
+    }
+}
+
+impl Record {
+    /// The last value of a header, as text.
+    fn header(&self, name: &'static str) -> Result<Option<&str>, DecodeError> {
+        let Some((_, value)) = self.headers.iter().rev().find(|(key, _)| key.eq_ignore_ascii_case(name)) else {
+            return Ok(None);
+        };
+        std::str::from_utf8(value)
+            .map(Some)
+            .map_err(|_| DecodeError::BadHeader { name, problem: "is no UTF-8 text".into() })
+    }
+
+    fn required(&self, name: &'static str) -> Result<&str, DecodeError> {
+        match self.header(name)? {
+            Some("") | None => Err(DecodeError::MissingHeader(name)),
+            Some(value) => Ok(value),
+        }
+    }
+
+    /// Reads the event. `ce_id`, `ce_type`, `ce_source` and `ce_specversion` are needed, as CloudEvents says, and `ce_time`, which judges age.
+    pub fn decode(&self) -> Result<Event, DecodeError> {
+        let version = self.required(HEADER_SPECVERSION)?;
+        if version != "1.0" {
+            return Err(DecodeError::BadHeader {
+                name: HEADER_SPECVERSION,
+                problem: format!("is {:?}, must be 1.0", cut(version)),
+            });
+        }
+        let found = self.required(HEADER_TYPE)?;
+        let expected = self.topic.event_type();
+        if found != expected {
+            return Err(DecodeError::WrongType { found: cut(found), expected });
+        }
+        let id = EventId::try_from(self.required(HEADER_ID)?.to_owned())
+            .map_err(|e| DecodeError::BadHeader { name: HEADER_ID, problem: e.to_string() })?;
+        let time: Timestamp = self
+            .required(HEADER_TIME)?
+            .parse()
+            .map_err(|e| DecodeError::BadHeader { name: HEADER_TIME, problem: format!("is no RFC 3339 time: {e}") })?;
+        let source = self.required(HEADER_SOURCE)?.to_owned();
+        let payload = Payload::from_json(self.topic, &self.value).map_err(|e| DecodeError::BadData(e.to_string()))?;
+        Ok(Event {
+            id,
+            time,
+            source,
+            subject: self.header(HEADER_SUBJECT)?.unwrap_or_default().to_owned(),
+            key: self.key.clone().unwrap_or_default(),
+            traceparent: self.header(HEADER_TRACEPARENT)?.map(str::to_owned),
+            payload,
+        })
+    }
+
+    /// The dead letter for this record. `origin` says where it stood.
+    pub fn to_dead_letter(&self, reason: DeadLetterReason, message: String, origin: String) -> DeadLetter {
+        let headers: BTreeMap<String, String> = self
+            .headers
+            .iter()
+            .take(DEAD_LETTER_HEADERS_MAX)
+            .map(|(name, value)| {
+                (cut(name), String::from_utf8_lossy(&value[..value.len().min(DEAD_LETTER_HEADER_LEN_MAX)]).into_owned())
+            })
+            .collect();
+        dead_letter_of(&self.value, reason, message, origin, headers, self.key.clone())
+    }
+}
+
+/// The dead letter for bytes that came from elsewhere, like one alert of a webhook's body.
+pub fn dead_letter_of(
+    bytes: &Bytes,
+    reason: DeadLetterReason,
+    message: String,
+    origin: String,
+    headers: BTreeMap<String, String>,
+    key: Option<String>,
+) -> DeadLetter {
+    let kept = &bytes[..bytes.len().min(DEAD_LETTER_DATA_MAX)];
+    DeadLetter { reason, message, origin, headers, key, data: BASE64.encode(kept), truncated: kept.len() < bytes.len() }
+}
+
+fn cut(text: &str) -> String {
+    text.chars().take(128).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::{AlertRaised, AlertStatus, Topic, alert_key};
+
+    fn raised() -> Event {
+        Event {
+            id: EventId::new("alert.raised", "x", "firing"),
+            time: "2026-01-02T03:04:05.678Z".parse().unwrap(),
+            source: "eventpulse/ingest".into(),
+            subject: "x".into(),
+            key: alert_key("prom", "ab"),
+            traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
+            payload: AlertRaised {
+                alert_id: None,
+                source: "prom".into(),
+                fingerprint: None,
+                status: AlertStatus::Firing,
+                labels: BTreeMap::from([("alertname".into(), "A\u{0}\"ü".into())]),
+                annotations: BTreeMap::new(),
+                starts_at: "2026-01-02T03:04:05Z".parse().unwrap(),
+                ends_at: None,
+                generator_url: None,
+                accepted_at: "2026-01-02T03:04:06Z".parse().unwrap(),
+            }
+            .into(),
+        }
+    }
+
+    fn with_header(name: &str, value: Option<&[u8]>) -> Record {
+        let mut record = raised().encode().unwrap();
+        record.headers.retain(|(key, _)| key != name);
+        if let Some(value) = value {
+            record.headers.push((name.into(), Bytes::copy_from_slice(value)));
+        }
+        record
+    }
+
+    #[test]
+    fn an_event_survives_the_log() {
+        assert_eq!(raised().encode().unwrap().decode(), Ok(raised()));
+    }
+
+    #[test]
+    fn a_broken_header_is_named() {
+        for (name, value, says) in [
+            (HEADER_SPECVERSION, None, "header ce_specversion: missing"),
+            (HEADER_SPECVERSION, Some("0.3".as_bytes()), "header ce_specversion: is \"0.3\""),
+            (HEADER_ID, None, "header ce_id: missing"),
+            (HEADER_ID, Some(b""), "header ce_id: missing"),
+            (HEADER_ID, Some(b"../../etc"), "header ce_id: \"../../etc\" is no id"),
+            (HEADER_ID, Some(&[0xff, 0xfe]), "header ce_id: is no UTF-8"),
+            (HEADER_TYPE, Some(b"io.eventpulse.alert.raised.v2"), "header ce_type: "),
+            (HEADER_TYPE, Some(b"io.eventpulse.action.requested.v1"), "header ce_type: "),
+            (HEADER_SOURCE, None, "header ce_source: missing"),
+            (HEADER_TIME, Some(b"yesterday"), "header ce_time: is no RFC 3339 time"),
+            (HEADER_TIME, Some(b"-99999-01-01T00:00:00Z"), "header ce_time: "),
+        ] {
+            let error = with_header(name, value).decode().unwrap_err().to_string();
+            assert!(error.starts_with(says), "{name} = {value:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn broken_data_is_a_dead_letter_with_its_bytes() {
+        for data in [&b""[..], b"null", b"[]", b"{", b"{\"labels\":{\"a\":1}}", &[0xff, 0x00], b"{\"source\":null}"] {
+            let mut record = raised().encode().unwrap();
+            record.value = Bytes::copy_from_slice(data);
+            let error = record.decode().unwrap_err();
+            assert_eq!(error.reason(), DeadLetterReason::InvalidData, "{data:?}");
+            let letter = record.to_dead_letter(error.reason(), error.to_string(), "alert.raised/0@7".into());
+            assert_eq!(BASE64.decode(letter.data).unwrap(), data);
+            assert_eq!(letter.headers[HEADER_ID], raised().id.to_string());
+        }
+    }
+
+    #[test]
+    fn a_huge_record_is_cut_and_says_so() {
+        let record = Record { topic: Topic::AlertRaised, key: None, headers: vec![], value: vec![7; 70_000].into() };
+        let letter = record.to_dead_letter(DeadLetterReason::InvalidHeaders, "x".into(), "y".into());
+        assert!(letter.truncated);
+        assert_eq!(BASE64.decode(letter.data).unwrap().len(), DEAD_LETTER_DATA_MAX);
+    }
+}
