@@ -120,6 +120,8 @@ pub struct Subscription {
 pub trait SubscriptionControl: Send + Sync {
     /// Stops or resumes deliveries without leaving the group.
     fn set_paused(&self, paused: bool);
+    /// How many deliveries of the present assignments are not acknowledged.
+    fn in_flight(&self) -> usize;
     /// Stores the offsets of what is acknowledged, and leaves the group.
     async fn leave(&self);
 }
@@ -143,6 +145,11 @@ impl Subscription {
     /// Resumes deliveries.
     pub fn resume(&self) {
         self.control.set_paused(false);
+    }
+
+    /// How many deliveries of the present assignments are not acknowledged.
+    pub fn in_flight(&self) -> usize {
+        self.control.in_flight()
     }
 
     /// Stores what is acknowledged and leaves the group, so that another member takes over at once.

@@ -4,4 +4,25 @@
 //! function of, and the pieces it is built from. May not touch: any service.
 
 pub mod clock;
+pub mod consume;
+pub mod context;
+pub mod health;
+pub mod kube_api;
+pub mod mailbox;
+pub mod metrics;
+pub mod ownership;
 pub mod random;
+pub mod store;
+pub mod tasks;
+pub mod watch_cache;
+
+pub use consume::{Gate, Inbound, consume, publish_dead_letter};
+pub use context::Context;
+pub use health::{Health, ServiceHealth};
+pub use kube_api::{ApiFailure, classify};
+pub use mailbox::{Handler, Mailboxes};
+pub use metrics::Metrics;
+pub use ownership::Ownership;
+pub use store::{Owned, Step, Store, StoreError};
+pub use tasks::{TaskFailure, Tasks};
+pub use watch_cache::WatchCache;

@@ -1,0 +1,278 @@
+//! The loop that every service begins with: join the group, decode or dead-letter, keep the ownership, hand over.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+use super::{
+    Context, Ownership,
+    random::{Random, exponential},
+};
+use crate::{
+    bus::{Ack, BusError, Delivery, SubscribeOptions, Subscription, SubscriptionEvent, TopicPartition},
+    events::{DeadLetter, DeadLetterReason, Event, EventId, Record, Topic},
+};
+
+/// How long the shutdown waits for work that was begun before it leaves the group.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+const BACKOFF_INITIAL: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+/// Whether a service may consume now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gate {
+    /// It may.
+    Open,
+    /// Not now: keep the membership and poll on.
+    Paused,
+    /// Not for longer: leave the group, so that another replica takes over.
+    Left,
+}
+
+/// An event that was handed to this replica.
+#[derive(Debug)]
+pub struct Inbound {
+    /// The event.
+    pub event: Event,
+    /// The record it was read from.
+    pub record: Record,
+    /// Where it stands.
+    pub at: TopicPartition,
+    /// Its place there.
+    pub offset: u64,
+    /// When the log took it.
+    pub timestamp: Timestamp,
+    /// To be called when every effect is durable.
+    pub ack: Ack,
+}
+
+impl Inbound {
+    /// As dead letters and logs say it: `alert.raised/3@1207`.
+    pub fn origin(&self) -> String {
+        format!("{}@{}", self.at, self.offset)
+    }
+}
+
+/// Consumes until shutdown. `dispatch` must return at once: it hands the event to a mailbox. What cannot be decoded becomes a dead
+/// letter and never blocks its partition. Fails only for a reason that waiting does not mend, like a topic with wrong settings.
+pub async fn consume<F>(
+    ctx: &Context,
+    options: SubscribeOptions,
+    ownership: Option<Arc<Ownership>>,
+    gate: Option<watch::Receiver<Gate>>,
+    mut dispatch: F,
+) -> Result<(), BusError>
+where
+    F: FnMut(Inbound) + Send,
+{
+    let mut gate = gate.unwrap_or_else(|| watch::Sender::new(Gate::Open).subscribe());
+    while !ctx.shutdown.is_cancelled() {
+        if !wait_until_not_left(ctx, &mut gate).await {
+            break;
+        }
+        let Some(subscription) = join(ctx, &options).await? else { break };
+        let member = Member { ctx, ownership: ownership.as_deref(), subscription };
+        member.run(&mut gate, &mut dispatch).await;
+        if let Some(ownership) = &ownership {
+            ownership.clear();
+        }
+    }
+    Ok(())
+}
+
+/// False on shutdown.
+async fn wait_until_not_left(ctx: &Context, gate: &mut watch::Receiver<Gate>) -> bool {
+    tokio::select! {
+        () = ctx.shutdown.cancelled() => false,
+        // A gate whose sender is gone stays as it is, which is open for a service without one.
+        _ = gate.wait_for(|gate| *gate != Gate::Left) => true,
+    }
+}
+
+/// None on shutdown.
+async fn join(ctx: &Context, options: &SubscribeOptions) -> Result<Option<Subscription>, BusError> {
+    let mut retry = 0;
+    loop {
+        match ctx.bus.subscribe(options.clone()).await {
+            Ok(subscription) => {
+                ctx.health.ready("bus");
+                return Ok(Some(subscription));
+            }
+            Err(error) if error.is_transient() => {
+                ctx.health.not_ready("bus", error.to_string());
+                let wait = ctx.random.up_to(exponential(BACKOFF_INITIAL, BACKOFF_MAX, retry));
+                retry += 1;
+                tokio::select! {
+                    () = ctx.shutdown.cancelled() => return Ok(None),
+                    () = tokio::time::sleep(wait) => {}
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+struct Member<'a> {
+    ctx: &'a Context,
+    ownership: Option<&'a Ownership>,
+    subscription: Subscription,
+}
+
+impl Member<'_> {
+    /// Until shutdown, the group is to be left, or the log ends the membership.
+    async fn run<F: FnMut(Inbound) + Send>(mut self, gate: &mut watch::Receiver<Gate>, dispatch: &mut F) {
+        let mut gate_has_sender = true;
+        loop {
+            match *gate.borrow_and_update() {
+                Gate::Open => self.subscription.resume(),
+                Gate::Paused => self.subscription.pause(),
+                Gate::Left => break,
+            }
+            tokio::select! {
+                () = self.ctx.shutdown.cancelled() => break,
+                changed = gate.changed(), if gate_has_sender => gate_has_sender = changed.is_ok(),
+                event = self.subscription.next() => match event {
+                    Some(event) => self.handle(event, dispatch),
+                    None => return,
+                },
+            }
+        }
+        self.leave().await;
+    }
+
+    fn handle<F: FnMut(Inbound)>(&self, event: SubscriptionEvent, dispatch: &mut F) {
+        if let Some(ownership) = self.ownership {
+            ownership.apply(&event);
+        }
+        match event {
+            SubscriptionEvent::Assigned(partitions) => tracing::debug!(?partitions, "Partitions assigned."),
+            SubscriptionEvent::Revoked(partitions) => tracing::debug!(?partitions, "Partitions revoked."),
+            SubscriptionEvent::Message(delivery) => match delivery.record.decode() {
+                Ok(event) => {
+                    let Delivery { record, at, offset, timestamp, ack } = delivery;
+                    dispatch(Inbound { event, record, at, offset, timestamp, ack });
+                }
+                Err(error) => {
+                    let letter = delivery.record.to_dead_letter(error.reason(), error.to_string(), delivery.origin());
+                    bury(self.ctx, letter, delivery.ack);
+                }
+            },
+        }
+    }
+
+    /// Takes nothing new, gives what was begun time to end, stores its offsets.
+    async fn leave(self) {
+        self.subscription.pause();
+        let drained = async {
+            while self.subscription.in_flight() > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        if tokio::time::timeout(DRAIN_TIMEOUT, drained).await.is_err() {
+            tracing::warn!(
+                open = self.subscription.in_flight(),
+                "Work was not finished in time; its events come again."
+            );
+        }
+        self.subscription.leave().await;
+    }
+}
+
+/// Publishes a dead letter in a task of its own, and acknowledges its record then.
+pub fn bury(ctx: &Context, letter: DeadLetter, ack: Ack) {
+    let task_ctx = ctx.clone();
+    ctx.tasks.spawn_infallible("dead-letter", async move {
+        if publish_dead_letter(&task_ctx, letter).await {
+            ack.done();
+        }
+    });
+}
+
+/// Publishes a dead letter and waits until the log has it. False only on shutdown: then the record must not be acknowledged.
+pub async fn publish_dead_letter(ctx: &Context, letter: DeadLetter) -> bool {
+    tracing::warn!(origin = letter.origin, reason = ?letter.reason, message = letter.message, "Dead letter.");
+    ctx.metrics
+        .counter("eventpulse_dead_letters", "Records and alerts that could not be used, by reason.")
+        .get_or_create(&vec![("reason", reason_label(letter.reason).into())])
+        .inc();
+    let event = dead_letter_event(ctx, letter);
+    let record = match event.encode() {
+        Ok(record) => record,
+        Err(error) => {
+            tracing::error!(%error, "A dead letter could not be written as JSON; only this line remains of it.");
+            return true;
+        }
+    };
+    publish_until_acknowledged(ctx, vec![record]).await
+}
+
+/// Publishes and retries until every record is acknowledged. A record that the log refuses for good is logged and dropped, so
+/// that it does not hold up the others. False only on shutdown.
+pub async fn publish_until_acknowledged(ctx: &Context, records: Vec<Record>) -> bool {
+    let mut retry = 0;
+    let mut records = records;
+    loop {
+        match ctx.bus.publish(records.clone()).await {
+            Ok(()) => {
+                ctx.health.ready("bus");
+                return true;
+            }
+            Err(BusError::Refused(problem)) if records.len() == 1 => {
+                tracing::error!(problem, topic = %records[0].topic, "The log refuses a record for good.");
+                return true;
+            }
+            Err(BusError::Refused(_)) => {
+                // One of several: find it by publishing them one by one.
+                let rest = records.split_off(1);
+                if !Box::pin(publish_until_acknowledged(ctx, records)).await {
+                    return false;
+                }
+                records = rest;
+            }
+            Err(error) => {
+                ctx.health.not_ready("bus", error.to_string());
+                if !pause_before_retry(ctx, &ctx.random, retry).await {
+                    return false;
+                }
+                retry += 1;
+            }
+        }
+    }
+}
+
+/// False when the process is to stop, after the drain's time.
+async fn pause_before_retry(ctx: &Context, random: &Random, retry: u32) -> bool {
+    let wait = random.up_to(exponential(BACKOFF_INITIAL, BACKOFF_MAX, retry));
+    if ctx.shutdown.is_cancelled() {
+        return false;
+    }
+    tokio::time::sleep(wait).await;
+    true
+}
+
+fn dead_letter_event(ctx: &Context, letter: DeadLetter) -> Event {
+    Event {
+        id: EventId::new(
+            Topic::DeadLetter.name(),
+            &letter.origin,
+            &format!("{:?}{}{}", letter.reason, letter.message, letter.data),
+        ),
+        time: ctx.clock.now(),
+        source: ctx.source(),
+        subject: letter.origin.clone(),
+        key: letter.key.clone().unwrap_or_else(|| letter.origin.clone()),
+        traceparent: None,
+        payload: letter.into(),
+    }
+}
+
+fn reason_label(reason: DeadLetterReason) -> &'static str {
+    match reason {
+        DeadLetterReason::InvalidHeaders => "invalid_headers",
+        DeadLetterReason::InvalidData => "invalid_data",
+        DeadLetterReason::UnknownType => "unknown_type",
+        DeadLetterReason::InvalidAlert => "invalid_alert",
+        DeadLetterReason::Refused => "refused",
+    }
+}

@@ -1,0 +1,38 @@
+//! What a service is a function of.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Metrics, ServiceHealth, Tasks, clock::Clock, random::Random};
+use crate::bus::Bus;
+
+/// The ports and the surroundings of one service. A simulator can put its own in every place.
+#[derive(Clone)]
+pub struct Context {
+    /// The service's name, as it stands in `--services`, metrics and `ce_source`.
+    pub service: &'static str,
+    /// The log.
+    pub bus: Arc<dyn Bus>,
+    /// The service's own client, with a connection pool of its own (bulkhead).
+    pub kube: kube::Client,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// Jitter.
+    pub random: Arc<Random>,
+    /// The only way to start a task.
+    pub tasks: Tasks,
+    /// Where the service says what it waits for.
+    pub health: ServiceHealth,
+    /// Where the service counts.
+    pub metrics: Metrics,
+    /// Cancelled when the process is to stop: take nothing new, finish what was begun.
+    pub shutdown: CancellationToken,
+}
+
+impl Context {
+    /// `ce_source` of the events that this service decides.
+    pub fn source(&self) -> String {
+        format!("eventpulse/{}", self.service)
+    }
+}

@@ -1,0 +1,76 @@
+//! Readiness: each service says, part by part, what it waits for. Liveness is the supervisor's.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+/// What every service of the process says about itself.
+#[derive(Clone, Debug, Default)]
+pub struct Health(Arc<Mutex<BTreeMap<(&'static str, &'static str), Option<String>>>>);
+
+impl Health {
+    /// The part of one service. It is not ready before it says so.
+    pub fn service(&self, service: &'static str) -> ServiceHealth {
+        let health = ServiceHealth { all: self.clone(), service };
+        health.not_ready("service", "starting");
+        health
+    }
+
+    /// Every part of every service, and why it is not ready, where it is not.
+    pub fn report(&self) -> Vec<(String, Option<String>)> {
+        self.lock().iter().map(|((service, part), reason)| (format!("{service}/{part}"), reason.clone())).collect()
+    }
+
+    /// Whether everything is ready.
+    pub fn is_ready(&self) -> bool {
+        self.lock().values().all(Option::is_none)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<(&'static str, &'static str), Option<String>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where one service says what it waits for.
+#[derive(Clone, Debug)]
+pub struct ServiceHealth {
+    all: Health,
+    service: &'static str,
+}
+
+impl ServiceHealth {
+    /// This part works.
+    pub fn ready(&self, part: &'static str) {
+        if self.all.lock().insert((self.service, part), None).is_some_and(|reason| reason.is_some()) {
+            tracing::info!(service = self.service, part, "Ready.");
+        }
+    }
+
+    /// This part does not work, and why: what is missing and what to do.
+    pub fn not_ready(&self, part: &'static str, reason: impl Into<String>) {
+        let reason = reason.into();
+        let before = self.all.lock().insert((self.service, part), Some(reason.clone()));
+        if before.flatten().as_ref() != Some(&reason) {
+            tracing::info!(service = self.service, part, reason, "Not ready.");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_ready_when_every_part_is() {
+        let health = Health::default();
+        let rules = health.service("rules");
+        assert!(!health.is_ready());
+        rules.ready("service");
+        rules.not_ready("watch", "CRD rules.eventpulse.io is not served");
+        assert!(!health.is_ready());
+        assert_eq!(health.report()[1].1.as_deref(), Some("CRD rules.eventpulse.io is not served"));
+        rules.ready("watch");
+        assert!(health.is_ready());
+    }
+}

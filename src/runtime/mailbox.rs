@@ -1,0 +1,164 @@
+//! Mailboxes: for each key one worker at a time, and whatever waits behind it is folded into its next call (design, section 5).
+//!
+//! Groups of one partition are worked on side by side, the inputs of one object in their order. How much can wait is bounded by
+//! the bus, which delivers no more than `max_in_flight` records that are not acknowledged (promise 6).
+
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use async_trait::async_trait;
+use tokio::sync::Semaphore;
+
+use super::{Context, Tasks};
+
+/// Works on the inputs of one key.
+#[async_trait]
+pub trait Handler<K, I>: Send + Sync + 'static {
+    /// Called for one key by one worker at a time, with everything that waited, in its order. It keeps trying until it is done
+    /// or the process stops; what it could not do it leaves without acknowledging it.
+    async fn handle(&self, key: &K, inputs: Vec<I>);
+}
+
+/// See the module's text. Cheap to clone.
+pub struct Mailboxes<K, I>(Arc<Inner<K, I>>);
+
+impl<K, I> Clone for Mailboxes<K, I> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+struct Inner<K, I> {
+    name: &'static str,
+    tasks: Tasks,
+    handler: Arc<dyn Handler<K, I>>,
+    permits: Semaphore,
+    /// A key is here as long as it has a worker.
+    waiting: Mutex<HashMap<K, Vec<I>>>,
+}
+
+impl<K, I> Mailboxes<K, I>
+where
+    K: Clone + Eq + Hash + Send + Sync + 'static,
+    I: Send + 'static,
+{
+    /// At most `concurrency` keys are worked on at once.
+    pub fn new(ctx: &Context, name: &'static str, concurrency: usize, handler: Arc<dyn Handler<K, I>>) -> Self {
+        let (tasks, permits) = (ctx.tasks.clone(), Semaphore::new(concurrency.max(1)));
+        Self(Arc::new(Inner { name, tasks, handler, permits, waiting: Mutex::default() }))
+    }
+
+    /// Puts an input behind those that wait for the same key.
+    pub fn send(&self, key: K, input: I) {
+        let mut waiting = self.0.lock();
+        if let Some(inputs) = waiting.get_mut(&key) {
+            inputs.push(input);
+            return;
+        }
+        waiting.insert(key.clone(), vec![input]);
+        drop(waiting);
+        let inner = Arc::clone(&self.0);
+        self.0.tasks.spawn_infallible(self.0.name, async move { inner.work(key).await });
+    }
+
+    /// How many keys have a worker.
+    pub fn active(&self) -> usize {
+        self.0.lock().len()
+    }
+}
+
+impl<K, I> Inner<K, I>
+where
+    K: Clone + Eq + Hash + Send + Sync + 'static,
+    I: Send + 'static,
+{
+    async fn work(&self, key: K) {
+        loop {
+            // The semaphore is never closed; without a permit there would be no bound, not no work.
+            let _permit = self.permits.acquire().await;
+            let inputs = {
+                let mut waiting = self.lock();
+                match waiting.get_mut(&key) {
+                    Some(inputs) if !inputs.is_empty() => std::mem::take(inputs),
+                    _ => {
+                        waiting.remove(&key);
+                        return;
+                    }
+                }
+            };
+            self.handler.handle(&key, inputs).await;
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<K, Vec<I>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    struct Recorder {
+        calls: mpsc::UnboundedSender<(u8, Vec<u32>)>,
+        gate: Semaphore,
+    }
+
+    #[async_trait]
+    impl Handler<u8, u32> for Recorder {
+        async fn handle(&self, key: &u8, inputs: Vec<u32>) {
+            self.calls.send((*key, inputs)).unwrap();
+            self.gate.acquire().await.unwrap().forget();
+        }
+    }
+
+    fn mailboxes(concurrency: usize) -> (Mailboxes<u8, u32>, Arc<Recorder>, mpsc::UnboundedReceiver<(u8, Vec<u32>)>) {
+        let (calls, receiver) = mpsc::unbounded_channel();
+        let recorder = Arc::new(Recorder { calls, gate: Semaphore::new(0) });
+        let inner = Inner {
+            name: "test",
+            tasks: Tasks::new().0,
+            handler: recorder.clone(),
+            permits: Semaphore::new(concurrency),
+            waiting: Mutex::default(),
+        };
+        (Mailboxes(Arc::new(inner)), recorder, receiver)
+    }
+
+    #[tokio::test]
+    async fn what_waits_behind_a_call_is_folded_into_the_next_one() {
+        let (boxes, recorder, mut calls) = mailboxes(4);
+        boxes.send(1, 10);
+        assert_eq!(calls.recv().await, Some((1, vec![10])));
+        for input in 11..15 {
+            boxes.send(1, input);
+        }
+        boxes.send(2, 20);
+        assert_eq!(calls.recv().await, Some((2, vec![20])));
+        recorder.gate.add_permits(2);
+        assert_eq!(calls.recv().await, Some((1, vec![11, 12, 13, 14])));
+        recorder.gate.add_permits(1);
+        while boxes.active() > 0 {
+            tokio::task::yield_now().await;
+        }
+        boxes.send(1, 30);
+        assert_eq!(calls.recv().await, Some((1, vec![30])));
+    }
+
+    #[tokio::test]
+    async fn no_more_keys_than_allowed_are_worked_on_at_once() {
+        let (boxes, recorder, mut calls) = mailboxes(1);
+        boxes.send(1, 10);
+        boxes.send(2, 20);
+        assert_eq!(calls.recv().await, Some((1, vec![10])));
+        tokio::task::yield_now().await;
+        assert!(calls.try_recv().is_err());
+        recorder.gate.add_permits(1);
+        assert_eq!(calls.recv().await, Some((2, vec![20])));
+    }
+}

@@ -1,0 +1,446 @@
+//! The three steps of every service, written once (design, section 5):
+//!
+//! 1. write the owned object, new state and outbox together, with the resourceVersion that it was decided from; on 409 read again
+//!    and decide again;
+//! 2. publish the outbox, acknowledged by all;
+//! 3. the caller acknowledges its inputs, when every entry present is acknowledged.
+//!
+//! A write removes only entries whose acknowledgement its own writer has seen. All others are carried over, and published with
+//! the writer's own (promises 1 and 5).
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use jiff::SignedDuration;
+use kube::{
+    Api,
+    api::{DeleteParams, PostParams, Preconditions},
+};
+use serde::Serialize;
+use tokio::sync::broadcast;
+
+use super::{
+    ApiFailure, Context, WatchCache,
+    consume::publish_until_acknowledged,
+    kube_api::{CALL_TIMEOUT, call},
+    random::exponential,
+    watch_cache::{Cached, name_of, version_of},
+};
+use crate::{
+    api::v1alpha1::{OUTBOX_MAX, OutboxEntry},
+    events::{Event, NamespacedName, Record},
+};
+
+/// An outbox that is older than this is published and cleared by the holder of its partition.
+pub const SWEEP_AGE: SignedDuration = SignedDuration::from_secs(2);
+const BACKOFF_INITIAL: Duration = Duration::from_millis(20);
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+/// A kind that one service owns: its claim, its memory and its outbox at once.
+pub trait Owned: Cached + Serialize {
+    /// Whether state and outbox live in the status subresource (Incident, Action), or the whole object is written at once.
+    const STATUS_SUBRESOURCE: bool;
+    /// What it still has to say.
+    fn outbox(&self) -> &[OutboxEntry];
+    /// Replaces what it still has to say.
+    fn set_outbox(&mut self, entries: Vec<OutboxEntry>);
+}
+
+/// What a decision wants done.
+#[derive(Debug)]
+pub enum Step<K> {
+    /// The object stays as it is. The state is read past every cache before this is believed, because "I know nothing of it" must
+    /// not rest on a cache that lags.
+    Nothing {
+        /// Events that need no memory: derived from the input alone, so a repetition is the same event.
+        publish: Vec<Event>,
+    },
+    /// The object stays as it is, and an older state would have said the same: no read is needed.
+    Unchanged {
+        /// As above.
+        publish: Vec<Event>,
+    },
+    /// A new state, with the events that belong to it. For kinds with a status subresource this writes the status (and creates
+    /// the object where there is none).
+    Write {
+        /// The object with its new state; its outbox is filled in by the store.
+        object: K,
+        /// Joins the outbox of this write.
+        publish: Vec<Event>,
+    },
+    /// For kinds with a status subresource: metadata or spec change (a finalizer). Says nothing.
+    WriteMain {
+        /// The object with its new metadata or spec.
+        object: K,
+    },
+}
+
+/// Why an object was not written.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The API server refuses it for good, or what it holds cannot be read: this input ends as `refused`.
+    #[error("{kind} {name}: {failure}")]
+    Refused {
+        /// The kind.
+        kind: String,
+        /// The object.
+        name: NamespacedName,
+        /// What the server said.
+        failure: ApiFailure,
+    },
+    /// The process stops. Nothing may be acknowledged.
+    #[error("the process stops")]
+    Shutdown,
+}
+
+/// The objects of one owned kind.
+pub struct Store<K> {
+    ctx: Context,
+    cache: Arc<WatchCache<K>>,
+    /// By object: ids of outbox entries whose acknowledgement this writer has seen.
+    acknowledged: Mutex<HashMap<NamespacedName, HashSet<String>>>,
+}
+
+enum Attempt<K> {
+    Written(Arc<K>),
+    Again,
+}
+
+impl<K: Owned> Store<K> {
+    /// Hand [`Store::run`] to the tasks.
+    pub fn new(ctx: &Context) -> Arc<Self> {
+        Arc::new(Self { ctx: ctx.clone(), cache: WatchCache::new(), acknowledged: Mutex::default() })
+    }
+
+    /// Follows the watch until shutdown.
+    pub async fn run(self: Arc<Self>) {
+        Arc::clone(&self.cache).run(self.ctx.clone()).await;
+    }
+
+    /// Waits for the first complete list.
+    pub async fn ready(&self) {
+        self.cache.ready().await;
+    }
+
+    /// The newest known version, by watch or own write.
+    pub fn get(&self, name: &NamespacedName) -> Option<Arc<K>> {
+        self.cache.get(name)
+    }
+
+    /// Every known object.
+    pub fn list(&self) -> Vec<Arc<K>> {
+        self.cache.list()
+    }
+
+    /// Names of objects that appeared, changed or went.
+    pub fn changes(&self) -> broadcast::Receiver<NamespacedName> {
+        self.cache.changes()
+    }
+
+    /// The cache itself, for its state.
+    pub fn cache(&self) -> &Arc<WatchCache<K>> {
+        &self.cache
+    }
+
+    /// Reads past every cache (a quorum read). None where there is no such object.
+    pub async fn fetch(&self, name: &NamespacedName) -> Result<Option<Arc<K>>, StoreError> {
+        let api = self.api(name);
+        let mut retry = 0;
+        loop {
+            match call(CALL_TIMEOUT, api.get_opt(&name.name)).await {
+                Ok(Some(object)) => {
+                    self.ctx.health.ready("api server");
+                    return Ok(Some(self.cache.upsert(object)));
+                }
+                Ok(None) => {
+                    self.cache.remove(name, u64::MAX);
+                    return Ok(None);
+                }
+                Err(failure @ (ApiFailure::Refused { .. } | ApiFailure::Malformed(_))) => {
+                    return Err(self.refused(name, failure));
+                }
+                Err(failure) => self.back_off(&failure, &mut retry).await?,
+            }
+        }
+    }
+
+    /// Reads, decides, writes and publishes, until it is done. `decide` is called again whenever the object has changed meanwhile,
+    /// so it must be a function of its argument and of the inputs alone. Gives the object as it is then.
+    pub async fn transact<F>(&self, name: &NamespacedName, mut decide: F) -> Result<Option<Arc<K>>, StoreError>
+    where
+        F: FnMut(Option<&K>) -> Step<K> + Send,
+    {
+        let mut current = self.get(name);
+        let mut fresh = false;
+        let mut retry = 0;
+        loop {
+            let (object, publish) = match decide(current.as_deref()) {
+                Step::Nothing { .. } if !fresh => {
+                    current = self.fetch(name).await?;
+                    fresh = true;
+                    continue;
+                }
+                Step::Nothing { publish } | Step::Unchanged { publish } => {
+                    return self.publish_unchanged(name, current, publish).await;
+                }
+                Step::WriteMain { object } => match self.write_main(name, object, &mut retry).await? {
+                    Attempt::Written(object) => return Ok(Some(object)),
+                    Attempt::Again => {
+                        current = self.fetch(name).await?;
+                        fresh = true;
+                        continue;
+                    }
+                },
+                Step::Write { object, publish } => (object, publish),
+            };
+            let Some(outbox) = self.next_outbox(name, current.as_deref(), &publish).await? else { continue };
+            match self.write(name, current.as_deref(), object, outbox, &mut retry).await? {
+                Attempt::Written(object) => {
+                    self.publish_outbox(name, object.outbox()).await?;
+                    return Ok(Some(object));
+                }
+                Attempt::Again => {
+                    current = self.fetch(name).await?;
+                    fresh = true;
+                }
+            }
+        }
+    }
+
+    /// Publishes what an object still has to say and clears what is acknowledged, for every object of ours whose outbox is older
+    /// than [`SWEEP_AGE`]. Called every now and then, and after a takeover.
+    pub async fn sweep(&self, owns: impl Fn(&K) -> bool) -> Result<(), StoreError> {
+        let now = self.ctx.clock.now();
+        let due = |object: &Arc<K>| {
+            object
+                .outbox()
+                .iter()
+                .map(|entry| entry.time)
+                .min()
+                .is_some_and(|oldest| now.duration_since(oldest) >= SWEEP_AGE)
+        };
+        for object in self.list().into_iter().filter(|object| owns(object) && due(object)) {
+            let name = name_of(object.as_ref());
+            self.publish_outbox(&name, object.outbox()).await?;
+            let cleared = self.transact(&name, |current| match current {
+                Some(object) if !object.outbox().is_empty() => {
+                    Step::Write { object: object.clone(), publish: Vec::new() }
+                }
+                _ => Step::Unchanged { publish: Vec::new() },
+            });
+            if let Err(StoreError::Shutdown) = cleared.await {
+                return Err(StoreError::Shutdown);
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes this very version of the object; one that is gone or has changed is left alone. True when it was deleted.
+    pub async fn delete(&self, object: &K) -> Result<bool, StoreError> {
+        let name = name_of(object);
+        let preconditions =
+            Preconditions { uid: object.meta().uid.clone(), resource_version: object.meta().resource_version.clone() };
+        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+        match call(CALL_TIMEOUT, self.api(&name).delete(&name.name, &params)).await {
+            Ok(_) => {
+                self.acknowledged().remove(&name);
+                Ok(true)
+            }
+            Err(failure @ ApiFailure::Refused { .. }) => Err(self.refused(&name, failure)),
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// Step 1's outbox: everything of the state it was decided from whose acknowledgement was not seen, and the new entries.
+    /// None when the bound makes it necessary to publish first and decide again.
+    async fn next_outbox(
+        &self,
+        name: &NamespacedName,
+        current: Option<&K>,
+        publish: &[Event],
+    ) -> Result<Option<Vec<OutboxEntry>>, StoreError> {
+        let carried: Vec<OutboxEntry> = {
+            let acknowledged = self.acknowledged();
+            let seen = acknowledged.get(name);
+            let entries = current.map(Owned::outbox).unwrap_or_default();
+            entries.iter().filter(|entry| !seen.is_some_and(|seen| seen.contains(&entry.id))).cloned().collect()
+        };
+        let new = entries_of(publish).into_iter().filter(|entry| !carried.iter().any(|old| old.id == entry.id));
+        let outbox: Vec<OutboxEntry> = carried.iter().cloned().chain(new).collect();
+        if outbox.len() > OUTBOX_MAX && !carried.is_empty() {
+            self.publish_outbox(name, &carried).await?;
+            return Ok(None);
+        }
+        Ok(Some(outbox))
+    }
+
+    async fn write(
+        &self,
+        name: &NamespacedName,
+        current: Option<&K>,
+        mut object: K,
+        outbox: Vec<OutboxEntry>,
+        retry: &mut u32,
+    ) -> Result<Attempt<K>, StoreError> {
+        object.set_outbox(outbox);
+        let api = self.api(name);
+        let params = PostParams::default();
+        let base = match current {
+            Some(current) => version_of(current).to_string(),
+            None => {
+                let created = match call(CALL_TIMEOUT, api.create(&params, &object)).await {
+                    Ok(created) => created,
+                    Err(failure) => return self.not_written(name, failure, retry).await,
+                };
+                let stored = self.cache.upsert(created);
+                if !K::STATUS_SUBRESOURCE {
+                    self.ctx.health.ready("api server");
+                    return Ok(Attempt::Written(stored));
+                }
+                version_of(stored.as_ref()).to_string()
+            }
+        };
+        object.meta_mut().resource_version = Some(base);
+        let result = if K::STATUS_SUBRESOURCE {
+            call(CALL_TIMEOUT, api.replace_status(&name.name, &params, &object)).await
+        } else {
+            call(CALL_TIMEOUT, api.replace(&name.name, &params, &object)).await
+        };
+        match result {
+            Ok(stored) => {
+                self.ctx.health.ready("api server");
+                self.forget_cleared(name, &stored);
+                Ok(Attempt::Written(self.cache.upsert(stored)))
+            }
+            Err(failure) => self.not_written(name, failure, retry).await,
+        }
+    }
+
+    async fn write_main(&self, name: &NamespacedName, object: K, retry: &mut u32) -> Result<Attempt<K>, StoreError> {
+        match call(CALL_TIMEOUT, self.api(name).replace(&name.name, &PostParams::default(), &object)).await {
+            Ok(stored) => Ok(Attempt::Written(self.cache.upsert(stored))),
+            Err(failure) => self.not_written(name, failure, retry).await,
+        }
+    }
+
+    /// What a failed write means: refused for good, or read and decide again, after a wait where the server needs one. An unknown
+    /// outcome needs nothing else: if the write took effect, the next decision is made from it.
+    async fn not_written(
+        &self,
+        name: &NamespacedName,
+        failure: ApiFailure,
+        retry: &mut u32,
+    ) -> Result<Attempt<K>, StoreError> {
+        match failure {
+            failure @ (ApiFailure::Refused { .. } | ApiFailure::Malformed(_)) => Err(self.refused(name, failure)),
+            ApiFailure::Conflict(_) | ApiFailure::AlreadyExists(_) if *retry < 3 => {
+                *retry += 1;
+                Ok(Attempt::Again)
+            }
+            failure => {
+                self.back_off(&failure, retry).await?;
+                Ok(Attempt::Again)
+            }
+        }
+    }
+
+    async fn publish_unchanged(
+        &self,
+        name: &NamespacedName,
+        current: Option<Arc<K>>,
+        publish: Vec<Event>,
+    ) -> Result<Option<Arc<K>>, StoreError> {
+        // An input that comes again after a crash changes nothing, but what its first coming had to say may not be out yet.
+        let outstanding: Vec<OutboxEntry> = {
+            let acknowledged = self.acknowledged();
+            let seen = acknowledged.get(name);
+            let entries = current.as_deref().map(Owned::outbox).unwrap_or_default();
+            entries.iter().filter(|entry| !seen.is_some_and(|seen| seen.contains(&entry.id))).cloned().collect()
+        };
+        self.publish_outbox(name, &outstanding).await?;
+        self.publish_records(entries_of(&publish).iter().filter_map(|entry| self.record(entry)).collect()).await?;
+        Ok(current)
+    }
+
+    async fn publish_outbox(&self, name: &NamespacedName, entries: &[OutboxEntry]) -> Result<(), StoreError> {
+        let unseen: Vec<&OutboxEntry> = {
+            let acknowledged = self.acknowledged();
+            let seen = acknowledged.get(name);
+            entries.iter().filter(|entry| !seen.is_some_and(|seen| seen.contains(&entry.id))).collect()
+        };
+        if unseen.is_empty() {
+            return Ok(());
+        }
+        self.publish_records(unseen.iter().filter_map(|entry| self.record(entry)).collect()).await?;
+        self.acknowledged().entry(name.clone()).or_default().extend(unseen.iter().map(|entry| entry.id.clone()));
+        Ok(())
+    }
+
+    async fn publish_records(&self, records: Vec<Record>) -> Result<(), StoreError> {
+        if records.is_empty() || publish_until_acknowledged(&self.ctx, records).await {
+            Ok(())
+        } else {
+            Err(StoreError::Shutdown)
+        }
+    }
+
+    /// An entry that somebody has edited into nonsense is said and left out; it must not hold up the others.
+    fn record(&self, entry: &OutboxEntry) -> Option<Record> {
+        entry
+            .to_record(&self.ctx.source())
+            .inspect_err(|error| tracing::error!(%error, "An outbox holds an entry that is no event; it is dropped."))
+            .ok()
+    }
+
+    /// Entries that are no longer in the object need not be remembered.
+    fn forget_cleared(&self, name: &NamespacedName, stored: &K) {
+        let mut acknowledged = self.acknowledged();
+        if let Some(seen) = acknowledged.get_mut(name) {
+            seen.retain(|id| stored.outbox().iter().any(|entry| &entry.id == id));
+            if seen.is_empty() {
+                acknowledged.remove(name);
+            }
+        }
+    }
+
+    async fn back_off(&self, failure: &ApiFailure, retry: &mut u32) -> Result<(), StoreError> {
+        if matches!(failure, ApiFailure::Unknown(_) | ApiFailure::Throttled { .. }) {
+            self.ctx.health.not_ready("api server", failure.to_string());
+        }
+        if self.ctx.shutdown.is_cancelled() {
+            return Err(StoreError::Shutdown);
+        }
+        let asked =
+            if let ApiFailure::Throttled { after: Some(after), .. } = failure { *after } else { Duration::ZERO };
+        tokio::time::sleep(asked + self.ctx.random.up_to(exponential(BACKOFF_INITIAL, BACKOFF_MAX, *retry))).await;
+        *retry += 1;
+        Ok(())
+    }
+
+    fn refused(&self, name: &NamespacedName, failure: ApiFailure) -> StoreError {
+        StoreError::Refused { kind: K::kind(&()).into_owned(), name: name.clone(), failure }
+    }
+
+    fn api(&self, name: &NamespacedName) -> Api<K> {
+        Api::namespaced(self.ctx.kube.clone(), &name.namespace)
+    }
+
+    fn acknowledged(&self) -> std::sync::MutexGuard<'_, HashMap<NamespacedName, HashSet<String>>> {
+        self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Events as entries. Payloads of ours can always be JSON; one that cannot is said and left out.
+fn entries_of(events: &[Event]) -> Vec<OutboxEntry> {
+    events
+        .iter()
+        .filter_map(|event| {
+            OutboxEntry::try_from(event)
+                .inspect_err(|error| tracing::error!(%error, id = %event.id, "An event cannot be written as JSON."))
+                .ok()
+        })
+        .collect()
+}
