@@ -6,6 +6,7 @@
 pub mod api;
 pub mod bus;
 pub mod events;
+pub mod expression;
 pub mod runtime;
 
 pub mod actions;

@@ -1,0 +1,238 @@
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::events::AlertStatus;
+
+const ALERT: &[Variable] = &[Variable::Alert];
+
+fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+fn scope() -> Scope {
+    let labels = map(&[("service", "svc-a"), ("severity", "warning"), ("replicas", "3"), ("odd", "a)b\"$(c)")]);
+    let annotations = map(&[("summary", "CPU of svc-a ist zu hoch: 93 % 🙂")]);
+    Scope::default()
+        .with_alert(&AlertFacts {
+            labels: &labels,
+            annotations: &annotations,
+            status: AlertStatus::Firing,
+            starts_at: "2026-01-02T03:04:05Z".parse().unwrap(),
+            ends_at: None,
+            fingerprint: "0123456789abcdef",
+            source: "prom",
+        })
+        .with_params(&BTreeMap::from([
+            ("delta".to_owned(), Parameter::Integer(-2)),
+            ("zone".to_owned(), Parameter::String("a".into())),
+        ]))
+}
+
+fn render(text: &str) -> Result<String, String> {
+    let all = &[Variable::Alert, Variable::Params];
+    let template = Template::compile("spec.x", text, all).map_err(|e| e.to_string())?;
+    template.render(&scope(), 200).map_err(|e| e.to_string())
+}
+
+fn holds(text: &str) -> Result<bool, String> {
+    let condition = Condition::compile("spec.c", text, ALERT).map_err(|e| e.to_string())?;
+    condition.holds(&scope()).map_err(|e| e.to_string())
+}
+
+#[test]
+fn texts_with_expressions() {
+    for (text, says) in [
+        ("", ""),
+        ("plain", "plain"),
+        ("$(alert.labels.service)", "svc-a"),
+        ("a $(alert.labels.service)/$(alert.labels.severity) z", "a svc-a/warning z"),
+        ("$$(alert.labels.service)", "$(alert.labels.service)"),
+        ("$5 and $$ and $", "$5 and $$ and $"),
+        ("$(alert.labels['service'] + ')')", "svc-a)"),
+        ("$((1 + 2) * (3 + 4))", "21"),
+        ("$(\"\\\")\" + r'\\)' + '''it's )''')", "\")\\)it's )"),
+        ("$(alert.labels.odd)", "a)b\"$(c)"),
+        ("$(1 // a comment with )\n)", "1"),
+        ("$(alert.annotations.summary)", "CPU of svc-a ist zu hoch: 93 % 🙂"),
+        ("$(alert.status) $(alert.startsAt) $(has(alert.endsAt))", "firing 2026-01-02T03:04:05Z false"),
+        ("$(alert.fingerprint)@$(alert.source)", "0123456789abcdef@prom"),
+        ("$(params.delta * 2)$(params.zone)", "-4a"),
+        ("$('severity' in alert.labels ? alert.labels.severity : 'none')", "warning"),
+        ("$([1, 2].map(x, string(x + 1))[1])", "3"),
+        ("ü$(1.5)ü", "ü1.5ü"),
+    ] {
+        assert_eq!(render(text).as_deref(), Ok(says), "{text}");
+    }
+}
+
+#[test]
+fn what_is_wrong_is_said_with_field_and_place() {
+    for (text, says) in [
+        ("$(", "spec.x, at character 3: $( has no closing )"),
+        ("ü $(alert.labels", "spec.x, at character 5: $( has no closing )"),
+        ("$()", "spec.x, at character 3: the expression is empty"),
+        ("$( )", "spec.x, at character 3: the expression is empty"),
+        ("$('x)", "spec.x, at character 3: a string has no end"),
+        ("$([)", "spec.x, at character 4: a bracket is closed that was not opened"),
+        ("$(1 +)", "spec.x, at character 6: "),
+        ("x$(alarm.labels.a)", "spec.x, at character 4: there is no alarm here, only alert and params"),
+        ("$(1 + lowerAscii('A'))", "spec.x, at character 17: there is no function lowerAscii"),
+        ("$(Foo{a: 1})", "spec.x, at character 6: messages cannot be made here"),
+        ("ab$(alert.labels.nope)", "spec.x, at character 3: there is no \"nope\" here"),
+        ("$(alert.labels)", "spec.x, at character 1: gives a map"),
+        ("$(1/0)", "spec.x, at character 1: division by zero"),
+        ("$(9223372036854775807 + 1)", "spec.x, at character 1: "),
+        ("$([1][7])", "spec.x, at character 1: "),
+        ("$('a' + 1)", "spec.x, at character 1: add cannot be applied to a string and a int"),
+        ("$(null)", "spec.x, at character 1: gives a null"),
+        (
+            "$(alert.annotations.summary + alert.annotations.summary + alert.annotations.summary + alert.annotations.summary + alert.annotations.summary + alert.annotations.summary + alert.annotations.summary + alert.annotations.summary)",
+            "spec.x, at character 1: gives more than 200 bytes",
+        ),
+    ] {
+        let error = render(text).unwrap_err();
+        assert!(error.starts_with(says), "{text}: {error}");
+    }
+}
+
+#[test]
+fn conditions() {
+    for (text, value) in [
+        ("has(alert.labels.service)", true),
+        ("has(alert.labels.nope)", false),
+        ("int(alert.labels.replicas) >= 3 && alert.labels.service.startsWith('svc-')", true),
+        ("alert.labels.exists(name, name == 'severity')", true),
+        ("alert.labels.all(name, alert.labels[name] != '')", true),
+        ("alert.startsAt < timestamp('2027-01-01T00:00:00Z')", true),
+        ("alert.labels.service.matches('^svc-[a-z]$')", true),
+        ("type(alert.status) == string", true),
+        ("alert.?endsAt.hasValue()", false),
+        ("'a' in alert.labels || true", true),
+    ] {
+        assert_eq!(holds(text), Ok(value), "{text}");
+    }
+    for (text, says) in [
+        ("alert.labels.service", "spec.c, at character 1: gives a string, a condition needs true or false"),
+        ("alert.labels.nope == 'x'", "spec.c, at character 1: there is no \"nope\" here"),
+        ("params.delta == 1", "spec.c, at character 1: there is no params here, only alert"),
+        ("int(alert.labels.service) > 1", "spec.c, at character 1: "),
+        ("alert.labels.service.matches('(')", "spec.c, at character 1: "),
+        ("true &&", "spec.c, at character "),
+        ("\n\n  alert.x ==", "spec.c, at character "),
+        ("", "spec.c, at character 1: the expression is empty"),
+    ] {
+        let error = holds(text).unwrap_err();
+        assert!(error.starts_with(says), "{text:?}: {error}");
+    }
+}
+
+#[test]
+fn whole_numbers() {
+    let number = |text: &str| {
+        let template = Template::compile("delta", text, &[Variable::Params]).map_err(|e| e.to_string())?;
+        template.integer(&scope()).map_err(|e| e.to_string())
+    };
+    assert_eq!(number("$(params.delta)"), Ok(-2));
+    assert_eq!(number("7"), Ok(7));
+    assert!(number("$(params.zone)").unwrap_err().starts_with("delta, at character 1: gives \"a\""));
+    assert!(number("$(params.zone").is_err());
+    assert!(number("99999999999999999999").is_err());
+    assert!(number("1.5").is_err());
+}
+
+#[test]
+fn a_summary_is_cut_between_characters() {
+    let template = Template::compile("s", "äöü$(alert.annotations.summary)", ALERT).unwrap();
+    assert_eq!(template.render_cut(&scope(), 3).unwrap(), "ä");
+    assert_eq!(template.render_cut(&scope(), 9).unwrap(), "äöüCPU");
+    assert!(!template.is_constant());
+    assert!(Template::compile("s", "$$(x)", ALERT).unwrap().is_constant());
+}
+
+/// On a stack of 2 MiB, which is what the runtime's workers have.
+fn on_a_workers_stack(work: impl FnOnce() + Send + 'static) {
+    std::thread::Builder::new().stack_size(2 << 20).spawn(work).unwrap().join().unwrap();
+}
+
+#[test]
+fn hostile_expressions_are_refused_and_end_nothing() {
+    on_a_workers_stack(|| {
+        let long = "a".repeat(EXPRESSION_LEN_MAX + 1);
+        for text in [
+            "(".repeat(4000),
+            format!("{}1{}", "(".repeat(2000), ")".repeat(2000)),
+            format!("{}1{}", "[".repeat(2000), "]".repeat(2000)),
+            format!("{}1{}", "{1:".repeat(900), "}".repeat(900)),
+            format!("{}true", "!".repeat(4000)),
+            format!("{}1", "-".repeat(4000)),
+            format!("1{}", "+1".repeat(2000)),
+            format!("true{}", "&&true".repeat(600)),
+            format!("{}1", "true?1:".repeat(500)),
+            format!("alert{}", ".a".repeat(2000)),
+            format!("alert{}", "[0]".repeat(1200)),
+            format!("{}{}", "size(".repeat(600), ")".repeat(600)),
+            "[1].map(a, [1].map(b, [1].map(c, 1)))".into(),
+            "[1].map(a, 1) == [1].map(a, 1) && [1].map(a, 1) == [1].map(a, 1) && [1].exists(a, true)".into(),
+            long,
+            "'".repeat(4000),
+            "\u{0}\u{1}\u{7f}".into(),
+            "\u{202e}alert".into(),
+            "1 in 1 in 1 in".into(),
+            "@accu".into(),
+        ] {
+            let shown: String = text.chars().take(40).collect();
+            assert!(Condition::compile("c", &text, ALERT).is_err(), "{shown} was accepted");
+            assert!(Template::compile("c", &format!("$({text})"), ALERT).is_err(), "$({shown}) was accepted");
+        }
+    });
+}
+
+#[test]
+fn the_largest_allowed_expressions_fit_a_workers_stack() {
+    on_a_workers_stack(|| {
+        let nested = NESTING_MAX;
+        let mut compiled = 0;
+        for text in [
+            format!("{}true{}", "(".repeat(nested), ")".repeat(nested)),
+            format!("{}1{} != [2]", "[".repeat(nested), "]".repeat(nested)),
+            format!("{}1{} != {{}}", "{1:".repeat(nested), "}".repeat(nested)),
+            format!("1{} > 0", "*1".repeat(OPERATORS_MAX - 1)),
+            format!("1{} > 0", "-1".repeat(OPERATORS_MAX - 1)),
+            format!("true{}", "&&true".repeat((OPERATORS_MAX - 2) / 2)),
+            format!("{}true", "!".repeat(OPERATORS_MAX)),
+            format!("{}true", "true?true:".repeat(OPERATORS_MAX / 2)),
+            format!("alert{} == 1", ".a".repeat(OPERATORS_MAX - 2)),
+        ] {
+            if let Ok(condition) = Condition::compile("c", &text, ALERT) {
+                let _ = condition.holds(&scope());
+                compiled += 1;
+            }
+        }
+        assert!(compiled >= 6, "only {compiled} of them compile: the parser's own bound is below ours");
+    });
+}
+
+#[test]
+fn a_text_holds_a_bounded_number_of_expressions() {
+    assert!(Template::compile("t", &"$(1)".repeat(TEMPLATE_EXPRESSIONS_MAX), ALERT).is_ok());
+    assert!(Template::compile("t", &"$(1)".repeat(TEMPLATE_EXPRESSIONS_MAX + 1), ALERT).is_err());
+    assert!(Template::compile("t", &"x".repeat(TEMPLATE_LEN_MAX + 1), ALERT).is_err());
+}
+
+#[test]
+fn compiled_expressions_can_be_shared_between_threads() {
+    fn shared<T: Send + Sync>() {}
+    shared::<Template>();
+    shared::<Condition>();
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_text_panics(text in "[\\x00-\\x7fä🙂]{0,60}", cel in "[a-c1()\\[\\]{}.,:?+*!&|'\"\\\\ $-]{0,60}") {
+        for source in [&text, &cel] {
+            let _ = Condition::compile("c", source, ALERT).map(|condition| condition.holds(&scope()));
+            let _ = Template::compile("t", source, ALERT).map(|template| template.render(&scope(), 100));
+            let _ = Template::compile("t", &format!("$({source})"), ALERT).map(|template| template.render(&scope(), 100));
+        }
+    }
+}
