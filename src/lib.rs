@@ -15,3 +15,6 @@ pub mod incidents;
 pub mod ingest;
 pub mod notify;
 pub mod rules;
+
+#[cfg(test)]
+pub mod testing;

@@ -1,0 +1,56 @@
+//! A context for service tests: the memory bus, the API server in memory, a clock that stands still, a seeded random source.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::FakeApi;
+use crate::{
+    bus::Bus,
+    runtime::{
+        Context, Health, Metrics, TaskFailure, Tasks,
+        clock::{Clock, ManualClock},
+        random::Random,
+    },
+};
+
+/// Everything that a test may want to reach behind a [`Context`].
+pub struct TestContext {
+    /// What the service under test gets.
+    pub ctx: Context,
+    /// The API server.
+    pub api: FakeApi,
+    /// The clock.
+    pub clock: Arc<ManualClock>,
+    /// What the services say about themselves.
+    pub health: Health,
+    /// Tasks that ended as they should not have.
+    pub failures: mpsc::Receiver<TaskFailure>,
+}
+
+impl TestContext {
+    /// For one service, on this bus, with an empty API server; it is 2026-01-01T12:00:00Z.
+    pub fn new(service: &'static str, bus: Arc<dyn Bus>) -> Self {
+        Self::with_api(service, bus, FakeApi::new())
+    }
+
+    /// For one more service, or one more replica, beside others at the same API server.
+    pub fn with_api(service: &'static str, bus: Arc<dyn Bus>, api: FakeApi) -> Self {
+        let clock = Arc::new(ManualClock::new("2026-01-01T12:00:00Z".parse().expect("a constant time")));
+        let health = Health::default();
+        let (tasks, failures) = Tasks::new();
+        let ctx = Context {
+            service,
+            bus,
+            kube: api.client(),
+            clock: Arc::clone(&clock) as Arc<dyn Clock>,
+            random: Arc::new(Random::from_seed(1)),
+            tasks,
+            health: health.service(service),
+            metrics: Metrics::default(),
+            shutdown: CancellationToken::new(),
+        };
+        Self { ctx, api, clock, health, failures }
+    }
+}

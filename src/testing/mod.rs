@@ -1,0 +1,7 @@
+//! What the tests of several rooms share. Not in release builds.
+
+pub mod context;
+pub mod fake_api;
+
+pub use context::TestContext;
+pub use fake_api::{FakeApi, Fault, Seen};
