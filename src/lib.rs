@@ -7,6 +7,7 @@ pub mod api;
 pub mod bus;
 pub mod events;
 pub mod expression;
+pub mod matcher;
 pub mod runtime;
 
 pub mod actions;
