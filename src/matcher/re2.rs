@@ -246,10 +246,10 @@ fn class<'a>(after: &'a str, out: &mut String) -> Outcome<&'a str> {
                 out.push(']');
                 return Ok(after);
             }
-            '[' if after.starts_with(':') => match after.find(":]") {
-                Some(end) => {
-                    out.push_str(posix(&after[1..end])?);
-                    &after[end + 2..]
+            '[' if after.starts_with(':') => match after[1..].find(":]") {
+                Some(len) => {
+                    out.push_str(posix(&after[1..=len])?);
+                    &after[len + 3..]
                 }
                 None => literal(c, after, out),
             },
