@@ -6,6 +6,8 @@
 pub mod clock;
 pub mod consume;
 pub mod context;
+pub mod directory_lock;
+pub mod group_commit;
 pub mod health;
 pub mod kube_api;
 pub mod mailbox;

@@ -1,0 +1,223 @@
+use std::sync::mpsc as std_mpsc;
+
+use super::*;
+
+const SCHEMA: Schema =
+    Schema { application_id: 0x4550_0001, migrations: &["CREATE TABLE t (n INTEGER PRIMARY KEY) STRICT"] };
+
+fn open(directory: &Path) -> GroupCommit {
+    GroupCommit::open(Arc::new(DirectoryLock::acquire(directory).unwrap()), "t.sqlite", SCHEMA).unwrap()
+}
+
+fn open_error(directory: &Path, schema: Schema) -> OpenError {
+    let lock = Arc::new(DirectoryLock::acquire(directory).unwrap());
+    GroupCommit::open(lock, "t.sqlite", schema).unwrap_err()
+}
+
+async fn insert(file: &GroupCommit, n: i64) -> Result<i64, WriteError> {
+    file.write(move |c| {
+        c.execute("INSERT INTO t VALUES (?1)", [n])?;
+        Ok(n)
+    })
+    .await
+}
+
+fn stored(file: &GroupCommit) -> Vec<i64> {
+    let reader = file.reader().unwrap();
+    let mut statement = reader.prepare("SELECT n FROM t ORDER BY n").unwrap();
+    statement.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
+}
+
+/// Holds the writer until the sender is dropped, so that what comes after has to wait together.
+async fn hold(file: &GroupCommit) -> (std_mpsc::Sender<()>, tokio::task::JoinHandle<Result<(), WriteError>>) {
+    let (release, held) = std_mpsc::channel::<()>();
+    let (started, running) = oneshot::channel();
+    let held_file = file.clone();
+    let task = tokio::spawn(async move {
+        held_file
+            .write(move |_| {
+                let _ = started.send(());
+                let _ = held.recv();
+                Ok(())
+            })
+            .await
+    });
+    running.await.unwrap();
+    (release, task)
+}
+
+/// Starts every future, waits until all of them have handed their write over, and lets the writer go on.
+async fn together<T: Send + 'static>(
+    file: &GroupCommit,
+    writes: Vec<impl Future<Output = Result<T, WriteError>> + Send + 'static>,
+) -> Vec<Result<T, WriteError>> {
+    let (release, held) = hold(file).await;
+    let capacity = file.messages.capacity();
+    let count = writes.len();
+    let tasks: Vec<_> = writes.into_iter().map(tokio::spawn).collect();
+    while file.messages.capacity() > capacity - count {
+        tokio::task::yield_now().await;
+    }
+    drop(release);
+    held.await.unwrap().unwrap();
+    let mut results = Vec::new();
+    for task in tasks {
+        results.push(task.await.unwrap());
+    }
+    results
+}
+
+#[tokio::test]
+async fn many_writers_share_one_commit_and_find_their_data_after_reopening() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = open(directory.path());
+    let writes = (0..200).map(|n| {
+        let file = file.clone();
+        async move { insert(&file, n).await }
+    });
+    let results = together(&file, writes.collect()).await;
+    assert_eq!(results, (0..200).map(Ok).collect::<Vec<_>>());
+    // The one that held the writer, and all others together.
+    assert_eq!((file.commits(), file.writes()), (2, 201));
+    file.close().await;
+    assert_eq!(insert(&file, 7).await, Err(WriteError::Closed));
+    let again = open(directory.path());
+    assert_eq!(stored(&again), (0..200).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn an_error_or_a_panic_takes_nothing_else_with_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = open(directory.path());
+    let writes = (0..9_i64).map(|n| {
+        let file = file.clone();
+        async move {
+            file.write(move |c| {
+                c.execute("INSERT INTO t VALUES (?1)", [n])?;
+                match n % 3 {
+                    1 => c.execute("INSERT INTO t VALUES ('no number')", []).map(|_| n),
+                    2 => panic!("at work"),
+                    _ => Ok(n),
+                }
+            })
+            .await
+        }
+    });
+    let results = together(&file, writes.collect()).await;
+    for (n, result) in results.iter().enumerate() {
+        match n % 3 {
+            0 => assert_eq!(*result, Ok(n as i64)),
+            _ => assert!(matches!(result, Err(WriteError::Statement(_))), "{result:?}"),
+        }
+    }
+    assert_eq!(stored(&file), [0, 3, 6]);
+    assert_eq!(insert(&file, 1).await, Ok(1));
+}
+
+#[tokio::test]
+async fn a_full_disk_is_said_to_be_one_and_passes() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = open(directory.path());
+    let limit = |pages: i64| file.write(move |c| c.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(())));
+    limit(1).await.unwrap();
+    const MANY: &str = "WITH RECURSIVE s(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM s WHERE i < 100000)
+        INSERT INTO t SELECT i FROM s";
+    let many = |c: &Connection| c.execute(MANY, []);
+    let error = file.write(many).await.unwrap_err();
+    assert!(matches!(error, WriteError::DiskFull(_)), "{error:?}");
+    assert!(error.is_transient());
+    assert_eq!(stored(&file), Vec::<i64>::new());
+    limit(1_000_000).await.unwrap();
+    assert_eq!(file.write(many).await, Ok(100_000));
+}
+
+#[tokio::test]
+async fn a_transaction_that_sqlite_ended_by_itself_fails_for_all_in_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = open(directory.path());
+    type Work = Box<dyn FnOnce(&Connection) -> rusqlite::Result<()> + Send>;
+    let works: Vec<Work> = vec![
+        Box::new(|c| c.execute("INSERT INTO t VALUES (1)", []).map(|_| ())),
+        // As SQLite does when it runs out of room or memory in the middle of it.
+        Box::new(|c| c.execute_batch("ROLLBACK")),
+        Box::new(|c| c.execute("INSERT INTO t VALUES (2)", []).map(|_| ())),
+    ];
+    let writes = works.into_iter().map(|work| {
+        let file = file.clone();
+        async move { file.write(work).await }
+    });
+    let results = together(&file, writes.collect()).await;
+    assert!(results.iter().all(|result| matches!(result, Err(WriteError::Io(_)))), "{results:?}");
+    assert_eq!(stored(&file), Vec::<i64>::new());
+    assert_eq!(insert(&file, 3).await, Ok(3));
+}
+
+#[tokio::test]
+async fn the_directory_is_locked_until_the_writer_has_ended() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = open(directory.path());
+    assert!(DirectoryLock::acquire(directory.path()).is_err());
+    let (release, held) = hold(&file).await;
+    let closing = tokio::spawn({
+        let file = file.clone();
+        async move { file.close().await }
+    });
+    tokio::task::yield_now().await;
+    assert!(DirectoryLock::acquire(directory.path()).is_err());
+    drop(release);
+    closing.await.unwrap();
+    held.await.unwrap().unwrap();
+    assert!(DirectoryLock::acquire(directory.path()).is_ok());
+}
+
+#[test]
+fn a_file_of_something_else_or_of_a_newer_version_is_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("t.sqlite");
+    Connection::open(&path).unwrap().execute_batch("CREATE TABLE mine (x)").unwrap();
+    let error = open_error(directory.path(), SCHEMA);
+    assert!(matches!(error, OpenError::Foreign { found: 0, .. }), "{error}");
+
+    Connection::open(&path)
+        .unwrap()
+        .execute_batch(&format!("PRAGMA application_id = {}; PRAGMA user_version = 2", SCHEMA.application_id))
+        .unwrap();
+    let error = open_error(directory.path(), SCHEMA);
+    assert!(error.to_string().contains("schema version 2, this version of EventPulse knows 1"), "{error}");
+    Connection::open(&path).unwrap().execute_batch("PRAGMA user_version = -1").unwrap();
+    assert!(matches!(open_error(directory.path(), SCHEMA), OpenError::TooNew { found: -1, .. }));
+
+    std::fs::write(&path, vec![b'x'; 8_192]).unwrap();
+    let error = open_error(directory.path(), SCHEMA);
+    assert!(error.to_string().contains("t.sqlite"), "{error}");
+    assert_eq!(std::fs::read(&path).unwrap(), vec![b'x'; 8_192]);
+}
+
+#[tokio::test]
+async fn a_later_version_migrates_what_an_earlier_one_wrote() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = open(directory.path());
+    insert(&file, 5).await.unwrap();
+    file.close().await;
+    const NEWER: Schema = Schema {
+        migrations: &[SCHEMA.migrations[0], "ALTER TABLE t RENAME TO old; CREATE VIEW t AS SELECT n * 2 AS n FROM old"],
+        ..SCHEMA
+    };
+    let lock = Arc::new(DirectoryLock::acquire(directory.path()).unwrap());
+    let file = GroupCommit::open(lock, "t.sqlite", NEWER).unwrap();
+    assert_eq!(stored(&file), [10]);
+}
+
+#[tokio::test]
+async fn a_commit_waits_for_the_disk() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = open(directory.path());
+    let settings = file
+        .write(|c| {
+            let read = |name: &str| c.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+            Ok((read("synchronous")?, read("auto_vacuum")?))
+        })
+        .await;
+    // FULL and INCREMENTAL.
+    assert_eq!(settings, Ok((2, 2)));
+}
