@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::{ActionId, AlertId, CorrelationId, EventId, IncidentId, NotificationId, Topic};
 use crate::api::v1alpha1::{IncidentEvent, OnUnknownOutcome, ParameterValue, TargetReference};
 
+pub use crate::api::v1alpha1::IncidentPhase;
+
 /// The most alerts that an incident's header links; beyond it there is the count.
 pub const HEADER_ALERTS_MAX: usize = 20;
 
@@ -194,20 +196,6 @@ pub struct IncidentResolved {
     pub incident: IncidentHeader,
     /// Why.
     pub reason: ResolvedReason,
-}
-
-/// What an incident's state is. The order is the one that it can move in (design, section 5, incidents).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
-pub enum IncidentPhase {
-    /// It was opened and nothing is done yet.
-    #[default]
-    Open,
-    /// An action was requested.
-    Mitigating,
-    /// The ladder is at its end without success.
-    Failed,
-    /// It is over.
-    Resolved,
 }
 
 /// What made an incident's resource change.

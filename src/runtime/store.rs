@@ -43,6 +43,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 pub trait Owned: Cached + Serialize {
     /// Whether state and outbox live in the status subresource (Incident, Action), or the whole object is written at once.
     const STATUS_SUBRESOURCE: bool;
+    /// The most entries of its outbox; a write that would exceed it publishes first what is carried over (promise 6).
+    const OUTBOX_LIMIT: usize = OUTBOX_MAX;
     /// What it still has to say.
     fn outbox(&self) -> &[OutboxEntry];
     /// Replaces what it still has to say.
@@ -270,7 +272,7 @@ impl<K: Owned> Store<K> {
         };
         let new = entries_of(publish).into_iter().filter(|entry| !carried.iter().any(|old| old.id == entry.id));
         let outbox: Vec<OutboxEntry> = carried.iter().cloned().chain(new).collect();
-        if outbox.len() > OUTBOX_MAX && !carried.is_empty() {
+        if outbox.len() > K::OUTBOX_LIMIT && !carried.is_empty() {
             self.publish_outbox(name, &carried).await?;
             return Ok(None);
         }
@@ -293,6 +295,8 @@ impl<K: Owned> Store<K> {
             None => {
                 let created = match call(CALL_TIMEOUT, api.create(&params, &object)).await {
                     Ok(created) => created,
+                    // What is not found is the namespace: waiting for one that is gone would hold up its partition for ever.
+                    Err(failure @ ApiFailure::NotFound(_)) => return Err(self.refused(name, failure)),
                     Err(failure) => return self.not_written(name, failure, retry).await,
                 };
                 let stored = self.cache.upsert(created);
