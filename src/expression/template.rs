@@ -75,7 +75,7 @@ impl Template {
     pub fn render(&self, scope: &Scope, max: usize) -> Result<String, ExpressionError> {
         let text = self.render_cut(scope, max.saturating_add(1))?;
         if text.len() > max {
-            return Err(self.error(1, format!("gives more than {max} bytes")));
+            return Err(self.error(format!("gives more than {max} bytes")));
         }
         Ok(text)
     }
@@ -90,7 +90,7 @@ impl Template {
                     let value = program
                         .evaluate(scope)
                         .and_then(|value| as_text(&value))
-                        .map_err(|problem| self.error(*position, problem.text))?;
+                        .map_err(|problem| self.error_at(*position, problem.text))?;
                     push_cut(&mut text, &value, max)
                 }
             };
@@ -104,10 +104,15 @@ impl Template {
     /// The whole number that the text gives: an integer of CEL, or digits.
     pub fn integer(&self, scope: &Scope) -> Result<i64, ExpressionError> {
         let text = self.render(scope, 32)?;
-        text.trim().parse().map_err(|_| self.error(1, format!("gives {text:?}, a whole number is needed")))
+        text.trim().parse().map_err(|_| self.error(format!("gives {text:?}, a whole number is needed")))
     }
 
-    fn error(&self, position: usize, problem: String) -> ExpressionError {
+    /// An error that this text as a whole is to blame for, like a result that cannot be a name.
+    pub fn error(&self, problem: String) -> ExpressionError {
+        self.error_at(1, problem)
+    }
+
+    fn error_at(&self, position: usize, problem: String) -> ExpressionError {
         ExpressionError { field: self.field.clone(), position, problem }
     }
 }

@@ -1,1 +1,17 @@
-//! The service `rules`.
+//! Rules decide what an alert means: an incident, its ladder of actions, its messages, its end.
+//!
+//! In: `alert.raised`, `action.completed`, `action.failed`, `incident.updated`, and the Rules of the cluster. Out:
+//! `incident.opened`, `incident.resolved`, `action.requested`, `notification.requested`, and `alert.decided`, the ledger.
+//! Owns: `AlertGroup`, named by correlation id, which is its memory and its outbox. May not touch: another service.
+//!
+//! `compile`, `matching`, `input` and `decide` are pure.
+
+mod compile;
+mod decide;
+mod input;
+mod matching;
+
+pub use compile::{CompiledRule, FieldError, Plan, compile};
+pub use decide::{Adopted, Decision, GroupKey, RuleView, decide, is_evictable, next_timer};
+pub use input::{Input, InvalidAlert, RaisedAlert};
+pub use matching::{RuleMatch, RuleSet};

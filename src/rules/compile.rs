@@ -1,0 +1,315 @@
+//! A Rule, checked and compiled once. After this nobody touches the raw spec. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+
+use crate::{
+    api::v1alpha1::{
+        Duration, LadderStep, OnUnknownOutcome, ParameterValue, ResolveOn, Rule, RuleAction, RuleSnapshot,
+        SnapshotNotification, TargetReference,
+    },
+    events::{CorrelationId, NamespacedName},
+    expression::{Condition, ExpressionError, Scope, Template, Variable},
+    matcher::{self, Matcher},
+};
+
+/// The most characters of a rule's name: incidents are named after it.
+pub const RULE_NAME_MAX: usize = 40;
+const SEVERITY_MAX: usize = 256;
+const SUMMARY_MAX: usize = 1024;
+const NAME_MAX: usize = 253;
+const PARAMETER_MAX: usize = 1024;
+/// The label that says which tenant an alert belongs to.
+const LABEL_NAMESPACE: &str = "namespace";
+
+/// What is wrong with one field of a Rule, for its `Ready` condition.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {message}")]
+pub struct FieldError {
+    /// The field, like `spec.match.matchers[0]`.
+    pub field: String,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+impl From<ExpressionError> for FieldError {
+    fn from(error: ExpressionError) -> Self {
+        let message = format!("at character {}: {}", error.position, error.problem);
+        Self { field: error.field, message }
+    }
+}
+
+/// A rule that can be used.
+#[derive(Debug)]
+pub struct CompiledRule {
+    /// Its namespace and name.
+    pub name: NamespacedName,
+    /// Alerts that were accepted before do not open an incident.
+    pub created_at: Timestamp,
+    /// Whether nothing new may begin.
+    pub suspended: bool,
+    /// How old an accepted alert may be to open an incident.
+    pub accept_window: Duration,
+    /// How long an alert without an end of its own is believed.
+    pub expire_after: Duration,
+    uid: String,
+    generation: i64,
+    matchers: Vec<Matcher>,
+    conditions: Vec<Condition>,
+    group_by: Vec<String>,
+    severity: Template,
+    summary: Template,
+    resolve_on: ResolveOn,
+    cooldown: Duration,
+    ladder: Vec<CompiledStep>,
+    notifications: Vec<SnapshotNotification>,
+}
+
+#[derive(Debug)]
+struct CompiledStep {
+    name: String,
+    runbook: String,
+    api_version: String,
+    kind: String,
+    target: Template,
+    parameters: Vec<(String, Template)>,
+    deadline: Duration,
+    on_unknown_outcome: OnUnknownOutcome,
+}
+
+/// What an incident is opened with: the rule as it is now, with every expression computed for one alert.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// How bad it is.
+    pub severity: String,
+    /// One line for people.
+    pub summary: String,
+    /// The rest of the rule.
+    pub rule: RuleSnapshot,
+    /// What could not be computed and was replaced, because only people read it.
+    pub note: String,
+}
+
+/// Compiles a rule, or says everything that is wrong with it.
+pub fn compile(rule: &Rule) -> Result<CompiledRule, Vec<FieldError>> {
+    let mut errors = Errors::default();
+    let spec = &rule.spec;
+    let name = NamespacedName { namespace: rule.namespace().unwrap_or_default(), name: rule.name_any() };
+    errors.require(name.name.chars().count() <= RULE_NAME_MAX, "metadata.name", || {
+        format!("at most {RULE_NAME_MAX} characters, because incidents are named after the rule")
+    });
+    let alert = &[Variable::Alert];
+    let mut matchers = Vec::new();
+    for (index, text) in spec.r#match.matchers.iter().enumerate() {
+        match matcher::parse(text) {
+            Ok(parsed) => matchers.extend(parsed),
+            Err(error) => errors.add(format!("spec.match.matchers[{index}]"), error.to_string()),
+        }
+    }
+    let conditions: Vec<Condition> = spec
+        .r#match
+        .conditions
+        .iter()
+        .filter_map(|condition| {
+            let field = format!("spec.match.conditions[{}].expression", condition.name);
+            errors.keep(Condition::compile(&field, &condition.expression, alert))
+        })
+        .collect();
+    errors.require(!spec.r#match.matchers.is_empty() || !spec.r#match.conditions.is_empty(), "spec.match", || {
+        "at least one matcher or condition is needed".into()
+    });
+    let severity = errors.keep(Template::compile("spec.incident.severity", &spec.incident.severity, alert));
+    let summary = errors.keep(Template::compile("spec.incident.summary", &spec.incident.summary, alert));
+    let ladder: Vec<CompiledStep> =
+        spec.actions.iter().filter_map(|action| compile_step(action, &mut errors)).collect();
+    let names: BTreeSet<&str> = spec.actions.iter().map(|action| action.name.as_str()).collect();
+    errors.require(names.len() == spec.actions.len(), "spec.actions", || "two steps have the same name".into());
+    let notifications = spec.notifications.iter().map(|notification| SnapshotNotification {
+        channel: notification.channel_ref.name.clone(),
+        template: notification.template.clone(),
+        events: notification.events.clone(),
+        repeat_interval: notification.repeat_interval,
+        deadline: notification.deadline,
+    });
+    let (Some(severity), Some(summary), true) = (severity, summary, errors.0.is_empty()) else {
+        return Err(errors.0);
+    };
+    Ok(CompiledRule {
+        name,
+        created_at: rule.creation_timestamp().map_or(Timestamp::UNIX_EPOCH, |time| time.0),
+        suspended: spec.suspend,
+        accept_window: spec.accept_window,
+        expire_after: spec.expire_after,
+        uid: rule.uid().unwrap_or_default(),
+        generation: rule.metadata.generation.unwrap_or_default(),
+        matchers,
+        conditions,
+        group_by: spec.group_by.clone(),
+        severity,
+        summary,
+        resolve_on: spec.incident.resolve_on,
+        cooldown: spec.cooldown,
+        ladder,
+        notifications: notifications.collect(),
+    })
+}
+
+fn compile_step(action: &RuleAction, errors: &mut Errors) -> Option<CompiledStep> {
+    let at = format!("spec.actions[{}]", action.name);
+    let alert = &[Variable::Alert];
+    let target_field = format!("{at}.targetRef.name");
+    let target = errors.keep(Template::compile(&target_field, &action.target_ref.name, alert));
+    if let Some(target) = &target
+        && target.is_constant()
+        && let Err(error) = target_name(target, &Scope::default())
+    {
+        errors.add(error.field, error.problem);
+    }
+    let parameters: Vec<(String, Template)> = action
+        .parameters
+        .iter()
+        .filter_map(|parameter| {
+            let field = format!("{at}.parameters[{}].value", parameter.name);
+            let value = errors.keep(Template::compile(&field, &parameter.value, alert))?;
+            Some((parameter.name.clone(), value))
+        })
+        .collect();
+    Some(CompiledStep {
+        name: action.name.clone(),
+        runbook: action.runbook_ref.name.clone(),
+        api_version: action.target_ref.api_version.clone(),
+        kind: action.target_ref.kind.clone(),
+        target: target?,
+        parameters,
+        deadline: action.deadline,
+        on_unknown_outcome: action.on_unknown_outcome,
+    })
+}
+
+#[derive(Default)]
+struct Errors(Vec<FieldError>);
+
+impl Errors {
+    fn add(&mut self, field: impl Into<String>, message: String) {
+        self.0.push(FieldError { field: field.into(), message });
+    }
+
+    fn require(&mut self, holds: bool, field: &str, message: impl FnOnce() -> String) {
+        if !holds {
+            self.add(field, message());
+        }
+    }
+
+    fn keep<T>(&mut self, result: Result<T, ExpressionError>) -> Option<T> {
+        result.map_err(|error| self.0.push(error.into())).ok()
+    }
+}
+
+impl CompiledRule {
+    /// The matchers that an alert's labels must all match.
+    pub fn matchers(&self) -> &[Matcher] {
+        &self.matchers
+    }
+
+    /// Whether there are conditions, which need a [`Scope`].
+    pub fn has_conditions(&self) -> bool {
+        !self.conditions.is_empty()
+    }
+
+    /// Whether the labels match, and belong to the rule's tenant: its own namespace, or none.
+    pub fn matches_labels(&self, labels: &BTreeMap<String, String>) -> bool {
+        let namespace = labels.get(LABEL_NAMESPACE).map_or("", String::as_str);
+        (namespace.is_empty() || namespace == self.name.namespace)
+            && self.matchers.iter().all(|matcher| matcher.matches(labels))
+    }
+
+    /// Whether every condition holds for these facts. The first one that has no value is the error.
+    pub fn conditions_hold(&self, scope: &Scope) -> Result<bool, ExpressionError> {
+        for condition in &self.conditions {
+            if !condition.holds(scope)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The group that an alert belongs to, with the labels that make it (design, section 3).
+    pub fn group_of(
+        &self,
+        labels: &BTreeMap<String, String>,
+        fingerprint: &str,
+    ) -> (CorrelationId, BTreeMap<String, String>) {
+        let value = |name: &String| labels.get(name).map_or("", String::as_str);
+        let values: Vec<&str> =
+            if self.group_by.is_empty() { vec![fingerprint] } else { self.group_by.iter().map(value).collect() };
+        let group = self.group_by.iter().map(|name| (name.clone(), value(name).to_owned())).collect();
+        (CorrelationId::new(&self.name.namespace, &self.name.name, &values), group)
+    }
+
+    /// The rule as it is now, with every expression computed. What is done must be computed exactly, so an error there is an
+    /// error; what only people read is replaced, because a missing annotation must not keep an incident from opening.
+    pub fn plan(&self, scope: &Scope, labels: &BTreeMap<String, String>) -> Result<Plan, ExpressionError> {
+        let ladder = self.ladder.iter().map(|step| step.plan(scope)).collect::<Result<Vec<_>, _>>()?;
+        let mut note = String::new();
+        let mut or_label = |rendered: Result<String, ExpressionError>, label: &str, otherwise: &str| {
+            let text = rendered.unwrap_or_else(|error| {
+                note = error.to_string();
+                labels.get(label).cloned().unwrap_or_default().chars().take(SEVERITY_MAX).collect()
+            });
+            if text.trim().is_empty() { otherwise.to_owned() } else { text }
+        };
+        let severity = or_label(self.severity.render_cut(scope, SEVERITY_MAX), "severity", "none");
+        let summary = or_label(self.summary.render_cut(scope, SUMMARY_MAX), "alertname", &self.name.name);
+        let rule = RuleSnapshot {
+            uid: self.uid.clone(),
+            generation: self.generation,
+            resolve_on: self.resolve_on,
+            ladder,
+            notifications: self.notifications.clone(),
+            cooldown: self.cooldown,
+            expire_after: self.expire_after,
+        };
+        Ok(Plan { severity, summary, rule, note })
+    }
+}
+
+impl CompiledStep {
+    fn plan(&self, scope: &Scope) -> Result<LadderStep, ExpressionError> {
+        let parameters = self
+            .parameters
+            .iter()
+            .map(|(name, value)| Ok(ParameterValue { name: name.clone(), value: value.render(scope, PARAMETER_MAX)? }))
+            .collect::<Result<Vec<_>, ExpressionError>>()?;
+        Ok(LadderStep {
+            name: self.name.clone(),
+            runbook: self.runbook.clone(),
+            target: TargetReference {
+                api_version: self.api_version.clone(),
+                kind: self.kind.clone(),
+                name: target_name(&self.target, scope)?,
+            },
+            parameters,
+            deadline: self.deadline,
+            on_unknown_outcome: self.on_unknown_outcome,
+        })
+    }
+}
+
+/// A target's name comes from a label, which anybody may have written: it must be a resource's name (RFC 1123 subdomain).
+fn target_name(template: &Template, scope: &Scope) -> Result<String, ExpressionError> {
+    let name = template.render(scope, NAME_MAX)?;
+    let label = |part: &str| {
+        let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+        edge(part.chars().next())
+            && edge(part.chars().last())
+            && part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+    };
+    if name.split('.').all(label) {
+        Ok(name)
+    } else {
+        let shown: String = name.chars().take(80).collect();
+        Err(template.error(format!("gives {shown:?}, which is no name of a resource")))
+    }
+}

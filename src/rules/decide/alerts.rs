@@ -1,0 +1,298 @@
+//! What an alert means for its group, by Alertmanager's own semantics: overlapping intervals of one fingerprint are one alert
+//! with the earliest start, the later end wins, an end matches by fingerprint.
+
+use jiff::Timestamp;
+
+use super::Turn;
+#[cfg(test)]
+use super::sabotage::{Sabotage, sabotaged};
+use crate::{
+    api::v1alpha1::{GROUP_ALERTS_MAX, GroupAlert, HeldFacts},
+    events::{AlertStatus, DecisionReason},
+    rules::input::{RaisedAlert, plus},
+};
+
+/// The most alerts of a group whose labels are kept for the cooldown's end, and the most bytes of one's.
+const HELD_FACTS_MAX: usize = 4;
+const HELD_FACTS_SIZE_MAX: usize = 8 * 1024;
+/// Beyond it alerts that are only counted are not even counted: the number is approximate anyway.
+const COUNT_MAX: i32 = 99_999;
+
+/// The reason for the ledger, and what people should know beside it.
+type Verdict = (DecisionReason, String);
+
+fn because(reason: DecisionReason) -> Verdict {
+    (reason, String::new())
+}
+
+impl Turn<'_> {
+    pub(super) fn alert(&mut self, raised: &RaisedAlert) {
+        let known = self.find(&raised.fingerprint).map(|index| self.group.alerts[index].last_starts_at);
+        let (reason, detail) = match raised.alert.status {
+            AlertStatus::Firing => self.firing(raised),
+            AlertStatus::Resolved => self.resolved(raised),
+        };
+        // Whatever a newer state holds: this start is known to it, too.
+        self.certain = known.is_some_and(|last| raised.alert.starts_at <= last);
+        self.ledger(raised, reason, detail);
+    }
+
+    pub(super) fn find(&self, fingerprint: &str) -> Option<usize> {
+        self.group.alerts.iter().position(|alert| alert.fingerprint == fingerprint)
+    }
+
+    fn firing(&mut self, raised: &RaisedAlert) -> Verdict {
+        let Some(index) = self.find(&raised.fingerprint) else {
+            if self.is_stale(raised) {
+                return because(DecisionReason::Stale);
+            }
+            return self.begin(raised, None);
+        };
+        let before = self.group.alerts[index].clone();
+        match before.status {
+            AlertStatus::Firing => self.still_firing(raised, index, before),
+            AlertStatus::Resolved if raised.alert.starts_at <= known_through(&before) => {
+                self.revive(raised, index, &before);
+                #[cfg(test)]
+                if sabotaged(Sabotage::RepetitionOpens) && self.group.episode.is_none() {
+                    return self.begin(raised, Some(before));
+                }
+                because(DecisionReason::Repeated)
+            }
+            AlertStatus::Resolved if self.is_stale(raised) => because(DecisionReason::Stale),
+            AlertStatus::Resolved => self.begin(raised, Some(before)),
+        }
+    }
+
+    /// An alert that is known to fire is told again, or told by the other one of a highly available pair.
+    fn still_firing(&mut self, raised: &RaisedAlert, index: usize, before: GroupAlert) -> Verdict {
+        let closed = is_closed(&before);
+        let starts_at = raised.alert.starts_at;
+        let floor = before.closed_through;
+        self.extend(raised, index);
+        let alert = &mut self.group.alerts[index];
+        if closed {
+            // One alert, with whatever start: its incident has ended, and a later start of the same interval opens no second one.
+            if starts_at > alert.last_starts_at {
+                alert.last_starts_at = starts_at;
+                alert.closed_through = alert.closed_through.max(Some(starts_at));
+            }
+            return because(DecisionReason::Repeated);
+        }
+        if floor.is_none_or(|floor| starts_at > floor) {
+            alert.starts_at = alert.starts_at.min(starts_at);
+            alert.last_starts_at = alert.last_starts_at.max(starts_at);
+        }
+        if before.in_episode || floor.is_some_and(|floor| starts_at <= floor) {
+            return because(DecisionReason::Repeated);
+        }
+        // It waits for a cooldown's end, or for the rule to be taken up again.
+        let waiting = self.group.alerts[index].clone();
+        self.begin_from(raised, waiting.clone(), Some(waiting))
+    }
+
+    /// An alert that was taken as ended goes on: later evidence than its end, while its incident is open.
+    fn revive(&mut self, raised: &RaisedAlert, index: usize, before: &GroupAlert) {
+        let later_end = raised.alert.ends_at > before.ends_at && raised.alert.ends_at.is_some();
+        let newer = raised.accepted_at(self.now) > before.accepted_at;
+        if before.in_episode && later_end && newer && self.group.episode.is_some() {
+            let expires_at = raised.expires_at(self.expire_after(), self.now);
+            let accepted_at = raised.accepted_at(self.now);
+            let alert = &mut self.group.alerts[index];
+            alert.status = AlertStatus::Firing;
+            alert.ends_at = raised.alert.ends_at;
+            alert.expires_at = Some(expires_at);
+            alert.accepted_at = accepted_at;
+        }
+    }
+
+    /// A new interval of an alert: `before` is what is known of earlier ones.
+    fn begin(&mut self, raised: &RaisedAlert, before: Option<GroupAlert>) -> Verdict {
+        let alert = GroupAlert {
+            fingerprint: raised.fingerprint.clone(),
+            source: raised.alert.source.clone(),
+            alert_id: raised.alert_id.clone(),
+            starts_at: raised.alert.starts_at,
+            last_starts_at: raised.alert.starts_at,
+            ends_at: raised.alert.ends_at,
+            status: AlertStatus::Firing,
+            accepted_at: raised.accepted_at(self.now),
+            expires_at: Some(raised.expires_at(self.expire_after(), self.now)),
+            in_episode: false,
+            // Earlier intervals are over: what belongs to them is a repetition.
+            closed_through: before.as_ref().map(known_through),
+            facts: None,
+        };
+        self.begin_from(raised, alert, before)
+    }
+
+    /// Joins, opens, or says why not. Where nothing begins, the group keeps what it knew before.
+    fn begin_from(&mut self, raised: &RaisedAlert, mut alert: GroupAlert, before: Option<GroupAlert>) -> Verdict {
+        if self.group.episode.is_some() {
+            alert.facts = None;
+            self.join(alert);
+            return because(DecisionReason::Joined);
+        }
+        if self.rule.suspended {
+            return because(DecisionReason::Suspended);
+        }
+        if self.group.cooldown_until.is_some_and(|until| self.now < until) {
+            self.hold(raised, alert);
+            return because(DecisionReason::Cooldown);
+        }
+        if self.rule.storm {
+            return because(DecisionReason::Storm);
+        }
+        let Some(rule) = self.rule.rule else {
+            return (DecisionReason::Invalid, "the rule does not compile any more".into());
+        };
+        let scope = crate::rules::matching::scope_of(&raised.alert, &raised.fingerprint);
+        match rule.plan(&scope, &raised.alert.labels) {
+            Ok(plan) => {
+                let note = plan.note.clone();
+                debug_assert!(before.is_none_or(|before| before.fingerprint == alert.fingerprint));
+                self.open(alert, plan, raised.traceparent.clone());
+                (DecisionReason::Opened, note)
+            }
+            Err(error) => (DecisionReason::Invalid, error.to_string()),
+        }
+    }
+
+    fn join(&mut self, mut alert: GroupAlert) {
+        alert.in_episode = true;
+        let stored = self.store_alert(alert);
+        if let Some(episode) = &mut self.group.episode {
+            episode.alert_count = (episode.alert_count + 1).min(COUNT_MAX);
+            episode.approximate |= !stored;
+        }
+    }
+
+    fn hold(&mut self, raised: &RaisedAlert, mut alert: GroupAlert) {
+        let held = self.group.alerts.iter().filter(|a| a.facts.is_some() && a.fingerprint != alert.fingerprint).count();
+        let size: usize = [&raised.alert.labels, &raised.alert.annotations]
+            .into_iter()
+            .flatten()
+            .map(|(name, value)| name.len() + value.len())
+            .sum();
+        // Those that it waits with stay: a repetition is no reason to write.
+        if alert.facts.is_none() && held < HELD_FACTS_MAX && size <= HELD_FACTS_SIZE_MAX {
+            let (labels, annotations) = (raised.alert.labels.clone(), raised.alert.annotations.clone());
+            alert.facts = Some(HeldFacts { labels, annotations });
+        }
+        self.store_alert(alert);
+    }
+
+    /// Remembers an alert under its fingerprint. At the bound, what ended longest ago gives way, then what fires of incidents that
+    /// have ended; false when there is nothing of the kind (promise 6).
+    pub(super) fn store_alert(&mut self, alert: GroupAlert) -> bool {
+        if let Some(index) = self.find(&alert.fingerprint) {
+            self.group.alerts[index] = alert;
+            return true;
+        }
+        if self.group.alerts.len() >= GROUP_ALERTS_MAX {
+            let dispensable = (0..self.group.alerts.len())
+                .filter(|index| !self.group.alerts[*index].in_episode)
+                .min_by_key(|index| {
+                    let known = &self.group.alerts[*index];
+                    (known.status == AlertStatus::Firing, !is_closed(known), known.accepted_at)
+                });
+            let Some(index) = dispensable else { return false };
+            self.group.alerts.swap_remove(index);
+        }
+        self.group.alerts.push(alert);
+        true
+    }
+
+    fn resolved(&mut self, raised: &RaisedAlert) -> Verdict {
+        let end = raised.alert.ends_at.unwrap_or(raised.alert.accepted_at);
+        let Some(index) = self.find(&raised.fingerprint) else { return self.resolved_unknown(raised, end) };
+        let accepted_at = raised.accepted_at(self.now);
+        let alert = &mut self.group.alerts[index];
+        let starts_at = raised.alert.starts_at;
+        match alert.status {
+            AlertStatus::Firing => {
+                let of_earlier_interval = end < alert.starts_at;
+                let outdated = alert.ends_at.is_some_and(|known| known > end) && alert.accepted_at > accepted_at;
+                if of_earlier_interval || outdated {
+                    return because(DecisionReason::Repeated);
+                }
+                alert.status = AlertStatus::Resolved;
+                alert.ends_at = Some(end);
+                alert.expires_at = None;
+                alert.facts = None;
+                alert.last_starts_at = alert.last_starts_at.max(starts_at);
+                alert.accepted_at = alert.accepted_at.max(accepted_at);
+                because(DecisionReason::Resolved)
+            }
+            AlertStatus::Resolved if alert.ends_at.is_some_and(|known| end <= known) => {
+                because(DecisionReason::Repeated)
+            }
+            AlertStatus::Resolved => {
+                let later_interval = starts_at > known_through(alert);
+                alert.ends_at = Some(end);
+                alert.last_starts_at = alert.last_starts_at.max(starts_at);
+                alert.accepted_at = alert.accepted_at.max(accepted_at);
+                because(if later_interval { DecisionReason::NothingToResolve } else { DecisionReason::Repeated })
+            }
+        }
+    }
+
+    /// Remembered, in case its beginning was overtaken and comes later.
+    fn resolved_unknown(&mut self, raised: &RaisedAlert, end: Timestamp) -> Verdict {
+        if self.is_stale(raised) {
+            return because(DecisionReason::Stale);
+        }
+        self.store_alert(GroupAlert {
+            fingerprint: raised.fingerprint.clone(),
+            source: raised.alert.source.clone(),
+            alert_id: raised.alert_id.clone(),
+            starts_at: raised.alert.starts_at,
+            last_starts_at: raised.alert.starts_at,
+            ends_at: Some(end),
+            status: AlertStatus::Resolved,
+            accepted_at: raised.accepted_at(self.now),
+            expires_at: None,
+            in_episode: false,
+            closed_through: None,
+            facts: None,
+        });
+        because(DecisionReason::NothingToResolve)
+    }
+
+    /// Accepted before the rule was there, or too long ago to begin anything (promise 5).
+    fn is_stale(&self, raised: &RaisedAlert) -> bool {
+        let accepted_at = raised.accepted_at(self.now);
+        let before_rule = self.rule.rule.is_some_and(|rule| accepted_at < rule.created_at);
+        before_rule || plus(accepted_at, self.accept_window()) < self.now
+    }
+
+    /// Moves the expiry, but only when less than half of its window is left: a repetition every minute is not a write every
+    /// minute. What was accepted before what is known says nothing new.
+    fn extend(&mut self, raised: &RaisedAlert, index: usize) {
+        let accepted_at = raised.accepted_at(self.now);
+        let expires_at = raised.expires_at(self.expire_after(), self.now);
+        let now = self.now;
+        let alert = &mut self.group.alerts[index];
+        let left = alert.expires_at.map(|at| at.duration_since(now).as_millis()).unwrap_or_default();
+        let window = expires_at.duration_since(now).as_millis();
+        if accepted_at > alert.accepted_at && left.saturating_mul(2) < window {
+            alert.expires_at = Some(expires_at);
+            alert.ends_at = alert.ends_at.max(raised.alert.ends_at);
+            alert.accepted_at = accepted_at;
+        }
+    }
+}
+
+/// Whether everything of the alert belongs to incidents that have ended.
+pub(super) fn is_closed(alert: &GroupAlert) -> bool {
+    alert.closed_through.is_some_and(|through| alert.last_starts_at <= through)
+}
+
+/// Until when an alert that ended is known: whatever began until then overlaps it, or is older.
+fn known_through(alert: &GroupAlert) -> Timestamp {
+    [Some(alert.last_starts_at), alert.ends_at, alert.closed_through]
+        .into_iter()
+        .flatten()
+        .max()
+        .unwrap_or(alert.last_starts_at)
+}

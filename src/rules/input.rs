@@ -1,0 +1,114 @@
+//! What comes into a group, read once from the events. Pure.
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::events::{
+    ActionCompleted, ActionFailed, AlertId, AlertRaised, AlertStatus, EventId, IncidentUpdated, fingerprint_of,
+};
+
+/// The most characters of a fingerprint and of a source's name.
+const FINGERPRINT_MAX: usize = 64;
+const SOURCE_MAX: usize = 128;
+/// The most labels, and annotations, of one alert.
+const PAIRS_MAX: usize = 256;
+
+/// An alert that was accepted, with everything that a foreign producer may leave out.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RaisedAlert {
+    /// The alert.raised event.
+    pub event_id: EventId,
+    /// W3C trace context of the request that brought it.
+    pub traceparent: Option<String>,
+    /// Derived from source, fingerprint and startsAt.
+    pub alert_id: AlertId,
+    /// Alertmanager's fingerprint.
+    pub fingerprint: String,
+    /// The rest.
+    pub alert: AlertRaised,
+}
+
+/// Why an alert.raised that could be decoded cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {problem}")]
+pub struct InvalidAlert {
+    field: &'static str,
+    problem: String,
+}
+
+impl RaisedAlert {
+    /// Checks what the schema cannot, and computes what is missing.
+    pub fn read(event_id: EventId, traceparent: Option<String>, mut alert: AlertRaised) -> Result<Self, InvalidAlert> {
+        let invalid = |field, problem: &str| Err(InvalidAlert { field, problem: problem.to_owned() });
+        if alert.source.is_empty() || alert.source.chars().count() > SOURCE_MAX {
+            return invalid("source", "the sender's name is needed, with at most 128 characters");
+        }
+        if alert.labels.is_empty() {
+            return invalid("labels", "at least one is needed");
+        }
+        if alert.labels.len() > PAIRS_MAX || alert.annotations.len() > PAIRS_MAX {
+            return invalid("labels", "at most 256 labels and 256 annotations are taken");
+        }
+        let fingerprint = match alert.fingerprint.take() {
+            Some(given) if given.is_empty() || given.chars().count() > FINGERPRINT_MAX => {
+                return invalid("fingerprint", "1 to 64 characters are needed");
+            }
+            Some(given) => given,
+            None => fingerprint_of(&alert.labels),
+        };
+        let traceparent = traceparent.filter(|text| text.len() <= 128);
+        let alert_id =
+            alert.alert_id.take().unwrap_or_else(|| AlertId::new(&alert.source, &fingerprint, alert.starts_at));
+        alert.ends_at = match (alert.status, alert.ends_at) {
+            // Go writes its zero time, the year 1, where it means none.
+            (AlertStatus::Firing, Some(end)) if end <= alert.starts_at => None,
+            (AlertStatus::Resolved, Some(end)) => Some(end.max(alert.starts_at)),
+            (AlertStatus::Resolved, None) => Some(alert.accepted_at.max(alert.starts_at)),
+            (AlertStatus::Firing, end) => end,
+        };
+        Ok(Self { event_id, traceparent, alert_id, fingerprint, alert })
+    }
+
+    /// When it was accepted. A producer whose clock is ahead does not stretch its alert's life.
+    pub(super) fn accepted_at(&self, now: Timestamp) -> Timestamp {
+        self.alert.accepted_at.min(now)
+    }
+
+    /// When an alert that fires is taken as resolved unless it is repeated: `endsAt` + 5 min where it is given (Prometheus), else
+    /// the rule's `expireAfter`. What waited in the log is believed for so much longer, because its repetitions wait there too.
+    pub(super) fn expires_at(&self, expire_after: SignedDuration, now: Timestamp) -> Timestamp {
+        let accepted_at = self.accepted_at(now);
+        let end = match self.alert.ends_at {
+            Some(end) => plus(end, ENDS_AT_GRACE),
+            None => plus(accepted_at, expire_after),
+        };
+        let waited = now.duration_since(accepted_at);
+        if waited > WAITED_MIN { plus(end, waited) } else { end }
+    }
+}
+
+/// How long after `endsAt` an alert is still believed: Prometheus moves `endsAt` with every repetition.
+const ENDS_AT_GRACE: SignedDuration = SignedDuration::from_mins(5);
+/// A wait in the log below this is no outage.
+const WAITED_MIN: SignedDuration = SignedDuration::from_mins(1);
+
+/// A time moved on, at most to the end of time.
+pub(super) fn plus(time: Timestamp, by: SignedDuration) -> Timestamp {
+    time.checked_add(by).unwrap_or(if by.is_negative() { Timestamp::MIN } else { Timestamp::MAX })
+}
+
+/// One thing that happens to a group.
+#[derive(Clone, Copy, Debug)]
+pub enum Input<'a> {
+    /// An alert that the rule matches.
+    Alert(&'a RaisedAlert),
+    /// A step took effect.
+    Completed(&'a ActionCompleted),
+    /// A step did not take effect, or nobody can know.
+    Failed(&'a ActionFailed),
+    /// An incident's resource changed.
+    Updated(&'a IncidentUpdated),
+    /// Something may be due.
+    Timer,
+    /// The rule was changed, suspended, taken up again or deleted.
+    RuleChanged,
+}
