@@ -4,18 +4,40 @@
 //! May not touch: any service, kube, the custom resources.
 
 mod ack;
+mod local;
+pub mod memory;
 mod partition;
+mod queue;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use tokio::sync::mpsc;
 
 pub use ack::{Ack, AckTracker};
+pub use local::{LocalBus, LocalOptions, StoredOffset};
+pub use memory::MemoryBus;
 pub use partition::partition_of;
+pub use queue::DeliveryQueue;
 
-use crate::events::{Record, Topic};
+use crate::{
+    events::{Record, Topic},
+    runtime::Metrics,
+};
+
+/// The largest record that any adapter takes, in bytes: a dead letter with a whole webhook body (1 MiB, in base64) fits.
+pub const MAX_RECORD_BYTES: usize = 2 << 20;
+
+/// A member went on after a wake-up was lost (design, section 6).
+fn repaired_wakeups(metrics: &Metrics, group: &str) {
+    metrics
+        .counter(
+            "eventpulse_bus_repaired_wakeups",
+            "Consumers that waited although records were there, and were repaired.",
+        )
+        .get_or_create(&vec![("group", group.to_owned())])
+        .inc();
+}
 
 /// One partition of a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -111,50 +133,53 @@ pub struct SubscribeOptions {
 
 /// A membership in a consumer group. Dropping it leaves the group.
 pub struct Subscription {
-    events: mpsc::Receiver<SubscriptionEvent>,
-    control: Arc<dyn SubscriptionControl>,
+    queue: Arc<DeliveryQueue>,
+    membership: Arc<dyn Membership>,
 }
 
 /// What an adapter does for a membership.
 #[async_trait]
-pub trait SubscriptionControl: Send + Sync {
-    /// Stops or resumes deliveries without leaving the group.
-    fn set_paused(&self, paused: bool);
-    /// How many deliveries of the present assignments are not acknowledged.
-    fn in_flight(&self) -> usize;
+pub trait Membership: Send + Sync {
     /// Stores the offsets of what is acknowledged, and leaves the group.
     async fn leave(&self);
 }
 
 impl Subscription {
-    /// For adapters: `events` is what [`Subscription::next`] hands out.
-    pub fn new(events: mpsc::Receiver<SubscriptionEvent>, control: Arc<dyn SubscriptionControl>) -> Self {
-        Self { events, control }
+    /// For adapters: `queue` is what [`Subscription::next`] hands out.
+    pub fn new(queue: Arc<DeliveryQueue>, membership: Arc<dyn Membership>) -> Self {
+        Self { queue, membership }
     }
 
-    /// The next thing that happens; none after the log was closed or the group was left.
+    /// The next thing that happens; none after the log was closed or the group was left. Nothing is lost when the future is
+    /// dropped before it is ready.
     pub async fn next(&mut self) -> Option<SubscriptionEvent> {
-        self.events.recv().await
+        self.queue.next().await
     }
 
-    /// Stops deliveries and keeps the membership, for as long as one likes.
+    /// Stops deliveries and keeps the membership, for as long as one likes. Assignments are still handed out.
     pub fn pause(&self) {
-        self.control.set_paused(true);
+        self.queue.set_paused(true);
     }
 
     /// Resumes deliveries.
     pub fn resume(&self) {
-        self.control.set_paused(false);
+        self.queue.set_paused(false);
     }
 
-    /// How many deliveries of the present assignments are not acknowledged.
+    /// How many deliveries of the present assignments were handed out and are not acknowledged.
     pub fn in_flight(&self) -> usize {
-        self.control.in_flight()
+        self.queue.in_flight()
     }
 
     /// Stores what is acknowledged and leaves the group, so that another member takes over at once.
     pub async fn leave(self) {
-        self.control.leave().await;
+        self.membership.leave().await;
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.queue.abandon();
     }
 }
 

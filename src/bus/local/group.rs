@@ -1,0 +1,211 @@
+//! The consumer groups of one process: members, who has which partition, stored offsets. All under one short lock, no I/O.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::Notify;
+
+use super::assign::{MemberId, assign};
+use crate::{
+    bus::{DeliveryQueue, TopicPartition},
+    events::Topic,
+};
+
+/// An offset that a group has reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredOffset {
+    /// The group.
+    pub group: String,
+    /// Of this partition.
+    pub at: TopicPartition,
+    /// The offset to go on from.
+    pub offset: u64,
+}
+
+#[derive(Default)]
+pub(super) struct Groups(Mutex<HashMap<String, Group>>);
+
+#[derive(Default)]
+struct Group {
+    members: BTreeMap<MemberId, Member>,
+    next_member: MemberId,
+    /// Who should have a partition.
+    target: BTreeMap<TopicPartition, MemberId>,
+    /// Who has it: the last owner gives it back before the next one takes it, so that no two deliver it at once.
+    owner: BTreeMap<TopicPartition, MemberId>,
+    stored: BTreeMap<TopicPartition, u64>,
+    dirty: HashSet<TopicPartition>,
+    /// Grows whenever a member should look at its assignment.
+    generation: u64,
+}
+
+struct Member {
+    topics: BTreeSet<Topic>,
+    wake: Arc<Notify>,
+}
+
+impl Groups {
+    pub(super) fn new(stored: Vec<StoredOffset>) -> Self {
+        let mut groups: HashMap<String, Group> = HashMap::new();
+        for StoredOffset { group, at, offset } in stored {
+            groups.entry(group).or_default().stored.insert(at, offset);
+        }
+        Self(Mutex::new(groups))
+    }
+
+    pub(super) fn join(
+        &self,
+        group: &str,
+        topics: &[Topic],
+        wake: Arc<Notify>,
+        partitions: impl Fn(Topic) -> u32,
+    ) -> MemberId {
+        let mut groups = self.lock();
+        let group = groups.entry(group.to_owned()).or_default();
+        let id = group.next_member;
+        group.next_member += 1;
+        group.members.insert(id, Member { topics: topics.iter().copied().collect(), wake });
+        group.rebalance(partitions);
+        id
+    }
+
+    /// Gives everything back, with the offsets that the member's queue says may be stored.
+    pub(super) fn leave(&self, group: &str, id: MemberId, queue: &DeliveryQueue, partitions: impl Fn(Topic) -> u32) {
+        let mut groups = self.lock();
+        let Some(group) = groups.get_mut(group) else { return };
+        group.release(id, &queue.assigned(), queue);
+        group.members.remove(&id);
+        group.rebalance(partitions);
+    }
+
+    /// Revokes what another member should have and takes what is free. Gives the offsets where the new partitions begin, none
+    /// for a partition without a stored one. Nothing is done while `generation` is the group's own.
+    pub(super) fn reconcile(
+        &self,
+        group: &str,
+        id: MemberId,
+        queue: &DeliveryQueue,
+        generation: &mut u64,
+    ) -> Vec<(TopicPartition, Option<u64>)> {
+        let mut groups = self.lock();
+        let Some(group) = groups.get_mut(group) else { return Vec::new() };
+        if *generation == group.generation {
+            return Vec::new();
+        }
+        let lost: Vec<TopicPartition> =
+            queue.assigned().into_iter().filter(|at| group.target.get(at) != Some(&id)).collect();
+        if !lost.is_empty() {
+            group.release(id, &lost, queue);
+            group.wake_all();
+        }
+        *generation = group.generation;
+        let gained: Vec<TopicPartition> = group
+            .target
+            .iter()
+            .filter(|(at, to)| **to == id && !group.owner.contains_key(at))
+            .map(|(at, _)| *at)
+            .collect();
+        group.owner.extend(gained.iter().map(|at| (*at, id)));
+        queue.assign(&gained);
+        gained.into_iter().map(|at| (at, group.stored.get(&at).copied())).collect()
+    }
+
+    /// Notes the offsets of partitions that the member still has. True if any is new.
+    pub(super) fn store(&self, group: &str, id: MemberId, offsets: Vec<(TopicPartition, u64)>) -> bool {
+        let mut groups = self.lock();
+        let Some(group) = groups.get_mut(group) else { return false };
+        for (at, offset) in &offsets {
+            if group.owner.get(at) == Some(&id) {
+                group.store(*at, *offset);
+            }
+        }
+        !offsets.is_empty()
+    }
+
+    pub(super) fn stored(&self, group: &str, at: TopicPartition) -> Option<u64> {
+        self.lock().get(group)?.stored.get(&at).copied()
+    }
+
+    /// What every group that knows the partition has behind it; none when no group does.
+    pub(super) fn consumed(&self, at: TopicPartition) -> Option<u64> {
+        self.lock().values().filter_map(|group| group.stored.get(&at).copied()).min()
+    }
+
+    /// The offsets that changed since the last call.
+    pub(super) fn take_dirty(&self) -> Vec<StoredOffset> {
+        let mut taken = Vec::new();
+        for (name, group) in self.lock().iter_mut() {
+            for at in group.dirty.drain() {
+                if let Some(offset) = group.stored.get(&at) {
+                    taken.push(StoredOffset { group: name.clone(), at, offset: *offset });
+                }
+            }
+        }
+        taken
+    }
+
+    /// They could not be written: they come again from [`Groups::take_dirty`].
+    pub(super) fn put_back(&self, offsets: Vec<StoredOffset>) {
+        let mut groups = self.lock();
+        for StoredOffset { group, at, .. } in offsets {
+            groups.entry(group).or_default().dirty.insert(at);
+        }
+    }
+
+    /// Groups without a member.
+    pub(super) fn idle(&self) -> Vec<String> {
+        self.lock().iter().filter(|(_, group)| group.members.is_empty()).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Forgets a group that still has no member.
+    pub(super) fn forget(&self, group: &str) {
+        let mut groups = self.lock();
+        if groups.get(group).is_some_and(|group| group.members.is_empty()) {
+            groups.remove(group);
+        }
+    }
+
+    /// Wakes the members that want this topic.
+    pub(super) fn wake(&self, topic: Topic) {
+        let groups = self.lock();
+        let members = groups.values().flat_map(|group| group.members.values());
+        members.filter(|member| member.topics.contains(&topic)).for_each(|member| member.wake.notify_one());
+    }
+
+    /// No panic happens while the lock is held, so a poisoned one holds a whole state.
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Group>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Group {
+    fn rebalance(&mut self, partitions: impl Fn(Topic) -> u32) {
+        let wanted = self.members.iter().map(|(id, member)| (*id, member.topics.clone())).collect();
+        self.target = assign(&wanted, partitions, &self.target);
+        self.wake_all();
+    }
+
+    fn release(&mut self, id: MemberId, partitions: &[TopicPartition], queue: &DeliveryQueue) {
+        for (at, offset) in queue.revoke(partitions) {
+            self.store(at, offset);
+        }
+        for at in partitions {
+            if self.owner.get(at) == Some(&id) {
+                self.owner.remove(at);
+            }
+        }
+    }
+
+    fn store(&mut self, at: TopicPartition, offset: u64) {
+        if self.stored.insert(at, offset) != Some(offset) {
+            self.dirty.insert(at);
+        }
+    }
+
+    fn wake_all(&mut self) {
+        self.generation += 1;
+        self.members.values().for_each(|member| member.wake.notify_one());
+    }
+}

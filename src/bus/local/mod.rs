@@ -1,0 +1,317 @@
+//! A log inside one process: consumer groups, memberships and wake-ups over a [`Storage`]. Memory and embedded adapter share it.
+//!
+//! In: records, memberships. Out: deliveries. The storage keeps records and offsets and knows nothing of groups.
+
+mod assign;
+mod group;
+mod member;
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use tokio::sync::Notify;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use self::{group::Groups, member::Member};
+use super::{
+    Bus, BusError, DeliveryQueue, MAX_RECORD_BYTES, Membership, SubscribeOptions, Subscription, TopicPartition,
+    partition_of, queue::size_of, repaired_wakeups,
+};
+use crate::{
+    events::{Record, Topic},
+    runtime::{Metrics, clock::Clock},
+};
+
+pub use group::StoredOffset;
+
+/// A record with its place.
+#[derive(Clone, Debug)]
+pub struct StoredRecord {
+    /// Its place in the partition.
+    pub offset: u64,
+    /// When the log took it.
+    pub timestamp: Timestamp,
+    /// The record.
+    pub record: Record,
+}
+
+/// Where the records and the offsets are.
+#[async_trait]
+pub trait Storage: Send + Sync + 'static {
+    /// Whether offsets are written by [`Storage::store_offsets`], some time after they changed.
+    const KEEPS_OFFSETS: bool;
+
+    /// How many partitions a topic has.
+    fn partitions(&self, topic: Topic) -> u32;
+    /// The oldest offset that may still be there.
+    fn start(&self, at: TopicPartition) -> u64;
+    /// One after the newest record that can be read.
+    fn end(&self, at: TopicPartition) -> u64;
+    /// Returns when the records are as durable as this storage makes them.
+    async fn append(&self, records: Vec<(TopicPartition, Record)>, now: Timestamp) -> Result<(), BusError>;
+    /// The next records at or after an offset, in order. Fewer than `limit` (at least 1) only when there are no more.
+    async fn read(&self, at: TopicPartition, from: u64, limit: usize) -> Result<Vec<StoredRecord>, String>;
+    /// Keeps offsets for the next start.
+    async fn store_offsets(&self, offsets: Vec<StoredOffset>) -> Result<(), BusError>;
+    /// Whether it works, and if not, why.
+    fn health(&self) -> Result<(), String>;
+    /// Ends it, after everything else.
+    async fn close(&self);
+}
+
+/// Settings of a log inside one process.
+#[derive(Clone, Copy, Debug)]
+pub struct LocalOptions {
+    /// How often a member that was not woken looks by itself.
+    pub watch_interval: Duration,
+    /// How long changed offsets may wait before they are written; a crash repeats what they would have saved.
+    pub store_interval: Duration,
+}
+
+impl Default for LocalOptions {
+    fn default() -> Self {
+        Self { watch_interval: Duration::from_secs(1), store_interval: Duration::from_millis(200) }
+    }
+}
+
+/// The [`Bus`] over a [`Storage`]. Cheap to clone; all clones are the same log.
+pub struct LocalBus<S> {
+    core: Arc<Core<S>>,
+}
+
+impl<S> Clone for LocalBus<S> {
+    fn clone(&self) -> Self {
+        Self { core: Arc::clone(&self.core) }
+    }
+}
+
+struct Core<S> {
+    storage: S,
+    groups: Groups,
+    clock: Arc<dyn Clock>,
+    metrics: Metrics,
+    options: LocalOptions,
+    closed: CancellationToken,
+    members: TaskTracker,
+    /// Offsets have changed.
+    dirty: Arc<Notify>,
+    /// One writer of offsets at a time, so that an older one never overwrites a newer one.
+    storing: tokio::sync::Mutex<()>,
+    keyless: AtomicU32,
+    suppressed: AtomicU32,
+    missed_wakeups: AtomicU64,
+}
+
+impl<S: Storage> LocalBus<S> {
+    pub(super) fn with_storage(
+        storage: S,
+        offsets: Vec<StoredOffset>,
+        clock: Arc<dyn Clock>,
+        metrics: Metrics,
+        options: LocalOptions,
+    ) -> Self {
+        let core = Core {
+            storage,
+            groups: Groups::new(offsets),
+            clock,
+            metrics,
+            options,
+            closed: CancellationToken::new(),
+            members: TaskTracker::new(),
+            dirty: Arc::default(),
+            storing: tokio::sync::Mutex::default(),
+            keyless: AtomicU32::new(0),
+            suppressed: AtomicU32::new(0),
+            missed_wakeups: AtomicU64::new(0),
+        };
+        let bus = Self { core: Arc::new(core) };
+        if S::KEEPS_OFFSETS {
+            // Not a member, so that closing can wait for the members and then store their last offsets.
+            let store = store_offsets_when_dirty(Arc::downgrade(&bus.core), bus.core.closed.clone(), options);
+            tokio::spawn(store);
+        }
+        bus
+    }
+
+    pub(super) fn storage(&self) -> &S {
+        &self.core.storage
+    }
+
+    /// The offset that a group goes on from in a partition.
+    pub fn stored_offset(&self, group: &str, at: TopicPartition) -> Option<u64> {
+        self.core.groups.stored(group, at)
+    }
+
+    /// For the contract suite: the members are not told of the next records that are published.
+    pub fn suppress_next_wakeup(&self) {
+        self.core.suppressed.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// How often a member found records that nobody had told it of.
+    pub fn missed_wakeups(&self) -> u64 {
+        self.core.missed_wakeups.load(Ordering::Relaxed)
+    }
+}
+
+impl<S: Storage> Core<S> {
+    fn place(&self, record: Record) -> Result<(TopicPartition, Record), BusError> {
+        let bytes = size_of(&record);
+        if bytes > MAX_RECORD_BYTES {
+            let problem =
+                format!("a record of {bytes} bytes on {}; at most {MAX_RECORD_BYTES} are taken", record.topic);
+            return Err(BusError::Refused(problem));
+        }
+        let partitions = self.storage.partitions(record.topic);
+        let partition = match &record.key {
+            Some(key) => partition_of(key, partitions),
+            None => self.keyless.fetch_add(1, Ordering::Relaxed) % partitions.max(1),
+        };
+        Ok((TopicPartition { topic: record.topic, partition }, record))
+    }
+
+    fn wake(&self, topics: &BTreeSet<Topic>) {
+        let suppressed = self.suppressed.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        if suppressed.is_err() {
+            topics.iter().for_each(|topic| self.groups.wake(*topic));
+        }
+    }
+
+    fn count_missed_wakeup(&self, group: &str) {
+        tracing::warn!(group, "Records waited without a wake-up; going on.");
+        repaired_wakeups(&self.metrics, group);
+    }
+
+    async fn store_offsets(&self) {
+        let _one_at_a_time = self.storing.lock().await;
+        let offsets = self.groups.take_dirty();
+        if offsets.is_empty() {
+            return;
+        }
+        if let Err(error) = self.storage.store_offsets(offsets.clone()).await {
+            tracing::warn!(%error, "Offsets were not stored; trying again.");
+            self.groups.put_back(offsets);
+            self.dirty.notify_one();
+        }
+    }
+}
+
+impl<S> Drop for Core<S> {
+    fn drop(&mut self) {
+        self.closed.cancel();
+    }
+}
+
+/// Until the log is closed, or nobody has it any more.
+async fn store_offsets_when_dirty<S: Storage>(core: Weak<Core<S>>, closed: CancellationToken, options: LocalOptions) {
+    while let Some(dirty) = core.upgrade().map(|core| Arc::clone(&core.dirty)) {
+        tokio::select! {
+            () = closed.cancelled() => return,
+            () = dirty.notified() => {}
+        }
+        tokio::select! {
+            () = closed.cancelled() => return,
+            () = tokio::time::sleep(options.store_interval) => {}
+        }
+        if let Some(core) = core.upgrade() {
+            core.store_offsets().await;
+        }
+    }
+}
+
+#[async_trait]
+impl<S: Storage> Bus for LocalBus<S> {
+    async fn publish(&self, records: Vec<Record>) -> Result<(), BusError> {
+        if self.core.closed.is_cancelled() {
+            return Err(BusError::Closed);
+        }
+        let placed = records.into_iter().map(|record| self.core.place(record)).collect::<Result<Vec<_>, _>>()?;
+        if placed.is_empty() {
+            return Ok(());
+        }
+        let topics = placed.iter().map(|(at, _)| at.topic).collect();
+        self.core.storage.append(placed, self.core.clock.now()).await?;
+        self.core.wake(&topics);
+        Ok(())
+    }
+
+    async fn subscribe(&self, options: SubscribeOptions) -> Result<Subscription, BusError> {
+        let core = &self.core;
+        if core.closed.is_cancelled() {
+            return Err(BusError::Closed);
+        }
+        core.storage.health().map_err(BusError::Subscribe)?;
+        let wake = Arc::new(Notify::new());
+        let queue = DeliveryQueue::new(options.max_in_flight, Arc::clone(&wake));
+        let id = core.groups.join(&options.group, &options.topics, Arc::clone(&wake), |t| core.storage.partitions(t));
+        let leave = CancellationToken::new();
+        let member = Member {
+            core: Arc::clone(core),
+            group: options.group,
+            id,
+            queue: Arc::clone(&queue),
+            wake,
+            leave: leave.clone(),
+            generation: 0,
+            positions: Default::default(),
+        };
+        let task = core.members.spawn(member.run());
+        let membership = LocalMembership { core: Arc::clone(core), leave, task: tokio::sync::Mutex::new(Some(task)) };
+        Ok(Subscription::new(queue, Arc::new(membership)))
+    }
+
+    fn partitions(&self, topic: Topic) -> u32 {
+        self.core.storage.partitions(topic)
+    }
+
+    fn health(&self) -> Result<(), String> {
+        if self.core.closed.is_cancelled() {
+            return Err(BusError::Closed.to_string());
+        }
+        self.core.storage.health()
+    }
+
+    fn is_local(&self) -> bool {
+        true
+    }
+
+    async fn close(&self, timeout: Duration) {
+        self.core.closed.cancel();
+        self.core.members.close();
+        let ending = async {
+            self.core.members.wait().await;
+            self.core.store_offsets().await;
+            self.core.storage.close().await;
+        };
+        if tokio::time::timeout(timeout, ending).await.is_err() {
+            tracing::warn!("The log was not closed in time; what its last offsets would have saved comes again.");
+        }
+    }
+}
+
+struct LocalMembership<S> {
+    core: Arc<Core<S>>,
+    leave: CancellationToken,
+    task: tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
+}
+
+#[async_trait]
+impl<S: Storage> Membership for LocalMembership<S> {
+    async fn leave(&self) {
+        self.leave.cancel();
+        if let Some(task) = self.task.lock().await.take() {
+            // A member that panicked has left as well.
+            let _ = task.await;
+        }
+        if S::KEEPS_OFFSETS {
+            self.core.store_offsets().await;
+        }
+    }
+}
