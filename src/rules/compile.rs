@@ -17,7 +17,7 @@ use crate::{
 
 /// The most characters of a rule's name: incidents are named after it.
 pub const RULE_NAME_MAX: usize = 40;
-const SEVERITY_MAX: usize = 256;
+const SEVERITY_MAX: usize = 128;
 const SUMMARY_MAX: usize = 1024;
 const NAME_MAX: usize = 253;
 const PARAMETER_MAX: usize = 1024;

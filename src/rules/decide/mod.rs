@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
+pub use events::decided;
 pub use timers::next_timer;
 
 use super::{

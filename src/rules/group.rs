@@ -1,0 +1,359 @@
+//! One group at a time: read, decide, write, publish, acknowledge. Inputs that waited behind a write are folded into the next one.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError, RwLock},
+};
+
+use async_trait::async_trait;
+use jiff::{SignedDuration, Timestamp};
+use kube::api::ObjectMeta;
+
+use super::{
+    compile::CompiledRule,
+    decide::{Adopted, GroupKey, RuleView, decide, decided},
+    input::{Input, RaisedAlert},
+    matching::RuleSet,
+    timers::{GroupIndex, rule_of},
+};
+use crate::{
+    api::v1alpha1::{
+        AlertGroup, AlertGroupSpec, GROUP_SIZE_MAX, Incident, IncidentActionState, IncidentAlertState, IncidentPhase,
+        LABEL_INCIDENT, LABEL_RULE, OutboxEntry, Rule, StepOutcome,
+    },
+    bus::Ack,
+    events::{
+        ActionCompleted, ActionFailed, AlertId, AlertLink, AlertStatus, DeadLetterReason, DecisionReason, Event,
+        IncidentId, IncidentUpdated, NamespacedName, Payload, Record,
+    },
+    runtime::{
+        ApiFailure, Context, Handler, Owned, Step, Store, StoreError, WatchCache,
+        consume::{publish_dead_letter, publish_until_acknowledged},
+    },
+};
+
+/// Events of one write, beyond which further inputs wait for the next one: an outbox is bounded, and so is the object (promise 6).
+const FOLD_OUTPUTS_MAX: usize = 24;
+/// Of the object's bound, what one outbox entry may need beside its data.
+const ENTRY_OVERHEAD: usize = 512;
+
+impl Owned for AlertGroup {
+    const STATUS_SUBRESOURCE: bool = false;
+
+    fn outbox(&self) -> &[OutboxEntry] {
+        &self.spec.outbox
+    }
+
+    fn set_outbox(&mut self, entries: Vec<OutboxEntry>) {
+        self.spec.outbox = entries;
+    }
+}
+
+/// What waits for a group.
+#[derive(Debug)]
+pub(super) struct Work {
+    /// The group, as its rule and labels say.
+    pub key: GroupKey,
+    /// What happens to it.
+    pub input: OwnedInput,
+    /// Where it came from; none for a timer.
+    pub origin: Option<Origin>,
+}
+
+/// The record that an input was read from.
+#[derive(Debug)]
+pub(super) struct Origin {
+    pub ack: Ack,
+    pub record: Arc<Record>,
+    pub place: String,
+}
+
+#[derive(Debug)]
+pub(super) enum OwnedInput {
+    Alert(Arc<RaisedAlert>),
+    Completed(Box<ActionCompleted>),
+    Failed(Box<ActionFailed>),
+    Updated(Box<IncidentUpdated>),
+    Timer,
+    RuleChanged,
+}
+
+impl OwnedInput {
+    fn borrow(&self) -> Input<'_> {
+        match self {
+            OwnedInput::Alert(raised) => Input::Alert(raised),
+            OwnedInput::Completed(result) => Input::Completed(result),
+            OwnedInput::Failed(result) => Input::Failed(result),
+            OwnedInput::Updated(update) => Input::Updated(update),
+            OwnedInput::Timer => Input::Timer,
+            OwnedInput::RuleChanged => Input::RuleChanged,
+        }
+    }
+}
+
+/// Everything that decisions need, shared by the service's parts.
+pub(super) struct Groups {
+    pub ctx: Context,
+    pub store: Arc<Store<AlertGroup>>,
+    pub rules: Arc<WatchCache<Rule>>,
+    pub incidents: Arc<WatchCache<Incident>>,
+    pub compiled: RwLock<Arc<RuleSet>>,
+    pub index: Mutex<GroupIndex>,
+    pub retention: SignedDuration,
+    pub storm_threshold: usize,
+}
+
+impl Groups {
+    /// The rules as they are compiled now.
+    pub fn rule_set(&self) -> Arc<RuleSet> {
+        Arc::clone(&self.compiled.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Events that need no memory: derived from the input alone. False on shutdown.
+    pub async fn publish(&self, events: &[Event]) -> bool {
+        events.iter().for_each(|event| self.count(event));
+        let records = events.iter().filter_map(|event| event.encode().ok()).collect();
+        publish_until_acknowledged(&self.ctx, records).await
+    }
+
+    fn count(&self, event: &Event) {
+        if let Payload::AlertDecided(entry) = &event.payload {
+            self.ctx
+                .metrics
+                .counter("eventpulse_alerts_decided", "Alerts by what was decided, for each rule that they matched.")
+                .get_or_create(&vec![("reason", reason_label(entry.reason).into())])
+                .inc();
+        }
+    }
+
+    fn view<'a>(&self, name: &NamespacedName, compiled: Option<&'a CompiledRule>) -> RuleView<'a> {
+        // The newest known spec, whether it compiles or not: a broken edit does not take `suspend` back.
+        let suspended = self.rules.get(name).is_none_or(|rule| rule.spec.suspend);
+        let open = self.index.lock().unwrap_or_else(PoisonError::into_inner).open_groups(name);
+        RuleView { rule: compiled, suspended, storm: open >= self.storm_threshold, retention: self.retention }
+    }
+
+    /// An incident of this group that nobody has ended, for a group that is created first.
+    fn unfinished_incident(&self, key: &GroupKey) -> Option<Adopted> {
+        let ours = |incident: &Arc<Incident>| {
+            incident.metadata.namespace.as_deref() == Some(key.rule.namespace.as_str())
+                && incident.spec.correlation_id == key.correlation.as_str()
+                && !incident.spec.resolved
+                && incident.status.as_ref().is_none_or(|status| status.phase != IncidentPhase::Resolved)
+        };
+        let incident = self.incidents.list().into_iter().filter(ours).max_by_key(|incident| incident.spec.opened_at)?;
+        adopted(&incident)
+    }
+
+    /// Decides as many inputs as fit one write, in their order. Gives the step, and how many inputs are in it.
+    fn fold(&self, items: &[Work], current: Option<&AlertGroup>, now: Timestamp) -> (Step<AlertGroup>, usize) {
+        let rule_set = self.rule_set();
+        let mut group: Option<AlertGroupSpec> = current.map(|object| object.spec.clone());
+        let (mut changed, mut certain, mut taken) = (false, true, 0);
+        let mut outputs: Vec<Event> = Vec::new();
+        let mut said: BTreeSet<String> = BTreeSet::new();
+        for item in items {
+            let compiled = rule_set.get(&item.key.rule);
+            let view = self.view(&item.key.rule, compiled.map(Arc::as_ref));
+            let incident = group.is_none().then(|| self.unfinished_incident(&item.key)).flatten();
+            // An existing group knows its rule best: an event's header may be somebody else's making.
+            let key = group.as_ref().map_or_else(|| item.key.clone(), |spec| key_of(&item.key.rule.namespace, spec));
+            let decision = decide(&key, group.as_ref(), incident.as_ref(), item.input.borrow(), view, now);
+            taken += 1;
+            changed |= decision.changed;
+            certain &= decision.certain;
+            group = decision.group;
+            outputs.extend(decision.outputs.into_iter().filter(|event| said.insert(event.id.to_string())));
+            if outputs.len() >= FOLD_OUTPUTS_MAX {
+                break;
+            }
+        }
+        let namespace = items.first().map(|item| item.key.rule.namespace.clone()).unwrap_or_default();
+        let step = match group {
+            Some(spec) if changed => {
+                Step::Write { object: object_of(&namespace, current, fitted(spec, &outputs)), publish: outputs }
+            }
+            _ if certain => Step::Unchanged { publish: outputs },
+            _ => Step::Nothing { publish: outputs },
+        };
+        (step, taken)
+    }
+
+    /// One write's worth of inputs. Gives how many were done.
+    async fn take(&self, name: &NamespacedName, items: &[Work]) -> Result<usize, StoreError> {
+        let mut taken = 0;
+        let mut reasons = Vec::new();
+        self.store
+            .transact(name, |current| {
+                let (step, count) = self.fold(items, current, self.ctx.clock.now());
+                taken = count;
+                if let Step::Write { publish, .. } | Step::Nothing { publish } | Step::Unchanged { publish } = &step {
+                    reasons.clone_from(publish);
+                }
+                step
+            })
+            .await?;
+        reasons.iter().for_each(|event| self.count(event));
+        Ok(taken)
+    }
+
+    /// The API server refuses the group for good: the input ends with that reason, and the partition goes on.
+    async fn refuse(&self, work: Work, failure: &ApiFailure) {
+        let Some(Origin { ack, record, place }) = work.origin else { return };
+        if let OwnedInput::Alert(raised) = &work.input {
+            let entry = decided(
+                raised,
+                Some(&work.key.rule),
+                DecisionReason::Refused,
+                failure.to_string(),
+                None,
+                self.ctx.clock.now(),
+            );
+            if !self.publish(&[entry]).await {
+                return;
+            }
+        }
+        let letter = record.to_dead_letter(DeadLetterReason::Refused, format!("AlertGroup: {failure}"), place);
+        if publish_dead_letter(&self.ctx, letter).await {
+            ack.done();
+        }
+    }
+}
+
+#[async_trait]
+impl Handler<NamespacedName, Work> for Groups {
+    async fn handle(&self, name: &NamespacedName, inputs: Vec<Work>) {
+        let mut rest = inputs;
+        // After a refusal one by one: only the input that is to blame ends with it.
+        let mut singly = false;
+        while !rest.is_empty() {
+            let batch = if singly { &rest[..1] } else { &rest[..] };
+            match self.take(name, batch).await {
+                Ok(taken) => {
+                    for work in rest.drain(..taken.clamp(1, batch.len())) {
+                        if let Some(origin) = work.origin {
+                            origin.ack.done();
+                        }
+                    }
+                }
+                Err(StoreError::Shutdown) => return,
+                Err(StoreError::Refused { .. }) if batch.len() > 1 => singly = true,
+                Err(StoreError::Refused { failure, .. }) => {
+                    let work = rest.remove(0);
+                    self.refuse(work, &failure).await;
+                }
+            }
+        }
+    }
+}
+
+/// Ledger entries of alerts that concern no group: no rule matched, or a rule could not say.
+pub(super) struct Ledger(pub Arc<Groups>);
+
+#[async_trait]
+impl Handler<u32, (Vec<Event>, Ack)> for Ledger {
+    async fn handle(&self, _: &u32, inputs: Vec<(Vec<Event>, Ack)>) {
+        let (events, acks): (Vec<Vec<Event>>, Vec<Ack>) = inputs.into_iter().unzip();
+        let events: Vec<Event> = events.into_iter().flatten().collect();
+        if self.0.publish(&events).await {
+            acks.into_iter().for_each(Ack::done);
+        }
+    }
+}
+
+/// The key of a group that is there.
+pub(super) fn key_of(namespace: &str, spec: &AlertGroupSpec) -> GroupKey {
+    GroupKey {
+        rule: rule_of(namespace, spec),
+        correlation: spec.correlation_id.clone(),
+        group_by: spec.group_by.clone(),
+    }
+}
+
+fn object_of(namespace: &str, current: Option<&AlertGroup>, spec: AlertGroupSpec) -> AlertGroup {
+    let open = spec.episode.as_ref().map(|episode| &episode.incident_id);
+    let incident = open.or(spec.last_episode.as_ref().map(|ended| &ended.incident_id)).map(ToString::to_string);
+    let mut metadata = current.map(|object| object.metadata.clone()).unwrap_or_else(|| ObjectMeta {
+        name: Some(spec.correlation_id.to_string()),
+        namespace: Some(namespace.to_owned()),
+        ..ObjectMeta::default()
+    });
+    let labels = metadata.labels.get_or_insert_default();
+    labels.insert(LABEL_RULE.into(), spec.rule_ref.name.clone());
+    if let Some(incident) = incident {
+        labels.insert(LABEL_INCIDENT.into(), incident);
+    }
+    AlertGroup { metadata, spec }
+}
+
+/// Keeps the object within its bound: what is least needed goes first (promise 6).
+fn fitted(mut spec: AlertGroupSpec, outputs: &[Event]) -> AlertGroupSpec {
+    let carried: usize = spec.outbox.iter().map(|entry| entry.data.len() + ENTRY_OVERHEAD).sum();
+    let new: usize = outputs
+        .iter()
+        .filter_map(|event| OutboxEntry::try_from(event).ok())
+        .map(|entry| entry.data.len() + ENTRY_OVERHEAD)
+        .sum();
+    let room = GROUP_SIZE_MAX.saturating_sub(carried + new);
+    let size = |spec: &AlertGroupSpec| serde_json::to_vec(&spec.alerts).map_or(0, |bytes| bytes.len());
+    if size(&spec) > room {
+        spec.alerts.iter_mut().for_each(|alert| alert.facts = None);
+    }
+    while size(&spec) > room {
+        let ended = |alert: &&mut crate::api::v1alpha1::GroupAlert| !alert.in_episode;
+        let oldest = spec.alerts.iter_mut().filter(ended).map(|alert| alert.accepted_at).min();
+        let Some(oldest) = oldest else { break };
+        spec.alerts.retain(|alert| alert.in_episode || alert.accepted_at > oldest);
+    }
+    spec
+}
+
+/// What a group needs of an incident that it takes over; none of one whose ids somebody has made up.
+fn adopted(incident: &Incident) -> Option<Adopted> {
+    let status = incident.status.clone().unwrap_or_default();
+    let alerts = status.alerts.iter().filter_map(|alert| {
+        Some(AlertLink {
+            alert_id: AlertId::try_from(alert.alert_id.clone()).ok()?,
+            fingerprint: alert.fingerprint.clone(),
+            starts_at: alert.starts_at,
+            status: match alert.state {
+                IncidentAlertState::Firing => AlertStatus::Firing,
+                IncidentAlertState::Resolved => AlertStatus::Resolved,
+            },
+        })
+    });
+    let steps = status.actions.iter().map(|action| {
+        let outcome = match action.state {
+            IncidentActionState::Requested | IncidentActionState::Running => StepOutcome::Requested,
+            IncidentActionState::SkippedStale | IncidentActionState::Failed => StepOutcome::Failed,
+            IncidentActionState::Completed => StepOutcome::Completed,
+        };
+        (action.step.clone(), action.attempt, outcome)
+    });
+    Some(Adopted {
+        incident_id: IncidentId::try_from(incident.metadata.name.clone()?).ok()?,
+        opened_at: incident.spec.opened_at,
+        severity: incident.spec.severity.clone(),
+        summary: incident.spec.summary.clone(),
+        phase: status.phase,
+        alerts: alerts.collect(),
+        steps: steps.collect(),
+    })
+}
+
+fn reason_label(reason: DecisionReason) -> &'static str {
+    match reason {
+        DecisionReason::Opened => "opened",
+        DecisionReason::Joined => "joined",
+        DecisionReason::Repeated => "repeated",
+        DecisionReason::Resolved => "resolved",
+        DecisionReason::NothingToResolve => "nothing_to_resolve",
+        DecisionReason::NoRule => "no_rule",
+        DecisionReason::Cooldown => "cooldown",
+        DecisionReason::Suspended => "suspended",
+        DecisionReason::Storm => "storm",
+        DecisionReason::Stale => "stale",
+        DecisionReason::Invalid => "invalid",
+        DecisionReason::Refused => "refused",
+    }
+}

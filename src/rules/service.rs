@@ -1,0 +1,437 @@
+//! The service: what it consumes and when, its clock, and its rules.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, RwLock},
+    time::Duration,
+};
+
+use tokio::sync::{broadcast, watch};
+
+use super::{
+    compile::{CompiledRule, compile},
+    decide::{GroupKey, decided, is_evictable},
+    group::{Groups, Ledger, Origin, OwnedInput, Work, key_of},
+    input::RaisedAlert,
+    matching::RuleSet,
+    timers::{GroupIndex, rule_of},
+};
+use crate::{
+    api::v1alpha1::{AlertGroup, Duration as RuleDuration, Rule},
+    bus::{Ack, BusError, SubscribeOptions},
+    events::{
+        CorrelationId, DeadLetterReason, DecisionReason, Event, IncidentHeader, NamespacedName, Payload, Topic,
+        UpdateCause,
+    },
+    runtime::{
+        Context, Gate, Inbound, Mailboxes, Ownership, Store, StoreError, WatchCache,
+        consume::{bury, consume},
+        watch_cache::{WatchState, name_of},
+    },
+};
+
+/// How the service runs.
+#[derive(Clone, Debug)]
+pub struct RulesConfig {
+    /// The most records of one partition that are worked on at once.
+    pub max_in_flight: usize,
+    /// The most groups that are worked on at once.
+    pub concurrency: usize,
+    /// How long the topics keep their records: for so long a repetition may come, and what ended is remembered.
+    pub retention: RuleDuration,
+    /// With so many open groups of one rule, further ones are only counted.
+    pub storm_threshold: usize,
+    /// How long after a takeover no timer fires: what waits in the log is older than the clock says.
+    pub takeover_grace: Duration,
+    /// How long the watch of Rules may be broken before the consumer group is left, so that another replica takes over.
+    pub stale_after: Duration,
+}
+
+impl Default for RulesConfig {
+    fn default() -> Self {
+        Self {
+            max_in_flight: 512,
+            concurrency: 64,
+            retention: RuleDuration::from_secs(7 * 24 * 3600),
+            storm_threshold: 1_000,
+            takeover_grace: Duration::from_secs(10),
+            stale_after: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Why the service ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RulesError {
+    /// The log cannot be consumed, and waiting does not mend it.
+    #[error("consume for rules: {0}")]
+    Consume(#[from] BusError),
+}
+
+impl RulesError {
+    /// A bounded label for metrics.
+    pub fn category(&self) -> &'static str {
+        match self {
+            RulesError::Consume(error) => error.category(),
+        }
+    }
+
+    /// Whether the same may succeed later.
+    pub fn retry(&self) -> bool {
+        match self {
+            RulesError::Consume(error) => error.is_transient(),
+        }
+    }
+}
+
+/// How often the clock is asked when nothing is known to be due.
+const TICK_MAX: Duration = Duration::from_millis(250);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+const EVICTION_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Runs until shutdown.
+pub async fn run(ctx: Context, config: RulesConfig) -> Result<(), RulesError> {
+    let groups = Arc::new(Groups {
+        store: Store::new(&ctx),
+        rules: WatchCache::<Rule>::new(),
+        incidents: WatchCache::new(),
+        compiled: RwLock::default(),
+        index: Mutex::default(),
+        retention: config.retention.as_signed(),
+        storm_threshold: config.storm_threshold,
+        ctx: ctx.clone(),
+    });
+    let service = Arc::new(Service {
+        mailboxes: Mailboxes::new(&ctx, "rules-group", config.concurrency, Arc::clone(&groups) as _),
+        ledger: Mailboxes::new(&ctx, "rules-ledger", config.concurrency, Arc::new(Ledger(Arc::clone(&groups)))),
+        ownership: Ownership::new(Arc::clone(&ctx.bus), Topic::AlertRaised),
+        groups: Arc::clone(&groups),
+        config: config.clone(),
+        ctx: ctx.clone(),
+    });
+    ctx.tasks.spawn_infallible("rules-watch", Arc::clone(&groups.rules).run(ctx.clone()));
+    ctx.tasks.spawn_infallible("incidents-watch", Arc::clone(&groups.incidents).run(ctx.clone()));
+    ctx.tasks.spawn_infallible("groups-watch", Arc::clone(&groups.store).run());
+    let gate = watch::Sender::new(Gate::Paused);
+    let gate_open = gate.subscribe();
+    let (gatekeeper, compiler, clock) = (Arc::clone(&service), Arc::clone(&service), Arc::clone(&service));
+    let (compiled, first_compiled) = watch::channel(false);
+    ctx.tasks.spawn_infallible("rules-compile", async move { compiler.keep_compiled(compiled).await });
+    ctx.tasks.spawn_infallible("rules-gate", async move { gatekeeper.keep_gate(gate, first_compiled).await });
+    ctx.tasks.spawn_infallible("rules-clock", async move { clock.keep_time().await });
+    let options = SubscribeOptions {
+        group: "rules".into(),
+        topics: vec![Topic::AlertRaised, Topic::ActionCompleted, Topic::ActionFailed, Topic::IncidentUpdated],
+        max_in_flight: config.max_in_flight,
+    };
+    let ownership = Arc::clone(&service.ownership);
+    consume(&ctx, options, Some(ownership), Some(gate_open), |inbound| service.dispatch(inbound)).await?;
+    Ok(())
+}
+
+struct Service {
+    ctx: Context,
+    config: RulesConfig,
+    groups: Arc<Groups>,
+    mailboxes: Mailboxes<NamespacedName, Work>,
+    ledger: Mailboxes<u32, (Vec<Event>, Ack)>,
+    ownership: Arc<Ownership>,
+}
+
+impl Service {
+    fn dispatch(&self, inbound: Inbound) {
+        let place = inbound.origin();
+        let Inbound { event, record, at, ack, .. } = inbound;
+        let record = Arc::new(record);
+        match event.payload {
+            Payload::AlertRaised(alert) => match RaisedAlert::read(event.id, event.traceparent, *alert) {
+                Ok(raised) => self.dispatch_alert(Arc::new(raised), at.partition, ack, &record, &place),
+                Err(error) => {
+                    let letter = record.to_dead_letter(DeadLetterReason::InvalidAlert, error.to_string(), place);
+                    bury(&self.ctx, letter, ack);
+                }
+            },
+            Payload::ActionCompleted(result) => {
+                self.send(&result.incident.clone(), OwnedInput::Completed(result), Origin { ack, record, place });
+            }
+            Payload::ActionFailed(result) => {
+                self.send(&result.incident.clone(), OwnedInput::Failed(result), Origin { ack, record, place });
+            }
+            // Only a person's decision counts, everything else the rules have decided themselves.
+            Payload::IncidentUpdated(update) if update.cause == UpdateCause::Decision => {
+                self.send(&update.incident.clone(), OwnedInput::Updated(update), Origin { ack, record, place });
+            }
+            _ => ack.done(),
+        }
+    }
+
+    fn dispatch_alert(
+        &self,
+        raised: Arc<RaisedAlert>,
+        partition: u32,
+        ack: Ack,
+        record: &Arc<crate::events::Record>,
+        place: &str,
+    ) {
+        let now = self.ctx.clock.now();
+        let matches = self.groups.rule_set().matches(&raised.alert, &raised.fingerprint);
+        if matches.is_empty() {
+            let entry = decided(&raised, None, DecisionReason::NoRule, String::new(), None, now);
+            self.ledger.send(partition, (vec![entry], ack));
+            return;
+        }
+        let acks = ack.split(matches.len());
+        for (found, ack) in matches.into_iter().zip(acks) {
+            let rule = &found.rule.name;
+            if let Some(error) = found.error {
+                let entry = decided(&raised, Some(rule), DecisionReason::Invalid, error.to_string(), None, now);
+                self.ledger.send(partition, (vec![entry], ack));
+                continue;
+            }
+            let (correlation, group_by) = found.rule.group_of(&raised.alert.labels, &raised.fingerprint);
+            let name = NamespacedName { namespace: rule.namespace.clone(), name: correlation.to_string() };
+            let key = GroupKey { rule: rule.clone(), correlation, group_by };
+            let origin = Some(Origin { ack, record: Arc::clone(record), place: place.to_owned() });
+            self.mailboxes.send(name, Work { key, input: OwnedInput::Alert(Arc::clone(&raised)), origin });
+        }
+    }
+
+    fn send(&self, header: &IncidentHeader, input: OwnedInput, origin: Origin) {
+        let name = NamespacedName { namespace: header.rule.namespace.clone(), name: header.correlation_id.to_string() };
+        let key = GroupKey {
+            rule: header.rule.clone(),
+            correlation: header.correlation_id.clone(),
+            group_by: Default::default(),
+        };
+        self.mailboxes.send(name, Work { key, input, origin: Some(origin) });
+    }
+
+    /// An input that comes from no event, for a group of the cache.
+    fn send_internal(&self, name: NamespacedName, group: &AlertGroup, input: OwnedInput) {
+        let key = key_of(&name.namespace, &group.spec);
+        self.mailboxes.send(name, Work { key, input, origin: None });
+    }
+
+    /// Compiles rules when they change, never on the way of an alert. A rule that does not compile matches nothing.
+    async fn keep_compiled(&self, first: watch::Sender<bool>) {
+        let rules = Arc::clone(&self.groups.rules);
+        let mut changes = rules.changes();
+        tokio::select! {
+            () = rules.ready() => {}
+            () = self.ctx.shutdown.cancelled() => return,
+        }
+        let mut known: HashMap<NamespacedName, Compiled> = HashMap::new();
+        let mut touched: Option<Vec<NamespacedName>> = None;
+        loop {
+            self.compile_all(&rules, &mut known, touched.as_deref());
+            first.send_replace(true);
+            touched = tokio::select! {
+                change = changes.recv() => match change {
+                    Ok(name) => Some(drain(&mut changes, name)),
+                    Err(broadcast::error::RecvError::Lagged(_)) => None,
+                    Err(broadcast::error::RecvError::Closed) => return,
+                },
+                () = self.ctx.shutdown.cancelled() => return,
+            };
+        }
+    }
+
+    /// Compiles those that changed; with none given, all.
+    fn compile_all(
+        &self,
+        rules: &WatchCache<Rule>,
+        known: &mut HashMap<NamespacedName, Compiled>,
+        touched: Option<&[NamespacedName]>,
+    ) {
+        let all: Vec<NamespacedName>;
+        let touched = match touched {
+            Some(touched) => touched,
+            None => {
+                let gone = known.keys().cloned();
+                all = rules.list().iter().map(|rule| name_of(rule.as_ref())).chain(gone).collect();
+                &all
+            }
+        };
+        for name in touched {
+            match rules.get(name) {
+                Some(rule) => {
+                    let version = (rule.metadata.uid.clone(), rule.metadata.generation);
+                    if known.get(name).is_none_or(|compiled| compiled.version != version) {
+                        let rule = compile_or_say(&rule).map(Arc::new);
+                        known.insert(name.clone(), Compiled { version, rule });
+                    }
+                }
+                None => drop(known.remove(name)),
+            }
+        }
+        let usable: Vec<Arc<CompiledRule>> = known.values().filter_map(|compiled| compiled.rule.clone()).collect();
+        let gauge = self.ctx.metrics.gauge("eventpulse_rules", "Rules, by whether they can be used.");
+        let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        gauge.get_or_create(&vec![("state", "usable".into())]).set(count(usable.len()));
+        gauge.get_or_create(&vec![("state", "broken".into())]).set(count(known.len() - usable.len()));
+        *self.groups.compiled.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(RuleSet::new(usable));
+        self.tell_groups(touched);
+    }
+
+    /// Groups that wait for their rule to be taken up again hear that it changed.
+    fn tell_groups(&self, rules: &[NamespacedName]) {
+        for group in self.groups.store.list() {
+            let name = name_of(group.as_ref());
+            let waits = group.spec.episode.as_ref().is_some_and(|episode| episode.step_pending)
+                || group.spec.alerts.iter().any(|alert| alert.facts.is_some());
+            if waits && rules.contains(&rule_of(&name.namespace, &group.spec)) && self.owns(&group.spec.correlation_id)
+            {
+                self.send_internal(name, &group, OwnedInput::RuleChanged);
+            }
+        }
+    }
+
+    /// Nothing is consumed before the first complete list of Rules; while their watch is broken the partitions are paused, and
+    /// after a while the group is left, so that a replica that can see takes over.
+    async fn keep_gate(&self, gate: watch::Sender<Gate>, mut compiled: watch::Receiver<bool>) {
+        let ready = async {
+            self.groups.store.ready().await;
+            self.groups.incidents.ready().await;
+            // Its sender ends only with the process.
+            let _ = compiled.wait_for(|compiled| *compiled).await;
+        };
+        tokio::select! {
+            () = ready => {}
+            () = self.ctx.shutdown.cancelled() => return,
+        }
+        self.ctx.health.ready("service");
+        let mut state = self.groups.rules.state();
+        loop {
+            let following = *state.borrow_and_update() == WatchState::Following;
+            gate.send_replace(if following { Gate::Open } else { Gate::Paused });
+            tokio::select! {
+                changed = state.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(self.config.stale_after), if !following => {
+                    tracing::warn!("The watch of Rules is stale; the consumer group is left.");
+                    gate.send_replace(Gate::Left);
+                    tokio::select! {
+                        changed = state.changed() => if changed.is_err() { return },
+                        () = self.ctx.shutdown.cancelled() => return,
+                    }
+                }
+                () = self.ctx.shutdown.cancelled() => return,
+            }
+        }
+    }
+
+    /// Timers, sweeps and evictions of the groups whose partition is this replica's.
+    async fn keep_time(&self) {
+        let store = Arc::clone(&self.groups.store);
+        let mut changes = store.changes();
+        let mut takeovers = self.ownership.takeovers();
+        tokio::select! {
+            () = store.ready() => {}
+            () = self.ctx.shutdown.cancelled() => return,
+        }
+        self.look_at_all();
+        let mut not_before = self.ctx.clock.now();
+        let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
+        sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut eviction = tokio::time::interval(EVICTION_INTERVAL);
+        eviction.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = self.ctx.shutdown.cancelled() => return,
+                change = changes.recv() => match change {
+                    Ok(name) => self.index(|index| index.update(&name, store.get(&name).as_deref())),
+                    Err(broadcast::error::RecvError::Lagged(_)) => self.look_at_all(),
+                    Err(broadcast::error::RecvError::Closed) => return,
+                },
+                changed = takeovers.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.look_at_all();
+                    let grace = jiff::SignedDuration::try_from(self.config.takeover_grace).unwrap_or_default();
+                    not_before = super::input::plus(self.ctx.clock.now(), grace);
+                }
+                () = tokio::time::sleep(self.until_due()) => {}
+                _ = sweep.tick() => {
+                    if let Err(StoreError::Shutdown) = store.sweep(|group| self.owns(&group.spec.correlation_id)).await {
+                        return;
+                    }
+                }
+                _ = eviction.tick() => self.evict().await,
+            }
+            if self.ctx.clock.now() >= not_before {
+                self.fire_due();
+            }
+        }
+    }
+
+    fn until_due(&self) -> Duration {
+        let due = self.index(|index| index.next_due());
+        let wait = due.map(|due| due.duration_since(self.ctx.clock.now()));
+        wait.map_or(TICK_MAX, |wait| Duration::try_from(wait).unwrap_or_default())
+            .clamp(Duration::from_millis(5), TICK_MAX)
+    }
+
+    fn fire_due(&self) {
+        let now = self.ctx.clock.now();
+        for name in self.index(|index| index.take_due(now)) {
+            // What is another's comes back with a takeover, when everything is looked at anew.
+            if let Some(group) = self.groups.store.get(&name).filter(|group| self.owns(&group.spec.correlation_id)) {
+                self.send_internal(name, &group, OwnedInput::Timer);
+            }
+        }
+    }
+
+    fn look_at_all(&self) {
+        let groups = self.groups.store.list();
+        self.index(|index| {
+            index.clear();
+            groups.iter().for_each(|group| index.update(&name_of(group.as_ref()), Some(group)));
+        });
+    }
+
+    async fn evict(&self) {
+        let now = self.ctx.clock.now();
+        for group in self.groups.store.list() {
+            let rule = self.groups.rule_set().get(&rule_of(&name_of(group.as_ref()).namespace, &group.spec)).cloned();
+            let window = rule.map(|rule| rule.accept_window.as_signed()).unwrap_or_default();
+            let memory = self.groups.retention.max(window);
+            if self.owns(&group.spec.correlation_id) && is_evictable(&group.spec, memory, now) {
+                if let Err(error) = self.groups.store.delete(&group).await {
+                    tracing::warn!(%error, "A group that is over could not be deleted; it is tried again.");
+                }
+            }
+        }
+    }
+
+    fn owns(&self, correlation: &CorrelationId) -> bool {
+        self.ownership.owns(correlation.as_str())
+    }
+
+    fn index<T>(&self, work: impl FnOnce(&mut GroupIndex) -> T) -> T {
+        work(&mut self.groups.index.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// A rule of the cache, compiled or not.
+struct Compiled {
+    version: (Option<String>, Option<i64>),
+    rule: Option<Arc<CompiledRule>>,
+}
+
+fn compile_or_say(rule: &Rule) -> Option<CompiledRule> {
+    compile(rule)
+        .inspect_err(|errors| {
+            let error = errors.first().map(ToString::to_string).unwrap_or_default();
+            tracing::warn!(rule = %name_of(rule), errors = errors.len(), error, "A rule cannot be used; it matches nothing.");
+        })
+        .ok()
+}
+
+/// Everything that has changed by now, so that many changes at once are one new index.
+fn drain(changes: &mut broadcast::Receiver<NamespacedName>, first: NamespacedName) -> Vec<NamespacedName> {
+    let mut names = vec![first];
+    while let Ok(name) = changes.try_recv() {
+        names.push(name);
+    }
+    names
+}
