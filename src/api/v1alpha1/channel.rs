@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Duration, SecretKeyReference};
+use super::{Duration, SecretKeyReference, duration::within};
 
 /// Where messages go. `type` names the member that is set.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -47,6 +47,7 @@ pub struct NotificationChannelSpec {
     pub templates: Vec<MessageTemplate>,
     /// How long one try to send may take.
     #[serde(default = "default_send_timeout")]
+    #[x_kube(validation = within("timeout", "100ms", "5m"))]
     pub timeout: Duration,
 }
 
@@ -75,11 +76,11 @@ pub struct SlackChannel {
 /// A JSON webhook.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = ("has(self.url) != has(self.urlSecretRef)", "exactly one of url and urlSecretRef is needed"))]
+#[x_kube(validation = ("has(self.url) != has(self.urlSecretRef)", "url and urlSecretRef: exactly one of them is needed"))]
 pub struct WebhookChannel {
-    /// The URL, when it is no secret.
+    /// The URL, when it is no secret: `http` or `https`, without a user name or password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 2048), regex(pattern = "^https?://"))]
+    #[schemars(length(max = 2048), regex(pattern = "^https?://[^\\s/?#@]+([/?#]\\S*)?$"))]
     pub url: Option<String>,
     /// The Secret key that holds the URL, when it is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -114,6 +115,7 @@ pub struct NotificationChannelStatus {
     pub observed_generation: Option<i64>,
     /// `Ready`: the templates compile and the Secrets are there.
     #[serde(default)]
+    #[schemars(length(max = 8))]
     #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
 }

@@ -2,6 +2,7 @@
 
 use std::{borrow::Cow, fmt, str::FromStr};
 
+use kube::core::Rule;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
@@ -44,6 +45,12 @@ impl Duration {
     pub fn as_signed(self) -> jiff::SignedDuration {
         jiff::SignedDuration::from_millis(self.as_millis())
     }
+}
+
+/// The CEL rule of a field that holds a duration, which the API server checks: from `least` to `most`, both as GEP-2257 says.
+pub(super) fn within(field: &str, least: &str, most: &str) -> Rule {
+    Rule::new(format!("duration(self) >= duration('{least}') && duration(self) <= duration('{most}')"))
+        .message(format!("{field}: from {least} to {most}").as_str())
 }
 
 impl FromStr for Duration {

@@ -4,6 +4,9 @@
 //! Written by EventPulse, each kind by exactly one service (design, section 1): `AlertGroup` (rules), `Action` (actions),
 //! `Incident` (incidents), `Notification` (notify).
 
+// Printer columns of one kind share their type.
+#![allow(clippy::duplicated_attributes)]
+
 mod action;
 mod alert_group;
 mod channel;

@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Duration, LocalReference, ParameterValue, TargetReference};
+use super::{Duration, LocalReference, ParameterValue, TargetReference, duration::within};
 
 /// Which alerts make an incident, and what is done about it.
 ///
@@ -20,8 +20,10 @@ use super::{Duration, LocalReference, ParameterValue, TargetReference};
     category = "eventpulse",
     status = "RuleStatus",
     derive = "PartialEq",
-    validation = kube::core::cel::Rule::new("size(self.metadata.name) <= 40")
+    validation = kube::core::Rule::new("size(self.metadata.name) <= 40")
         .message("metadata.name: at most 40 characters, because incidents are named after the rule"),
+    validation = kube::core::Rule::new("!self.metadata.name.contains('.')")
+        .message("metadata.name: no dots, because incidents are named after the rule"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Suspended", type_ = "boolean", json_path = ".spec.suspend"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
@@ -56,13 +58,16 @@ pub struct RuleSpec {
     pub notifications: Vec<RuleNotification>,
     /// No new incident of the same group for so long after one ended. An alert still firing at its end opens one then.
     #[serde(default)]
+    #[x_kube(validation = within("cooldown", "0s", "168h"))]
     pub cooldown: Duration,
     /// An alert without an end of its own, and not repeated for so long, is taken as resolved.
     /// Alertmanager's webhook gives no endsAt while an alert fires.
     #[serde(default = "default_expire_after")]
+    #[x_kube(validation = within("expireAfter", "1s", "720h"))]
     pub expire_after: Duration,
     /// An alert opens an incident only if it was accepted less than this ago: an old event that comes again is `stale`.
     #[serde(default = "default_accept_window")]
+    #[x_kube(validation = within("acceptWindow", "1s", "168h"))]
     pub accept_window: Duration,
 }
 
@@ -77,7 +82,7 @@ fn default_accept_window() -> Duration {
 /// Which alerts a rule is about: all matchers and all conditions must hold.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = ("size(self.matchers) > 0 || size(self.conditions) > 0", "at least one matcher or condition is needed; to match every alert write alertname=~\".+\""))]
+#[x_kube(validation = ("(has(self.matchers) && size(self.matchers) > 0) || (has(self.conditions) && size(self.conditions) > 0)", "matchers: at least one matcher or condition is needed; to match every alert write alertname=~\".+\""))]
 pub struct AlertMatch {
     /// Matchers in Alertmanager's own syntax, like `severity=~"warning|critical"`.
     #[serde(default)]
@@ -104,20 +109,26 @@ pub struct MatchCondition {
 }
 
 /// What the incident says and when it ends.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct IncidentTemplate {
     /// Severity; may hold `$(…)` with CEL over `alert`.
     #[serde(default = "default_severity")]
-    #[schemars(length(max = 1024))]
+    #[schemars(length(min = 1, max = 1024))]
     pub severity: String,
     /// One line for people; may hold `$(…)` with CEL over `alert`.
     #[serde(default = "default_summary")]
-    #[schemars(length(max = 2048))]
+    #[schemars(length(min = 1, max = 2048))]
     pub summary: String,
     /// What ends the incident, beside a person's decision and the alerts' own end.
     #[serde(default)]
     pub resolve_on: ResolveOn,
+}
+
+impl Default for IncidentTemplate {
+    fn default() -> Self {
+        Self { severity: default_severity(), summary: default_summary(), resolve_on: ResolveOn::default() }
+    }
 }
 
 fn default_severity() -> String {
@@ -156,6 +167,7 @@ pub struct RuleAction {
     pub parameters: Vec<ParameterValue>,
     /// How long after it was decided the step may still act: waiting, its turn and its run are in it.
     #[serde(default = "default_action_deadline")]
+    #[x_kube(validation = within("deadline", "1s", "24h"))]
     pub deadline: Duration,
     /// What follows when it cannot be known whether the step took effect: by default the ladder stops there.
     #[serde(default)]
@@ -192,9 +204,11 @@ pub struct RuleNotification {
     pub events: Vec<IncidentEvent>,
     /// A failed incident is told again after each such interval, until it is resolved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = within("repeatInterval", "1s", "168h"))]
     pub repeat_interval: Option<Duration>,
     /// How long after it was decided the message may still be sent.
     #[serde(default = "default_notification_deadline")]
+    #[x_kube(validation = within("deadline", "1s", "24h"))]
     pub deadline: Duration,
 }
 
@@ -226,6 +240,7 @@ pub struct RuleStatus {
     pub observed_generation: Option<i64>,
     /// `Ready`: everything in the rule compiles and everything it refers to is there.
     #[serde(default)]
+    #[schemars(length(max = 8))]
     #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
 }

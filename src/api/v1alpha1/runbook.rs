@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Duration;
+use super::{DNS_SUBDOMAIN_PATTERN, Duration, duration::within};
 
 /// What an action does to its target, and how carefully.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -32,7 +32,7 @@ use super::Duration;
 pub struct RunbookSpec {
     /// Every call is made as this account of the runbook's namespace. By default `default`, which may do nothing.
     #[serde(default = "default_service_account")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = DNS_SUBDOMAIN_PATTERN))]
     pub service_account_name: String,
     /// What a rule may set.
     #[serde(default)]
@@ -58,9 +58,10 @@ fn default_service_account() -> String {
 /// A parameter of a runbook.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = ("self.type == 'Integer' || (!has(self.minimum) && !has(self.maximum))", "minimum and maximum are for type Integer"))]
-#[x_kube(validation = ("!has(self.minimum) || !has(self.maximum) || self.minimum <= self.maximum", "minimum must not be above maximum"))]
+#[x_kube(validation = ("self.type == 'Integer' || (!has(self.minimum) && !has(self.maximum))", "minimum and maximum: for type Integer only"))]
+#[x_kube(validation = ("!has(self.minimum) || !has(self.maximum) || self.minimum <= self.maximum", "minimum: must not be above maximum"))]
 #[x_kube(validation = ("self.type != 'Integer' || !has(self.default) || self.default.matches('^-?[0-9]{1,9}$')", "default: type Integer needs a whole number"))]
+#[x_kube(validation = ("self.type != 'Integer' || !has(self.default) || !self.default.matches('^-?[0-9]{1,9}$') || ((!has(self.minimum) || int(self.default) >= self.minimum) && (!has(self.maximum) || int(self.default) <= self.maximum))", "default: must be from minimum to maximum"))]
 pub struct RunbookParameter {
     /// Name, as `$(params.NAME)` uses it.
     #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z][a-zA-Z0-9_]*$"))]
@@ -107,6 +108,7 @@ pub struct RunbookStep {
     pub restart: Option<RestartStep>,
     /// How long one try may take.
     #[serde(default = "default_step_timeout")]
+    #[x_kube(validation = within("timeout", "100ms", "10m"))]
     pub timeout: Duration,
 }
 
@@ -126,8 +128,9 @@ pub enum StepType {
 /// Change the number of replicas, by `delta` or to `replicas`, within bounds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = ("has(self.delta) != has(self.replicas)", "exactly one of delta and replicas is needed"))]
-#[x_kube(validation = ("!has(self.minReplicas) || !has(self.maxReplicas) || self.minReplicas <= self.maxReplicas", "minReplicas must not be above maxReplicas"))]
+#[x_kube(validation = ("has(self.delta) != has(self.replicas)", "delta and replicas: exactly one of them is needed"))]
+#[x_kube(validation = ("!has(self.minReplicas) || !has(self.maxReplicas) || self.minReplicas <= self.maxReplicas", "minReplicas: must not be above maxReplicas"))]
+#[x_kube(validation = ("!has(self.replicas) || type(self.replicas) != int || ((!has(self.minReplicas) || self.replicas >= self.minReplicas) && (!has(self.maxReplicas) || self.replicas <= self.maxReplicas))", "replicas: must be from minReplicas to maxReplicas"))]
 pub struct ScaleStep {
     /// How many more (or, negative, fewer): a whole number, not 0, or one `$(…)`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -178,12 +181,15 @@ impl Default for Retry {
 /// Exponential backoff with full jitter.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = ("duration(self.initial) <= duration(self.max)", "initial: must not be above max"))]
 pub struct Backoff {
     /// The longest wait before the first retry; doubled for each further one.
     #[serde(default = "default_backoff_initial")]
+    #[x_kube(validation = within("initial", "1ms", "5m"))]
     pub initial: Duration,
     /// The longest wait of all.
     #[serde(default = "default_backoff_max")]
+    #[x_kube(validation = within("max", "1ms", "1h"))]
     pub max: Duration,
 }
 
@@ -211,6 +217,7 @@ pub struct CircuitBreaker {
     pub failure_threshold: u16,
     /// How long it stays open before one call is let through.
     #[serde(default = "default_open_duration")]
+    #[x_kube(validation = within("openDuration", "100ms", "1h"))]
     pub open_duration: Duration,
 }
 
@@ -237,6 +244,7 @@ pub struct RunbookStatus {
     pub observed_generation: Option<i64>,
     /// `Ready`: every expression compiles and the parameters fit.
     #[serde(default)]
+    #[schemars(length(max = 8))]
     #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
 }

@@ -1,0 +1,47 @@
+//! Generated files are what the types say. `make generate` repairs them: it runs this test with `GENERATE=1`.
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+fn found(folder: &Path) -> BTreeMap<String, String> {
+    let Ok(entries) = fs::read_dir(folder) else { return BTreeMap::new() };
+    let files = entries.map(|entry| entry.unwrap()).filter(|entry| entry.path().is_file());
+    files.map(|entry| (entry.file_name().into_string().unwrap(), fs::read_to_string(entry.path()).unwrap())).collect()
+}
+
+/// Compares a folder with what should be in it, or writes it when `GENERATE` is set.
+fn check(name: &str, wanted: &BTreeMap<String, String>) {
+    let folder = folder(name);
+    let found = found(&folder);
+    if std::env::var_os("GENERATE").is_some() {
+        fs::create_dir_all(&folder).unwrap();
+        found
+            .keys()
+            .filter(|file| !wanted.contains_key(*file))
+            .for_each(|file| fs::remove_file(folder.join(file)).unwrap());
+        wanted.iter().for_each(|(file, text)| fs::write(folder.join(file), text).unwrap());
+        return;
+    }
+    let differing: BTreeSet<String> = wanted
+        .keys()
+        .chain(found.keys())
+        .filter(|file| wanted.get(*file) != found.get(*file))
+        .map(|file| format!("{name}/{file}"))
+        .collect();
+    assert!(differing.is_empty(), "{differing:?} differ from what the types say; run `make generate`");
+}
+
+#[test]
+fn the_definitions_of_the_custom_resources_are_what_the_types_say() {
+    let documents = eventpulse::api::crds::documents().unwrap();
+    assert!(documents.len() >= 4);
+    check("crds", &documents.into_iter().collect());
+}
