@@ -1,0 +1,174 @@
+//! What an event says about an incident: the one place that gives each type its meaning (design, section 5, incidents). Pure.
+
+use super::{
+    facts::{ActionFacts, Facts, Mark, Outcome},
+    text::{TARGET_MAX, cut, sane},
+};
+use crate::{
+    api::v1alpha1::{IncidentActionState, IncidentAlertState, IncidentEvent},
+    events::{
+        ActionCompleted, ActionFailed, ActionFailureReason, ActionId, ActionRequested, AlertStatus, Event,
+        IncidentHeader, NotificationDelivered, NotificationFailed, Payload, ResolvedReason,
+    },
+};
+
+/// Reason of the condition `Resolved`: an action took effect whose request says that it resolves.
+pub const REASON_ACTION_COMPLETED: &str = "ActionCompleted";
+/// Reason of the condition `Resolved`: every alert was resolved by its sender.
+pub const REASON_ALERTS_RESOLVED: &str = "AlertsResolved";
+/// Reason of the condition `Resolved`: every alert was resolved or not repeated in time.
+pub const REASON_ALERTS_EXPIRED: &str = "AlertsExpired";
+/// Reason of the condition `Failed`: the last step failed.
+pub const REASON_LADDER_EXHAUSTED: &str = "LadderExhausted";
+/// Reason of the condition `Failed`: nobody can know whether a step took effect, and the rule stops there.
+pub const REASON_OUTCOME_UNKNOWN: &str = "OutcomeUnknown";
+
+/// What the event says. None of a topic that incidents does not follow.
+pub fn said(event: &Event) -> Option<Facts> {
+    let header = event.payload.incident()?;
+    let mut facts = Facts::default();
+    let entry = match &event.payload {
+        Payload::IncidentOpened(data) => {
+            facts.first_target = data.target.as_ref().map(|target| cut(&target.display(), TARGET_MAX));
+            (rule(header), format!("opened: {}", header.summary))
+        }
+        Payload::IncidentResolved(data) => {
+            let (reason, message) = match data.reason {
+                ResolvedReason::AlertsResolved => (REASON_ALERTS_RESOLVED, "every alert is resolved"),
+                ResolvedReason::AlertsExpired => {
+                    (REASON_ALERTS_EXPIRED, "every alert is resolved or was not repeated in time")
+                }
+            };
+            facts.resolution = Some(Mark::new(event.time, reason, message));
+            ("alerts".to_owned(), format!("resolved: {message}"))
+        }
+        Payload::ActionRequested(data) => requested(&mut facts, data),
+        Payload::ActionCompleted(data) => completed(&mut facts, data, event),
+        Payload::ActionFailed(data) => failed(&mut facts, data, event),
+        Payload::NotificationDelivered(data) => delivered(&mut facts, data),
+        Payload::NotificationFailed(data) => undelivered(data),
+        Payload::AlertRaised(_)
+        | Payload::AlertDecided(_)
+        | Payload::IncidentUpdated(_)
+        | Payload::NotificationRequested(_)
+        | Payload::DeadLetter(_) => return None,
+    };
+    let (by, what) = entry;
+    facts.add_history(event.time, event.id.as_str(), event.topic().name(), &by, &what);
+    facts.alert_count = i32::try_from(header.alert_count).unwrap_or(i32::MAX);
+    for alert in &header.alerts {
+        let state = match alert.status {
+            AlertStatus::Firing => IncidentAlertState::Firing,
+            AlertStatus::Resolved => IncidentAlertState::Resolved,
+        };
+        facts.add_alert(alert.alert_id.as_str(), alert.starts_at, state, &alert.fingerprint);
+    }
+    facts.bound();
+    Some(facts)
+}
+
+/// Who and what, for the history.
+type Entry = (String, String);
+
+fn requested(facts: &mut Facts, data: &ActionRequested) -> Entry {
+    let target = data.target.display();
+    let what = format!("{} requested: runbook {} on {target}", step(&data.step, data.attempt), data.runbook);
+    let outcome = Outcome { state: IncidentActionState::Requested, finished_at: None, reason: None };
+    let action = ActionFacts {
+        step_index: int(data.step_index),
+        action: data.action_id.to_string(),
+        runbook: Some(data.runbook.clone()),
+        target,
+        requested_at: Some(data.decided_at),
+        outcome,
+    };
+    facts.add_action(&data.step, int(data.attempt), action);
+    (rule(&data.incident), what)
+}
+
+fn completed(facts: &mut Facts, data: &ActionCompleted, event: &Event) -> Entry {
+    let outcome = Outcome { state: IncidentActionState::Completed, finished_at: Some(event.time), reason: None };
+    let action = ended(&data.action_id, data.step_index, data.target.display(), outcome);
+    facts.add_action(&data.step, int(data.attempt), action);
+    if data.resolves {
+        facts.resolution = Some(Mark::new(event.time, REASON_ACTION_COMPLETED, &data.what));
+    }
+    (data.by.clone(), data.what.clone())
+}
+
+fn failed(facts: &mut Facts, data: &ActionFailed, event: &Event) -> Entry {
+    let state = match data.reason {
+        ActionFailureReason::Stale | ActionFailureReason::Suspended => IncidentActionState::SkippedStale,
+        _ => IncidentActionState::Failed,
+    };
+    let reason = reason_text(data.reason);
+    let outcome = Outcome { state, finished_at: Some(event.time), reason: Some(reason.clone()) };
+    let action = ended(&data.action_id, data.step_index, data.target.display(), outcome);
+    facts.add_action(&data.step, int(data.attempt), action);
+    let verb = if state == IncidentActionState::SkippedStale { "skipped" } else { "failed" };
+    let message = if data.message.is_empty() { String::new() } else { format!(": {}", data.message) };
+    let what = format!("{} on {} {verb}: {reason}{message}", step(&data.step, data.attempt), data.target.display());
+    if data.ends_ladder {
+        let why = if data.reason == ActionFailureReason::OutcomeUnknown {
+            REASON_OUTCOME_UNKNOWN
+        } else {
+            REASON_LADDER_EXHAUSTED
+        };
+        facts.failure = Some(Mark::new(event.time, why, &what));
+    }
+    (data.by.clone(), what)
+}
+
+fn delivered(facts: &mut Facts, data: &NotificationDelivered) -> Entry {
+    facts.last_notified_at = Some(sane(data.delivered_at));
+    let tries = if data.tries > 1 { format!(" after {} tries", data.tries) } else { String::new() };
+    let duplicate = if data.duplicate_possible { ", possibly twice" } else { "" };
+    (channel(&data.channel), format!("{} delivered for {}{tries}{duplicate}", data.template, happening(data.event)))
+}
+
+fn undelivered(data: &NotificationFailed) -> Entry {
+    let what = format!(
+        "{} for {} not delivered after {} tries: {}",
+        data.template,
+        happening(data.event),
+        data.tries,
+        data.message
+    );
+    (channel(&data.channel), what)
+}
+
+fn ended(action: &ActionId, step_index: u32, target: String, outcome: Outcome) -> ActionFacts {
+    ActionFacts {
+        step_index: int(step_index),
+        action: action.to_string(),
+        runbook: None,
+        target,
+        requested_at: None,
+        outcome,
+    }
+}
+
+fn rule(header: &IncidentHeader) -> String {
+    format!("rule {}", header.rule.name)
+}
+
+fn channel(name: &str) -> String {
+    format!("channel {name}")
+}
+
+fn step(name: &str, attempt: u32) -> String {
+    if attempt > 1 { format!("{name} (attempt {attempt})") } else { name.to_owned() }
+}
+
+fn happening(event: IncidentEvent) -> String {
+    format!("{event:?}")
+}
+
+/// The reason as it stands in the event: its JSON text.
+fn reason_text(reason: ActionFailureReason) -> String {
+    serde_json::to_value(reason).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+fn int(number: u32) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}

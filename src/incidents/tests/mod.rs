@@ -1,0 +1,6 @@
+//! Tests of the pure part: examples, convergence, bounds. Those of the service stand beside it.
+
+mod bounds;
+mod convergence;
+mod examples;
+pub mod make;
