@@ -1,1 +1,33 @@
 //! Parts of the end-to-end tests and the demo that are not the product.
+//!
+//! - [`sink`]: takes messages as Slack and as a generic webhook would, and misbehaves on request;
+//! - [`proxy`]: stands before the API server, and loses, refuses, delays or holds what a rule names;
+//! - [`alerts`]: what Alertmanager and Prometheus send.
+//!
+//! Everything listens on loopback, on a free port, and ends when its handle is dropped.
+
+pub mod alerts;
+pub mod proxy;
+pub mod sink;
+
+mod server;
+mod slack;
+
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+/// Something did not happen in time.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {seen} of {wanted} within {} ms", deadline.as_millis())]
+pub struct Shortfall {
+    /// What was waited for.
+    pub what: String,
+    /// How often it was wanted.
+    pub wanted: usize,
+    /// How often it happened.
+    pub seen: usize,
+    /// How long it had.
+    pub deadline: Duration,
+}

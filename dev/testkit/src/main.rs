@@ -1,0 +1,68 @@
+//! The testkit from the command line.
+
+use std::{net::SocketAddr, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+use eventpulse_testkit::sink::Sink;
+
+#[derive(Parser)]
+#[command(name = "eventpulse-testkit", about = "Parts of EventPulse's tests and demo")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Takes messages as Slack and as a webhook receiver would, and prints them as they come
+    Sink {
+        /// Where to listen; port 0 is a free one
+        #[arg(long, default_value = "127.0.0.1:0")]
+        listen: SocketAddr,
+        /// Print each message as one line of JSON instead
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Sink { listen, json } => match Sink::start_on(listen).await {
+            Ok(sink) => print_messages(sink, json).await,
+            Err(error) => {
+                eprintln!("listen on {listen}: {error}");
+                ExitCode::FAILURE
+            }
+        },
+    }
+}
+
+/// Until Ctrl-C.
+async fn print_messages(sink: Sink, json: bool) -> ExitCode {
+    println!("Messages for {} are shown here.", sink.url("services/demo"));
+    let mut messages = sink.follow();
+    let mut shown = 0;
+    loop {
+        let new: Vec<_> = {
+            let all = messages.borrow_and_update();
+            all[shown..].to_vec()
+        };
+        shown += new.len();
+        for message in new {
+            if json {
+                let line = serde_json::json!({
+                    "at": message.at.to_string(), "path": message.path, "headers": message.headers,
+                    "answered": message.answered, "body": message.json(),
+                });
+                println!("{line}");
+            } else {
+                println!("{message}");
+            }
+        }
+        tokio::select! {
+            changed = messages.changed() => if changed.is_err() { return ExitCode::SUCCESS },
+            _ = tokio::signal::ctrl_c() => return ExitCode::SUCCESS,
+        }
+    }
+}
