@@ -11,8 +11,8 @@ use schemars::{JsonSchema, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
 use super::v1alpha1::{
-    Incident, IncidentSpec, IncidentStatus, NotificationChannel, NotificationChannelSpec, NotificationChannelStatus,
-    Rule, RuleSpec, RuleStatus, Runbook, RunbookSpec, RunbookStatus,
+    AlertGroup, AlertGroupSpec, Incident, IncidentSpec, IncidentStatus, NotificationChannel, NotificationChannelSpec,
+    NotificationChannelStatus, Rule, RuleSpec, RuleStatus, Runbook, RunbookSpec, RunbookStatus,
 };
 
 /// The first line of each file.
@@ -45,6 +45,7 @@ pub fn crds() -> Result<Vec<CustomResourceDefinition>, GenerateError> {
         complete::<RunbookSpec, RunbookStatus>(&Runbook::crd())?,
         complete::<NotificationChannelSpec, NotificationChannelStatus>(&NotificationChannel::crd())?,
         complete::<IncidentSpec, IncidentStatus>(&Incident::crd())?,
+        complete::<AlertGroupSpec, ()>(&AlertGroup::crd())?,
     ])
 }
 
