@@ -1,10 +1,13 @@
 //! One CEL expression, compiled once and evaluated without ever panicking.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    collections::BTreeSet,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 use cel::{
     ExecutionError, Program as Compiled, Value,
-    common::ast::{EntryExpr, Expr, IdedExpr},
+    common::ast::{EntryExpr, Expr, IdedExpr, LiteralValue},
 };
 
 use super::{
@@ -97,6 +100,56 @@ impl Program {
         catch_unwind(AssertUnwindSafe(|| self.0.execute(&scope.0)))
             .map_err(|_| Problem::at(0, "the expression cannot be evaluated"))?
             .map_err(|error| Problem::at(0, execution_problem(&error)))
+    }
+
+    /// The fields of `variable` that the expression names, as `params.delta` or `params["delta"]`.
+    pub(super) fn fields_of(&self, variable: Variable, fields: &mut BTreeSet<String>) {
+        fields_of(self.0.expression(), variable.name(), fields);
+    }
+}
+
+fn fields_of(node: &IdedExpr, variable: &str, fields: &mut BTreeSet<String>) {
+    let is_variable = |node: &IdedExpr| matches!(&node.expr, Expr::Ident(name) if name == variable);
+    match &node.expr {
+        Expr::Unspecified | Expr::Literal(_) | Expr::Ident(_) => {}
+        Expr::Call(call) => {
+            if let [operand, index] = call.args.as_slice()
+                && call.func_name == "_[_]"
+                && is_variable(operand)
+                && let Expr::Literal(LiteralValue::String(name)) = &index.expr
+            {
+                fields.insert(name.inner().to_owned());
+            }
+            call.target
+                .iter()
+                .map(AsRef::as_ref)
+                .chain(&call.args)
+                .for_each(|child| fields_of(child, variable, fields));
+        }
+        Expr::Select(select) => {
+            if is_variable(&select.operand) {
+                fields.insert(select.field.clone());
+            }
+            fields_of(&select.operand, variable, fields);
+        }
+        Expr::List(list) => list.elements.iter().for_each(|child| fields_of(child, variable, fields)),
+        Expr::Map(map) => map.entries.iter().for_each(|entry| entry_fields(&entry.expr, variable, fields)),
+        Expr::Struct(message) => message.entries.iter().for_each(|entry| entry_fields(&entry.expr, variable, fields)),
+        Expr::Comprehension(parts) => {
+            [&parts.iter_range, &parts.accu_init, &parts.loop_cond, &parts.loop_step, &parts.result]
+                .into_iter()
+                .for_each(|child| fields_of(child, variable, fields))
+        }
+    }
+}
+
+fn entry_fields(entry: &EntryExpr, variable: &str, fields: &mut BTreeSet<String>) {
+    match entry {
+        EntryExpr::StructField(field) => fields_of(&field.value, variable, fields),
+        EntryExpr::MapEntry(entry) => {
+            fields_of(&entry.key, variable, fields);
+            fields_of(&entry.value, variable, fields);
+        }
     }
 }
 

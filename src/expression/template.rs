@@ -1,5 +1,7 @@
 //! A text that may hold `$(…)`.
 
+use std::collections::BTreeSet;
+
 use cel::Value;
 
 use super::{
@@ -68,6 +70,22 @@ impl Template {
     /// Whether the text is the same for all facts.
     pub fn is_constant(&self) -> bool {
         self.parts.iter().all(|part| matches!(part, Part::Text(_)))
+    }
+
+    /// Whether the text is one `$(…)` and nothing beside it.
+    pub fn is_one_expression(&self) -> bool {
+        matches!(self.parts.as_slice(), [Part::Expression(..)])
+    }
+
+    /// The fields of `variable` that the expressions name, as `params.delta` or `params["delta"]`.
+    pub fn fields_of(&self, variable: Variable) -> BTreeSet<String> {
+        let mut fields = BTreeSet::new();
+        for part in &self.parts {
+            if let Part::Expression(program, _) = part {
+                program.fields_of(variable, &mut fields);
+            }
+        }
+        fields
     }
 
     /// The text for these facts, at most `max` bytes; a longer one is an error, because a name or number that was cut means

@@ -236,3 +236,19 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn a_text_knows_which_parameters_it_names() {
+    let params = &[Variable::Params];
+    let text = "$(params.a + int(params['b'])) $([1].exists(x, x > params.c)) $(has(params.d) ? {'k': params.a}.k : 1)";
+    let named: Vec<String> =
+        Template::compile("t", text, params).unwrap().fields_of(Variable::Params).into_iter().collect();
+    assert_eq!(named, ["a", "b", "c", "d"]);
+    assert!(Template::compile("t", "$(1)", params).unwrap().fields_of(Variable::Params).is_empty());
+}
+
+#[test]
+fn one_expression_is_not_two_and_not_one_with_text() {
+    let one = |text| Template::compile("t", text, &[Variable::Params]).unwrap().is_one_expression();
+    assert!(one("$(params.a)") && !one("$(1)$(2)") && !one("-$(1)") && !one("5"));
+}

@@ -1,7 +1,8 @@
 //! A cache of every object of one kind, fed by a watch, and by the service's own writes where it has any.
 //!
 //! The newest resourceVersion wins (they compare as numbers, KEP-5504), so a slow watch never takes back what was just written.
-//! An object that cannot be read as its type is left out, said, and stalls nothing.
+//! An object that cannot be read as its type is left out, said, and stalls nothing; [`WatchCache::invalid`] gives it to whoever
+//! can tell its author.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -11,9 +12,10 @@ use std::{
 };
 
 use futures::{StreamExt, pin_mut};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{
     Api, Resource, ResourceExt,
-    core::{DeserializeGuard, NamespaceResourceScope},
+    core::{DeserializeGuard, NamespaceResourceScope, error_boundary::InvalidObject},
     runtime::watcher,
 };
 use serde::de::DeserializeOwned;
@@ -65,6 +67,7 @@ pub enum WatchState {
 /// See the module's text.
 pub struct WatchCache<K> {
     objects: RwLock<HashMap<NamespacedName, Arc<K>>>,
+    invalid: RwLock<HashMap<NamespacedName, Arc<InvalidObject>>>,
     changes: broadcast::Sender<NamespacedName>,
     state: watch::Sender<WatchState>,
 }
@@ -74,6 +77,7 @@ impl<K: Cached> WatchCache<K> {
     pub fn new() -> Arc<Self> {
         Arc::new(Self {
             objects: RwLock::default(),
+            invalid: RwLock::default(),
             changes: broadcast::channel(CHANGES_MAX).0,
             state: watch::Sender::new(WatchState::Starting),
         })
@@ -116,9 +120,12 @@ impl<K: Cached> WatchCache<K> {
 
     fn apply(&self, event: watcher::Event<DeserializeGuard<K>>, listed: &mut HashSet<NamespacedName>) {
         match event {
-            watcher::Event::Init => listed.clear(),
+            watcher::Event::Init => {
+                listed.clear();
+                self.write_invalid().clear();
+            }
             watcher::Event::InitApply(DeserializeGuard(object)) => {
-                if let Some(object) = readable(object) {
+                if let Some(object) = self.readable(object) {
                     listed.insert(name_of(&object));
                     self.upsert(object);
                 }
@@ -129,7 +136,7 @@ impl<K: Cached> WatchCache<K> {
                 self.set_state(WatchState::Following);
             }
             watcher::Event::Apply(DeserializeGuard(object)) => {
-                if let Some(object) = readable(object) {
+                if let Some(object) = self.readable(object) {
                     self.upsert(object);
                 }
                 self.set_state(WatchState::Following);
@@ -139,10 +146,8 @@ impl<K: Cached> WatchCache<K> {
                     Ok(object) => (object.meta(), version_of(object)),
                     Err(invalid) => (&invalid.metadata, parse_version(invalid.metadata.resource_version.as_deref())),
                 };
-                let name = NamespacedName {
-                    namespace: meta.namespace.clone().unwrap_or_default(),
-                    name: meta.name.clone().unwrap_or_default(),
-                };
+                let name = name_in(meta);
+                self.write_invalid().remove(&name);
                 self.remove(&name, version);
                 self.set_state(WatchState::Following);
             }
@@ -202,6 +207,39 @@ impl<K: Cached> WatchCache<K> {
         if removed {
             self.notify(name.clone());
         }
+    }
+
+    /// Takes note of an object that cannot be read. What was known of it before is no longer what its author says.
+    fn readable(&self, object: Result<K, InvalidObject>) -> Option<K> {
+        match object {
+            Ok(object) => {
+                self.write_invalid().remove(&name_of(&object));
+                Some(object)
+            }
+            Err(invalid) => {
+                let name = name_in(&invalid.metadata);
+                tracing::warn!(kind = %K::kind(&()), %name, error = invalid.error, "An object cannot be read; it is left out.");
+                let version = parse_version(invalid.metadata.resource_version.as_deref());
+                self.write_invalid().insert(name.clone(), Arc::new(invalid));
+                self.remove(&name, version);
+                self.notify(name);
+                None
+            }
+        }
+    }
+
+    /// The object of this name, if it is there and cannot be read as its type.
+    pub fn invalid(&self, name: &NamespacedName) -> Option<Arc<InvalidObject>> {
+        self.invalid.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    /// The names of all objects that cannot be read as their type.
+    pub fn invalid_names(&self) -> Vec<NamespacedName> {
+        self.invalid.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+
+    fn write_invalid(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<NamespacedName, Arc<InvalidObject>>> {
+        self.invalid.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The newest known version of an object.
@@ -272,13 +310,11 @@ fn parse_version(version: Option<&str>) -> u64 {
     version.and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
-fn readable<K: Resource<DynamicType = ()>>(object: Result<K, kube::core::error_boundary::InvalidObject>) -> Option<K> {
-    object
-        .inspect_err(|invalid| {
-            let (namespace, name) = (invalid.metadata.namespace.as_deref(), invalid.metadata.name.as_deref());
-            tracing::warn!(kind = %K::kind(&()), namespace, name, error = invalid.error, "An object cannot be read; it is left out.");
-        })
-        .ok()
+fn name_in(meta: &ObjectMeta) -> NamespacedName {
+    NamespacedName {
+        namespace: meta.namespace.clone().unwrap_or_default(),
+        name: meta.name.clone().unwrap_or_default(),
+    }
 }
 
 /// What a watch's error means for people.
@@ -378,12 +414,19 @@ mod tests {
     }
 
     #[test]
-    fn an_object_that_cannot_be_read_is_left_out() {
+    fn an_object_that_cannot_be_read_is_left_out_and_told_until_it_is_mended() {
         let cache = cache();
-        let invalid: DeserializeGuard<ConfigMap> =
-            serde_json::from_value(serde_json::json!({"metadata": {"name": "a", "namespace": "shop"}, "data": 7}))
-                .unwrap();
-        cache.apply(watcher::Event::Apply(invalid), &mut HashSet::new());
-        assert!(cache.is_empty());
+        let apply = |value: serde_json::Value| {
+            let object: DeserializeGuard<ConfigMap> = serde_json::from_value(value).unwrap();
+            cache.apply(watcher::Event::Apply(object), &mut HashSet::new());
+        };
+        let meta = |version: &str| serde_json::json!({"name": "a", "namespace": "shop", "uid": "u", "resourceVersion": version});
+        apply(serde_json::json!({"metadata": meta("5"), "data": {"a": "b"}}));
+        apply(serde_json::json!({"metadata": meta("6"), "data": 7}));
+        assert!(cache.is_empty(), "what was known before is not what its author says now");
+        assert_eq!(cache.invalid(&name("a")).unwrap().metadata.resource_version.as_deref(), Some("6"));
+        assert_eq!(cache.invalid_names(), [name("a")]);
+        apply(serde_json::json!({"metadata": meta("7"), "data": {"a": "c"}}));
+        assert!(cache.invalid(&name("a")).is_none() && cache.get(&name("a")).is_some());
     }
 }
