@@ -96,7 +96,7 @@ impl RuleSet {
             .collect()
     }
 
-    fn candidates(&self, labels: &BTreeMap<String, String>) -> Vec<usize> {
+    pub(super) fn candidates(&self, labels: &BTreeMap<String, String>) -> Vec<usize> {
         let by_label = labels.iter().filter_map(|(name, value)| self.by_label.get(name)?.get(value)).flatten();
         match labels.get("namespace").filter(|namespace| !namespace.is_empty()) {
             Some(namespace) => by_label.chain(self.others.get(namespace).into_iter().flatten()).copied().collect(),

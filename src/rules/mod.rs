@@ -19,3 +19,6 @@ pub use decide::{Adopted, Decision, GroupKey, RuleView, decide, is_evictable, ne
 pub use input::{Input, InvalidAlert, RaisedAlert};
 pub use matching::{RuleMatch, RuleSet};
 pub use service::{RulesConfig, RulesError, run};
+
+#[cfg(test)]
+mod tests;

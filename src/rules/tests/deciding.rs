@@ -1,0 +1,348 @@
+//! What an alert means for its group.
+
+use super::fixtures::*;
+use crate::{
+    api::v1alpha1::{Duration, GROUP_ALERTS_MAX, ResolveOn},
+    events::{ActionFailureReason, AlertStatus, DecisionReason::*, Payload, ResolvedReason, Topic},
+};
+
+#[test]
+fn an_alert_opens_an_incident_and_its_repetitions_change_nothing() {
+    let mut group = Scenario::seed();
+    assert_eq!(group.alert(firing(1, 0)), Opened);
+    assert_eq!(topics(&group.said), ["incident.opened", "notification.requested", "action.requested", "alert.decided"]);
+    let before = group.group.clone();
+    for _ in 0..50 {
+        assert_eq!(group.alert(firing(1, 0).accepted(30)), Repeated);
+    }
+    assert_eq!(group.group, before, "a repetition was written");
+    assert_eq!(requests(&group.said).len(), 1);
+}
+
+#[test]
+fn the_facts_say_what_the_rule_says() {
+    let mut group = Scenario::seed();
+    group.alert(firing(1, 0));
+    let header = group.header();
+    assert_eq!((header.severity.as_str(), header.summary.as_str()), ("warning", "CPU of svc-a is high"));
+    assert_eq!((header.alert_count, header.alerts.len()), (1, 1));
+    assert!(header.incident_id.as_str().starts_with("cpu-high-"));
+    let request = group.request();
+    assert_eq!((request.step.as_str(), request.runbook.as_str()), ("add-replica", "scale-up"));
+    assert_eq!(request.parameters[0].value, "1");
+    assert_eq!((request.decided_at, request.deadline), (at(0), at(300)));
+    assert!(request.resolves && !request.last);
+    let message = messages(&group.said).remove(0);
+    assert_eq!((message.channel.as_str(), message.deadline), ("ops", at(3600)));
+    for event in &group.said {
+        assert_eq!((event.time, event.source.as_str()), (at(0), "eventpulse/rules"));
+        assert!(event.traceparent.is_some(), "{} lost its trace", event.topic());
+    }
+    let keys: Vec<&str> = group.said.iter().map(|event| event.key.as_str()).collect();
+    assert_eq!(keys[2], "shop/Deployment/svc-a");
+    assert_eq!(keys[0], header.incident_id.as_str());
+    let entry = group.last_entry();
+    assert_eq!((entry.reason, entry.incident_id), (Opened, Some(header.incident_id)));
+    assert_eq!(entry.rule.unwrap().to_string(), "shop/cpu-high");
+}
+
+#[test]
+fn further_alerts_of_the_group_join() {
+    let mut group = Scenario::seed();
+    group.alert(firing(1, 0));
+    assert_eq!(group.alert(firing(2, 10)), Joined);
+    assert_eq!(group.alert(firing(2, 10).accepted(20)), Repeated);
+    assert_eq!(group.episode().alert_count, 2);
+    assert_eq!(requests(&group.said).len(), 1);
+}
+
+#[test]
+fn the_incident_resolves_when_all_its_alerts_are() {
+    let mut group = Scenario::seed();
+    group.alert(firing(1, 0));
+    group.alert(firing(2, 10));
+    assert_eq!(group.alert(resolved(1, 0, 50)), Resolved);
+    assert!(group.is_open());
+    assert_eq!(group.alert(resolved(2, 10, 60)), Resolved);
+    assert!(!group.is_open());
+    let Some(Payload::IncidentResolved(fact)) =
+        group.said.iter().map(|e| &e.payload).find(|p| p.topic() == Topic::IncidentResolved)
+    else {
+        panic!("nothing said that it is over");
+    };
+    assert_eq!(fact.reason, ResolvedReason::AlertsResolved);
+    assert!(fact.incident.alerts.iter().all(|alert| alert.status == AlertStatus::Resolved));
+    assert_eq!(said(&group.said).last().unwrap(), "IncidentResolved Resolved");
+    assert_eq!(group.alert(resolved(2, 10, 60).accepted(70)), Repeated);
+}
+
+#[test]
+fn alerts_of_an_ended_incident_are_repetitions_until_they_begin_anew() {
+    let mut group = Scenario::with(|rule| rule.spec.cooldown = Duration::default());
+    group.alert(firing(1, 0));
+    group.completes();
+    assert!(!group.is_open());
+    assert_eq!(group.alert(firing(1, 0).accepted(600)), Repeated);
+    assert_eq!(group.alert(resolved(1, 0, 700)), Resolved);
+    assert_eq!(group.alert(firing(1, 0).accepted(710)), Repeated);
+    assert_eq!(group.alert(firing(1, 650).accepted(720)), Repeated, "it overlaps what has ended");
+    assert_eq!(group.alert(firing(1, 800)), Opened);
+    assert_eq!(requests(&group.said).len(), 2);
+}
+
+#[test]
+fn an_unknown_fingerprint_is_never_a_repetition() {
+    let mut group = Scenario::with(|rule| rule.spec.cooldown = Duration::default());
+    group.alert(firing(1, 0));
+    group.completes();
+    assert_eq!(group.alert(firing(2, 0).accepted(60)), Opened);
+}
+
+#[test]
+fn both_of_a_highly_available_pair_are_one_alert() {
+    let mut group = Scenario::with(|rule| rule.spec.cooldown = Duration::default());
+    group.alert(firing(1, 0));
+    assert_eq!(group.alert(firing(1, 7)), Repeated);
+    assert_eq!((group.known(1).starts_at, group.known(1).last_starts_at), (at(0), at(7)));
+    group.completes();
+    assert_eq!(group.alert(firing(1, 7).accepted(60)), Repeated);
+    // The second one's first telling comes after the end.
+    let mut late = Scenario::with(|rule| rule.spec.cooldown = Duration::default());
+    late.alert(firing(1, 0));
+    late.completes();
+    assert_eq!(late.alert(firing(1, 7)), Repeated);
+    assert_eq!(late.alert(resolved(1, 0, 60)), Resolved);
+    assert_eq!(late.alert(firing(1, 7).accepted(61)), Repeated);
+}
+
+#[test]
+fn a_resolved_that_overtook_its_firing_is_remembered() {
+    let mut group = Scenario::seed();
+    assert_eq!(group.alert(resolved(1, 0, 50)), NothingToResolve);
+    assert_eq!(group.alert(firing(1, 0).accepted(1)), Repeated);
+    assert!(!group.is_open() && requests(&group.said).is_empty());
+    assert_eq!(group.alert(firing(1, 100)), Opened);
+}
+
+#[test]
+fn the_end_of_an_earlier_interval_does_not_end_a_later_one() {
+    let mut group = Scenario::seed();
+    group.alert(firing(1, 100));
+    assert_eq!(group.alert(resolved(1, 0, 50).accepted(110)), Repeated);
+    assert_eq!(group.known(1).status, AlertStatus::Firing);
+}
+
+#[test]
+fn a_later_end_wins_over_an_earlier_resolution() {
+    let mut group = Scenario::with(|rule| rule.spec.incident.resolve_on = ResolveOn::AlertResolved);
+    group.alert(firing(1, 0).until(240));
+    group.alert(firing(2, 0).until(240));
+    group.alert(resolved(1, 0, 100));
+    assert_eq!(group.alert(firing(1, 0).until(400).accepted(160)), Repeated);
+    assert_eq!(group.known(1).status, AlertStatus::Firing);
+    // A resolution that is older than what is known says nothing.
+    assert_eq!(group.alert(resolved(1, 0, 100)), Repeated);
+    assert_eq!(group.known(1).status, AlertStatus::Firing);
+}
+
+#[test]
+fn an_alert_that_begins_again_while_the_incident_is_open_joins_again() {
+    let mut group = Scenario::seed();
+    group.alert(firing(1, 0));
+    group.alert(firing(2, 0));
+    group.alert(resolved(1, 0, 50));
+    assert_eq!(group.alert(firing(1, 60)), Joined);
+    assert_eq!(group.alert(firing(1, 0).accepted(70)), Repeated);
+    assert_eq!(group.known(1).starts_at, at(60), "an old start came back");
+}
+
+#[test]
+fn expiry_follows_ends_at_where_it_is_given_and_the_rule_where_not() {
+    let mut prometheus = Scenario::seed();
+    prometheus.alert(firing(1, 0).until(240));
+    assert_eq!(prometheus.due(), Some(300 + 60), "the step's deadline comes first");
+    assert_eq!(prometheus.known(1).expires_at, Some(at(240 + 300)));
+    let mut webhook = Scenario::seed();
+    webhook.alert(firing(1, 0));
+    assert_eq!(webhook.known(1).expires_at, Some(at(12 * 3600)));
+}
+
+#[test]
+fn expiry_moves_only_when_less_than_half_of_its_window_is_left() {
+    let mut group = Scenario::seed();
+    group.alert(firing(1, 0).until(240));
+    group.alert(firing(1, 0).until(240 + 60).accepted(60));
+    assert_eq!(group.known(1).expires_at, Some(at(540)), "every repetition was a write");
+    group.alert(firing(1, 0).until(240 + 300).accepted(300));
+    assert_eq!(group.known(1).expires_at, Some(at(840)));
+}
+
+#[test]
+fn an_alert_that_is_not_repeated_expires_and_ends_the_incident() {
+    let mut group = Scenario::with(|rule| rule.spec.actions.clear());
+    group.alert(firing(1, 0).until(240));
+    assert!(group.timer(539).is_empty());
+    let events = group.timer(540);
+    assert_eq!(topics(&events), ["incident.resolved", "notification.requested"]);
+    let Payload::IncidentResolved(fact) = &events[0].payload else { panic!() };
+    assert_eq!(fact.reason, ResolvedReason::AlertsExpired);
+    assert_eq!(group.alert(firing(1, 0).until(900).accepted(600)), Repeated);
+}
+
+#[test]
+fn what_waited_in_the_log_is_believed_for_so_much_longer() {
+    let mut group = Scenario::seed();
+    group.now = 1800;
+    group.alert(firing(1, 0).until(240));
+    assert_eq!(group.known(1).expires_at, Some(at(240 + 300 + 1800)));
+}
+
+#[test]
+fn old_alerts_are_stale() {
+    let mut group = Scenario::seed();
+    group.now = 3601;
+    assert_eq!(group.alert(firing(1, 0)), Stale);
+    assert_eq!(group.alert(resolved(1, 0, 0)), Stale);
+    assert!(group.group.is_none());
+    assert_eq!(group.alert(firing(1, 0).accepted(10)), Opened);
+    let mut new_rule = Scenario::with(|rule| {
+        let time = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(100));
+        rule.metadata.creation_timestamp = Some(time);
+    });
+    assert_eq!(new_rule.alert(firing(1, 99)), Stale);
+    assert_eq!(new_rule.alert(firing(1, 99).accepted(100)), Opened);
+}
+
+#[test]
+fn a_late_resolution_ends_a_known_alert_all_the_same() {
+    let mut group = Scenario::seed();
+    group.alert(firing(1, 0));
+    group.now = 20_000;
+    assert_eq!(group.alert(resolved(1, 0, 50)), Resolved);
+    assert!(!group.is_open());
+}
+
+#[test]
+fn what_the_cooldown_holds_opens_at_its_end_if_it_still_fires() {
+    let mut group = Scenario::seed();
+    group.alert(firing(1, 0));
+    group.completes();
+    assert_eq!(group.alert(firing(2, 60)), Cooldown);
+    assert_eq!(group.alert(firing(3, 70)), Cooldown);
+    assert_eq!(group.alert(firing(4, 80)), Cooldown);
+    assert_eq!(group.alert(resolved(3, 70, 90)), Resolved);
+    let before = group.group.clone();
+    assert_eq!(group.alert(firing(2, 60).accepted(100)), Cooldown);
+    assert_eq!(group.group, before, "a repetition was written");
+    assert_eq!(group.due(), Some(300));
+    assert!(group.timer(299).is_empty());
+    assert_eq!(topics(&group.timer(300)), ["incident.opened", "notification.requested", "action.requested"]);
+    assert_eq!(group.episode().alert_count, 2);
+    assert!(group.known(2).in_episode && group.known(4).in_episode && !group.known(1).in_episode);
+    assert!(group.known(2).facts.is_none());
+}
+
+#[test]
+fn what_the_cooldown_holds_and_what_ends_before_it_opens_nothing() {
+    let mut group = Scenario::seed();
+    group.alert(firing(1, 0));
+    group.completes();
+    group.alert(firing(2, 60));
+    group.alert(resolved(2, 60, 90));
+    assert_eq!(group.due(), Some(12 * 3600), "only the first alert's expiry is due");
+    assert!(group.timer(400).is_empty());
+    assert!(!group.is_open());
+}
+
+#[test]
+fn a_suspended_rule_opens_nothing_and_an_open_incident_only_ends() {
+    let mut group = Scenario::seed();
+    group.suspended = true;
+    assert_eq!(group.alert(firing(1, 0)), Suspended);
+    assert!(group.group.is_none());
+    group.suspended = false;
+    assert_eq!(group.alert(firing(1, 0).accepted(10)), Opened);
+    group.suspended = true;
+    assert!(group.fails(ActionFailureReason::Suspended).is_empty(), "a suspended rule went on");
+    assert!(group.episode().step_pending);
+    assert_eq!(group.alert(resolved(1, 0, 60)), Resolved);
+    assert_eq!(topics(&group.said).last(), Some(&"incident.resolved"));
+}
+
+#[test]
+fn a_rule_that_is_taken_up_again_goes_on_where_it_was() {
+    let mut group = Scenario::seed();
+    group.alert(firing(1, 0));
+    group.suspended = true;
+    group.fails(ActionFailureReason::RetriesExhausted);
+    group.suspended = false;
+    assert_eq!(topics(&group.input(crate::rules::Input::RuleChanged)), ["action.requested"]);
+    assert_eq!(group.request().step, "restart");
+    assert!(group.input(crate::rules::Input::RuleChanged).is_empty());
+}
+
+#[test]
+fn a_deleted_rule_ends_its_incident_with_its_alerts() {
+    let mut group = Scenario::seed();
+    group.alert(firing(1, 0));
+    group.deleted = true;
+    assert!(group.fails(ActionFailureReason::RetriesExhausted).is_empty());
+    assert_eq!(group.alert(firing(2, 30)), Joined);
+    group.alert(resolved(1, 0, 60));
+    group.alert(resolved(2, 30, 60));
+    assert!(!group.is_open());
+    assert_eq!(group.alert(firing(3, 100)), Suspended);
+}
+
+#[test]
+fn a_storm_asks_for_nothing() {
+    let mut group = Scenario::seed();
+    group.storm = true;
+    assert_eq!(group.alert(firing(1, 0)), Storm);
+    assert!(group.group.is_none() && topics(&group.said) == ["alert.decided"]);
+}
+
+#[test]
+fn an_alert_whose_step_cannot_be_computed_is_invalid_and_keeps_nothing() {
+    let mut group = Scenario::with(|rule| rule.spec.actions[1].target_ref.name = "$(alert.labels.nope)".into());
+    assert_eq!(group.alert(firing(1, 0)), Invalid);
+    assert!(group.last_entry().detail.contains("spec.actions[restart].targetRef.name"));
+    assert!(group.group.is_none());
+}
+
+#[test]
+fn an_edit_of_the_rule_changes_the_next_incident() {
+    let mut group = Scenario::seed();
+    group.alert(firing(1, 0));
+    group.rule = compiled(&rule_with(|rule| {
+        rule.spec.actions.truncate(1);
+        rule.spec.actions[0].name = "other".into();
+        rule.spec.cooldown = Duration::default();
+    }));
+    group.fails(ActionFailureReason::RetriesExhausted);
+    assert_eq!(group.request().step, "restart");
+    group.alert(resolved(1, 0, 60));
+    assert_eq!(group.alert(firing(1, 100)), Cooldown, "the open incident's cooldown counts");
+    group.timer(360);
+    assert_eq!(group.request().step, "other");
+}
+
+#[test]
+fn a_group_remembers_a_bounded_number_of_alerts() {
+    let mut group = Scenario::with(|rule| rule.spec.cooldown = Duration::default());
+    for pod in 0..GROUP_ALERTS_MAX {
+        group.alert(firing(u8::try_from(pod).unwrap(), 0));
+    }
+    assert_eq!(group.episode().alert_count, 200);
+    assert!(!group.episode().approximate);
+    assert_eq!(group.alert(firing(201, 5)), Joined);
+    let spec = group.group.as_ref().unwrap();
+    assert_eq!(spec.alerts.len(), GROUP_ALERTS_MAX);
+    assert_eq!((group.episode().alert_count, group.episode().approximate), (201, true));
+    let size = serde_json::to_vec(spec).unwrap().len();
+    assert!(size < 128 * 1024, "200 alerts are {size} bytes");
+    // Of an ended incident, the alerts give way.
+    group.completes();
+    assert_eq!(group.alert(firing(202, 10)), Opened);
+    assert_eq!(group.group.as_ref().unwrap().alerts.len(), GROUP_ALERTS_MAX);
+}

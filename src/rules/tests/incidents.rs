@@ -1,0 +1,254 @@
+//! An incident from its opening to its end: the ladder, the messages, people, timers, adoption.
+
+use super::fixtures::*;
+use crate::{
+    api::v1alpha1::{Duration, IncidentPhase, OnUnknownOutcome, ResolveOn, StepOutcome},
+    events::{ActionFailureReason, ActionId, AlertLink, AlertStatus, DecisionReason::*, IncidentId, UpdateCause},
+    rules::{Adopted, Input, is_evictable},
+};
+
+#[test]
+fn a_completed_step_resolves_the_incident() {
+    let mut group = Scenario::seed();
+    group.alert(firing(1, 0));
+    assert_eq!(group.phase(), IncidentPhase::Mitigating);
+    group.now = 5;
+    let events = group.completes();
+    assert_eq!(said(&events), ["IncidentResolved Resolved"]);
+    assert_eq!(topics(&events).len(), 1, "its own event says that it is over");
+    let spec = group.group.as_ref().unwrap();
+    assert_eq!((spec.episode.is_none(), spec.cooldown_until), (true, Some(at(305))));
+    assert!(group.completes().is_empty(), "a known result counted again");
+}
+
+#[test]
+fn each_failure_requests_the_next_step_and_the_last_one_fails_the_incident() {
+    let mut group = Scenario::seed();
+    group.alert(firing(1, 0));
+    let first = group.fails(ActionFailureReason::RetriesExhausted);
+    assert_eq!(topics(&first), ["notification.requested", "action.requested"]);
+    assert_eq!(said(&first), ["ActionFailed ActionFailed/add-replica/1"]);
+    let context = &messages(&first)[0].context;
+    assert_eq!(context.reason.as_deref(), Some("retriesExhausted"));
+    assert_eq!(context.next_step.as_deref(), Some("restart"));
+    assert!(group.request().last);
+    let last = group.fails(ActionFailureReason::Refused);
+    assert_eq!(said(&last), ["ActionFailed ActionFailed/restart/1", "IncidentFailed Failed/0"]);
+    assert_eq!(messages(&last)[0].context.next_step, None);
+    assert_eq!(group.phase(), IncidentPhase::Failed);
+    assert_eq!(group.alert(firing(2, 30)), Joined);
+    group.alert(resolved(1, 0, 60));
+    group.alert(resolved(2, 30, 60));
+    assert!(!group.is_open(), "a failed incident resolves when its alerts clear");
+}
+
+#[test]
+fn results_that_are_not_of_this_step_and_try_change_nothing() {
+    let mut group = Scenario::seed();
+    group.alert(firing(1, 0));
+    let request = group.request();
+    let before = group.group.clone();
+    let mut other_try = failed(&request, ActionFailureReason::Refused);
+    other_try.attempt = 2;
+    other_try.action_id = ActionId::new("shop", &request.incident.incident_id, "add-replica", 2);
+    let mut other_incident = completed(&request);
+    other_incident.incident.incident_id = IncidentId::try_from("cpu-high-aaaaaaaaaa".to_owned()).unwrap();
+    let mut forged = completed(&request);
+    forged.step = "restart".into();
+    let mut unknown = completed(&request);
+    unknown.action_id = ActionId::try_from("made-up".to_owned()).unwrap();
+    assert!(group.input(Input::Failed(&other_try)).is_empty());
+    for result in [other_incident, forged, unknown] {
+        assert!(group.input(Input::Completed(&result)).is_empty());
+    }
+    assert_eq!(group.group, before);
+    // The first step's failure again, after the second was requested.
+    let failure = failed(&request, ActionFailureReason::Refused);
+    group.input(Input::Failed(&failure));
+    let before = group.group.clone();
+    assert!(group.input(Input::Failed(&failure)).is_empty());
+    assert_eq!(group.group, before);
+}
+
+#[test]
+fn an_unknown_outcome_stops_the_ladder_unless_the_rule_says_otherwise() {
+    let mut stops = Scenario::seed();
+    stops.alert(firing(1, 0));
+    let events = stops.fails(ActionFailureReason::OutcomeUnknown);
+    assert_eq!(topics(&events), ["notification.requested"; 2]);
+    assert_eq!(stops.phase(), IncidentPhase::Failed);
+    let mut goes_on = Scenario::with(|rule| rule.spec.actions[0].on_unknown_outcome = OnUnknownOutcome::Continue);
+    goes_on.alert(firing(1, 0));
+    goes_on.fails(ActionFailureReason::OutcomeUnknown);
+    assert_eq!(goes_on.request().step, "restart");
+}
+
+#[test]
+fn a_failed_incident_is_told_again_and_once_after_an_outage() {
+    let mut group = Scenario::with(|rule| {
+        rule.spec.actions.truncate(1);
+        rule.spec.expire_after = Duration::from_secs(90 * 24 * 3600);
+    });
+    group.alert(firing(1, 0));
+    group.fails(ActionFailureReason::Refused);
+    assert_eq!(group.due(), Some(1800));
+    assert_eq!(said(&group.timer(1800)), ["IncidentFailed Failed/1"]);
+    assert_eq!(said(&group.timer(1800)), Vec::<String>::new());
+    let after_outage = group.timer(3600 * 24 + 60);
+    assert_eq!(said(&after_outage), ["IncidentFailed Failed/2"]);
+    assert_eq!(messages(&after_outage)[0].context.repetition, 2);
+    assert_eq!(group.due(), Some(3600 * 24 + 1800));
+    group.suspended = true;
+    assert!(group.timer(3600 * 25).is_empty());
+    group.suspended = false;
+    assert_eq!(said(&group.timer(3600 * 26)), ["IncidentFailed Failed/3"]);
+}
+
+#[test]
+fn an_interval_of_nothing_does_not_repeat_without_end() {
+    let mut group = Scenario::with(|rule| {
+        rule.spec.actions.truncate(1);
+        rule.spec.notifications[2].repeat_interval = Some(Duration::default());
+    });
+    group.alert(firing(1, 0));
+    group.fails(ActionFailureReason::Refused);
+    assert_eq!(said(&group.timer(0)).len(), 1);
+    assert_eq!(group.due(), Some(60));
+}
+
+#[test]
+fn a_step_without_an_answer_is_asked_for_again_under_the_same_id() {
+    let mut group = Scenario::seed();
+    group.alert(firing(1, 0));
+    let first = group.request();
+    assert!(group.timer(359).is_empty());
+    let again = group.timer(360);
+    assert_eq!(topics(&again), ["action.requested"]);
+    assert_eq!(requests(&again), [first]);
+    assert_eq!(group.due(), Some(360 + 120));
+    group.fails(ActionFailureReason::Stale);
+    assert_eq!(group.request().step, "restart");
+}
+
+#[test]
+fn a_persons_decision_ends_the_incident_and_nothing_else_of_an_update_counts() {
+    let mut group = Scenario::seed();
+    group.alert(firing(1, 0));
+    assert!(group.decides(UpdateCause::Event, true).is_empty());
+    assert!(group.decides(UpdateCause::Decision, false).is_empty());
+    assert!(group.is_open());
+    let events = group.decides(UpdateCause::Decision, true);
+    assert_eq!(said(&events), ["IncidentResolved Resolved"]);
+    assert_eq!(messages(&events)[0].context.message.as_deref(), Some("resolved by ada"));
+    assert!(!group.is_open());
+    assert!(group.completes().is_empty(), "a result after the end counted");
+    assert_eq!(group.alert(firing(1, 0).accepted(400)), Repeated);
+}
+
+#[test]
+fn resolve_on_alert_resolved_waits_for_the_alerts() {
+    let mut group = Scenario::with(|rule| rule.spec.incident.resolve_on = ResolveOn::AlertResolved);
+    group.alert(firing(1, 0));
+    assert!(!group.request().resolves);
+    assert!(group.completes().is_empty());
+    assert_eq!(group.phase(), IncidentPhase::Mitigating);
+    assert_eq!(group.episode().steps[0].outcome, StepOutcome::Completed);
+    assert_eq!(group.due(), Some(12 * 3600), "a step that answered is not overdue");
+    group.alert(resolved(1, 0, 60));
+    assert!(!group.is_open());
+}
+
+#[test]
+fn a_rule_without_actions_resolves_on_its_alerts() {
+    let mut group = Scenario::with(|rule| rule.spec.actions.clear());
+    group.alert(firing(1, 0));
+    assert_eq!((group.phase(), requests(&group.said).len()), (IncidentPhase::Open, 0));
+    group.alert(resolved(1, 0, 60));
+    assert!(!group.is_open());
+}
+
+#[test]
+fn the_same_channel_and_template_twice_is_one_message() {
+    let mut group = Scenario::with(|rule| {
+        let twice = rule.spec.notifications[0].clone();
+        rule.spec.notifications.push(twice);
+    });
+    group.alert(firing(1, 0));
+    assert_eq!(messages(&group.said).len(), 1);
+}
+
+fn unfinished(phase: IncidentPhase) -> Adopted {
+    let alert = firing(1, 0).raised();
+    Adopted {
+        incident_id: IncidentId::try_from("cpu-high-zzzzzzzzzz".to_owned()).unwrap(),
+        opened_at: at(-100),
+        severity: "critical".into(),
+        summary: "before".into(),
+        phase,
+        alerts: vec![AlertLink {
+            alert_id: alert.alert_id,
+            fingerprint: alert.fingerprint,
+            starts_at: at(0),
+            status: AlertStatus::Firing,
+        }],
+        steps: vec![("add-replica".into(), 1, StepOutcome::Requested)],
+    }
+}
+
+#[test]
+fn a_group_that_was_deleted_takes_its_unfinished_incident_over() {
+    let mut group = Scenario::seed();
+    group.adopted = Some(unfinished(IncidentPhase::Mitigating));
+    assert_eq!(group.alert(firing(1, 0)), Repeated);
+    assert_eq!(topics(&group.said), ["alert.decided"], "a second incident opened");
+    assert_eq!(group.episode().incident_id.as_str(), "cpu-high-zzzzzzzzzz");
+    assert_eq!(group.alert(firing(2, 10)), Joined);
+    // Its step is asked for when it does not answer, and its answer counts.
+    group.timer(360);
+    assert_eq!(group.request().step, "add-replica");
+    group.fails(ActionFailureReason::RetriesExhausted);
+    assert_eq!(group.request().step, "restart");
+}
+
+#[test]
+fn a_failed_incident_that_is_taken_over_is_told_again() {
+    let mut group = Scenario::seed();
+    group.adopted = Some(unfinished(IncidentPhase::Failed));
+    group.alert(firing(1, 0));
+    assert_eq!(said(&group.timer(1800)).last().unwrap(), "IncidentFailed Failed/1");
+}
+
+#[test]
+fn a_group_is_deleted_only_when_nothing_of_it_can_come_again() {
+    let week = jiff::SignedDuration::from_hours(24 * 7);
+    let mut group = Scenario::seed();
+    group.alert(firing(1, 0));
+    let evictable = |group: &Scenario, now: i64| is_evictable(group.group.as_ref().unwrap(), week, at(now));
+    assert!(!evictable(&group, 30 * 24 * 3600), "an incident is open");
+    group.completes();
+    assert!(!evictable(&group, 30 * 24 * 3600), "an alert fires");
+    group.alert(resolved(1, 0, 60));
+    assert!(!evictable(&group, 24 * 7 * 3600), "its repetition may come");
+    assert!(evictable(&group, 24 * 7 * 3600 + 61));
+}
+
+#[test]
+fn ended_alerts_are_forgotten_when_nothing_of_them_can_come_again() {
+    let mut group = Scenario::with(|rule| rule.spec.cooldown = Duration::default());
+    group.alert(firing(1, 0));
+    group.alert(resolved(1, 0, 60));
+    let week = 7 * 24 * 3600;
+    group.alert(firing(2, week + 61));
+    assert_eq!(group.group.as_ref().unwrap().alerts.len(), 1);
+}
+
+#[test]
+fn a_timer_or_a_result_for_a_group_that_nobody_remembers_is_nothing() {
+    let mut group = Scenario::seed();
+    assert!(group.timer(10).is_empty());
+    let mut other = Scenario::seed();
+    other.alert(firing(1, 0));
+    let result = completed(&other.request());
+    assert!(group.input(Input::Completed(&result)).is_empty());
+    assert!(group.group.is_none());
+}

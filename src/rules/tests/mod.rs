@@ -1,0 +1,9 @@
+//! Tests of the rules: the compiler and the index, the decision case by case, its properties over generated histories, and the
+//! service on the log in memory and the API server in memory.
+
+mod compiling;
+mod deciding;
+mod fixtures;
+mod incidents;
+mod properties;
+mod serving;
