@@ -89,32 +89,35 @@ impl<K: Cached> WatchCache<K> {
         ctx.health.not_ready(kind, format!("the first list of {} has not arrived", K::plural(&())));
         let api: Api<DeserializeGuard<K>> = Api::all(ctx.kube.clone());
         let mut retry = 0;
-        let events = watcher(api, watcher::Config::default());
-        pin_mut!(events);
         let mut listed: HashSet<NamespacedName> = HashSet::new();
         loop {
-            let event = tokio::select! {
-                () = ctx.shutdown.cancelled() => return,
-                event = events.next() => event,
+            // A watch that failed is begun anew, with a list: kube's watcher would go on from where it was and say nothing until an
+            // object changes, so that nobody could know whether it works again.
+            let events = watcher(api.clone(), watcher::Config::default());
+            pin_mut!(events);
+            let error = loop {
+                let event = tokio::select! {
+                    () = ctx.shutdown.cancelled() => return,
+                    event = events.next() => event,
+                };
+                match event {
+                    Some(Ok(event)) => {
+                        self.apply(event, &mut listed);
+                        if *self.state.borrow() == WatchState::Following {
+                            retry = 0;
+                            ctx.health.ready(kind);
+                        }
+                    }
+                    Some(Err(error)) => break describe(&error),
+                    None => return,
+                }
             };
-            match event {
-                Some(Ok(event)) => {
-                    retry = 0;
-                    self.apply(event, &mut listed);
-                    if *self.state.borrow() == WatchState::Following {
-                        ctx.health.ready(kind);
-                    }
-                }
-                Some(Err(error)) => {
-                    self.set_state(WatchState::Broken);
-                    ctx.health.not_ready(kind, format!("watch of {}: {}", K::plural(&()), describe(&error)));
-                    if !wait(&ctx, &ctx.random, retry).await {
-                        return;
-                    }
-                    retry += 1;
-                }
-                None => return,
+            self.set_state(WatchState::Broken);
+            ctx.health.not_ready(kind, format!("watch of {}: {error}", K::plural(&())));
+            if !wait(&ctx, &ctx.random, retry).await {
+                return;
             }
+            retry += 1;
         }
     }
 
