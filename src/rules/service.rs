@@ -395,10 +395,11 @@ impl Service {
             let rule = self.groups.rule_set().get(&rule_of(&name_of(group.as_ref()).namespace, &group.spec)).cloned();
             let window = rule.map(|rule| rule.accept_window.as_signed()).unwrap_or_default();
             let memory = self.groups.retention.max(window);
-            if self.owns(&group.spec.correlation_id) && is_evictable(&group.spec, memory, now) {
-                if let Err(error) = self.groups.store.delete(&group).await {
-                    tracing::warn!(%error, "A group that is over could not be deleted; it is tried again.");
-                }
+            if self.owns(&group.spec.correlation_id)
+                && is_evictable(&group.spec, memory, now)
+                && let Err(error) = self.groups.store.delete(&group).await
+            {
+                tracing::warn!(%error, "A group that is over could not be deleted; it is tried again.");
             }
         }
     }

@@ -1,1 +1,464 @@
+//! The service on the log in memory and the API server in memory.
 
+use std::{sync::Arc, time::Duration};
+
+use jiff::SignedDuration;
+use serde_json::{Value, json};
+
+use super::fixtures::*;
+use crate::{
+    api::v1alpha1::{AlertGroup, Rule},
+    bus::{Bus, MemoryBus, TopicPartition},
+    events::{AlertDecided, DeadLetterReason, DecisionReason, Event, Payload, Record, Topic},
+    rules::{RulesConfig, run},
+    testing::{FakeApi, Fault, TestContext},
+};
+
+const GROUPS: &str = "/apis/eventpulse.io/v1alpha1/alertgroups";
+const RULES: &str = "/apis/eventpulse.io/v1alpha1/rules";
+const INCIDENTS: &str = "/apis/eventpulse.io/v1alpha1/incidents";
+
+struct Running {
+    test: TestContext,
+    bus: MemoryBus,
+}
+
+/// Waits for something that must come. The deadline only ends a test that fails.
+async fn until<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
+    for _ in 0..2000 {
+        if let Some(found) = found() {
+            return found;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("waited in vain for {what}");
+}
+
+fn put_rule(api: &FakeApi, rule: &Rule) {
+    api.put(RULES, serde_json::to_value(rule).unwrap());
+}
+
+impl Running {
+    fn start(api: FakeApi, bus: MemoryBus) -> Self {
+        let test = TestContext::with_api("rules", Arc::new(bus.clone()), api);
+        let config = RulesConfig {
+            takeover_grace: Duration::ZERO,
+            stale_after: Duration::from_millis(50),
+            ..Default::default()
+        };
+        let ctx = test.ctx.clone();
+        test.ctx.tasks.spawn("rules", run(ctx, config));
+        Self { test, bus }
+    }
+
+    fn seed() -> Self {
+        let api = FakeApi::new();
+        put_rule(&api, &rule(CPU_HIGH));
+        Self::start(api, MemoryBus::new(4))
+    }
+
+    async fn publish(&self, events: Vec<Event>) {
+        self.bus.publish(events.iter().map(|event| event.encode().unwrap()).collect()).await.unwrap();
+    }
+
+    async fn tell(&self, told: &[Told]) {
+        self.publish(told.iter().map(|told| told.event()).collect()).await;
+    }
+
+    fn events(&self, topic: Topic) -> Vec<Event> {
+        self.bus.records(topic).iter().map(|record| record.decode().unwrap()).collect()
+    }
+
+    fn ledger(&self) -> Vec<AlertDecided> {
+        self.events(Topic::AlertDecided)
+            .into_iter()
+            .filter_map(|event| match event.payload {
+                Payload::AlertDecided(entry) => Some(*entry),
+                _ => None,
+            })
+            .collect()
+    }
+
+    async fn reasons(&self, count: usize) -> Vec<DecisionReason> {
+        until("the ledger", || (self.ledger().len() >= count).then_some(())).await;
+        self.ledger().iter().map(|entry| entry.reason).collect()
+    }
+
+    fn group(&self) -> Option<AlertGroup> {
+        self.test.api.all(GROUPS).pop().map(|value| serde_json::from_value(value).unwrap())
+    }
+
+    /// Whether every record of a topic is acknowledged.
+    fn is_consumed(&self, topic: Topic) -> bool {
+        (0..4).all(|partition| {
+            let count = self.bus.records(topic).iter().filter(|r| self.partition(r) == partition).count();
+            let stored = self.bus.stored_offset("rules", TopicPartition { topic, partition }).unwrap_or(0);
+            stored == u64::try_from(count).unwrap()
+        })
+    }
+
+    fn partition(&self, record: &Record) -> u32 {
+        crate::bus::partition_of(record.key.as_deref().unwrap_or_default(), 4)
+    }
+
+    async fn consumed(&self, topic: Topic) {
+        until("the stored offsets", || self.is_consumed(topic).then_some(())).await;
+    }
+
+    async fn stop(mut self) -> (FakeApi, MemoryBus) {
+        self.test.ctx.shutdown.cancel();
+        let tasks = self.test.ctx.tasks.clone();
+        tokio::time::timeout(Duration::from_secs(20), tasks.finished()).await.expect("the service does not stop");
+        assert_eq!(self.test.failures.try_recv().ok(), None, "a task failed");
+        (self.test.api, self.bus)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alert_becomes_an_incident_and_its_completed_step_ends_it() {
+    let running = Running::seed();
+    running.tell(&[firing(1, 0)]).await;
+    assert_eq!(running.reasons(1).await, [DecisionReason::Opened]);
+    let request = requests(&running.events(Topic::ActionRequested)).remove(0);
+    let group = running.group().unwrap();
+    assert_eq!(group.metadata.labels.clone().unwrap()["eventpulse.io/rule"], "cpu-high");
+    assert_eq!(group.metadata.labels.unwrap()["eventpulse.io/incident"], request.incident.incident_id.to_string());
+    running.consumed(Topic::AlertRaised).await;
+    let result = Event {
+        id: crate::events::EventId::new("action.completed", request.action_id.as_str(), ""),
+        time: at(1),
+        source: "eventpulse/actions".into(),
+        subject: request.action_id.to_string(),
+        key: request.incident.incident_id.to_string(),
+        traceparent: None,
+        payload: completed(&request).into(),
+    };
+    running.publish(vec![result]).await;
+    running.consumed(Topic::ActionCompleted).await;
+    assert!(running.group().unwrap().spec.episode.is_none());
+    assert_eq!(said(&running.events(Topic::NotificationRequested)).len(), 2);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_repetitions_are_one_incident() {
+    let running = Running::seed();
+    running.tell(&[firing(1, 0); 50]).await;
+    running.reasons(1).await;
+    running.consumed(Topic::AlertRaised).await;
+    assert_eq!(running.bus.records(Topic::IncidentOpened).len(), 1);
+    assert_eq!(running.bus.records(Topic::ActionRequested).len(), 1);
+    assert_eq!(running.ledger()[0].reason, DecisionReason::Opened, "the first record for a key counts");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_decided_before_the_first_list_of_rules() {
+    let api = FakeApi::new();
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let held = Arc::clone(&gate);
+    api.on_request(move |seen| if seen.path == RULES { Fault::Hold(Arc::clone(&held)) } else { Fault::None });
+    put_rule(&api, &rule(CPU_HIGH));
+    let running = Running::start(api, MemoryBus::new(4));
+    running.tell(&[firing(1, 0)]).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(running.ledger().is_empty(), "an alert was decided without the rules");
+    gate.add_permits(100);
+    assert_eq!(running.reasons(1).await, [DecisionReason::Opened]);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_rule_matches_nothing_and_stops_nothing() {
+    let api = FakeApi::new();
+    put_rule(&api, &rule(CPU_HIGH));
+    put_rule(
+        &api,
+        &rule_with(|rule| {
+            rule.metadata.name = Some("broken".into());
+            rule.spec.r#match.matchers = vec!["alertname=~\"(\"".into()];
+        }),
+    );
+    api.put(
+        RULES,
+        json!({"apiVersion": "eventpulse.io/v1alpha1", "kind": "Rule",
+        "metadata": {"name": "nonsense", "namespace": "shop"}, "spec": {"match": 7}}),
+    );
+    let running = Running::start(api, MemoryBus::new(4));
+    running.tell(&[firing(1, 0)]).await;
+    assert_eq!(running.reasons(1).await, [DecisionReason::Opened]);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alert_without_a_rule_and_one_that_cannot_be_decided_are_in_the_ledger() {
+    let api = FakeApi::new();
+    put_rule(&api, &rule_with(|rule| rule.spec.r#match.conditions[0].expression = "alert.labels.nope == 'x'".into()));
+    let running = Running::start(api, MemoryBus::new(4));
+    running.tell(&[firing(1, 0)]).await;
+    assert_eq!(running.reasons(1).await, [DecisionReason::Invalid]);
+    running.test.api.remove(RULES, "shop", "cpu-high");
+    // The watch tells a moment later: until then the rule is asked.
+    until("an alert without a rule", || {
+        let event = firing(2, 0).event().encode().unwrap();
+        let bus = running.bus.clone();
+        tokio::spawn(async move { bus.publish(vec![event]).await });
+        running
+            .ledger()
+            .iter()
+            .any(|entry| entry.reason == DecisionReason::NoRule && entry.rule.is_none())
+            .then_some(())
+    })
+    .await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_used_is_a_dead_letter_and_holds_up_nothing() {
+    let running = Running::seed();
+    let raised = |change: &dyn Fn(&mut Value)| {
+        let mut record = firing(1, 0).event().encode().unwrap();
+        let mut data: Value = serde_json::from_slice(&record.value).unwrap();
+        change(&mut data);
+        record.value = data.to_string().into();
+        record
+    };
+    let foreign = raised(&|data| {
+        for field in ["alertId", "fingerprint", "annotations"] {
+            data.as_object_mut().unwrap().remove(field);
+        }
+    });
+    let records = vec![
+        raised(&|data| data["labels"] = json!({})),
+        raised(&|data| data["labels"] = json!(null)),
+        raised(&|data| data["source"] = json!("")),
+        raised(&|data| data["fingerprint"] = json!("f".repeat(65))),
+        raised(&|data| data["startsAt"] = json!("yesterday")),
+        foreign,
+    ];
+    running.bus.publish(records).await.unwrap();
+    assert_eq!(running.reasons(1).await, [DecisionReason::Opened]);
+    running.consumed(Topic::AlertRaised).await;
+    let reasons: Vec<DeadLetterReason> = running
+        .events(Topic::DeadLetter)
+        .into_iter()
+        .filter_map(|event| match event.payload {
+            Payload::DeadLetter(letter) => Some(letter.reason),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(reasons.iter().filter(|reason| **reason == DeadLetterReason::InvalidAlert).count(), 3);
+    assert_eq!(reasons.len(), 5);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_api_server_refuses_for_good_ends_as_refused() {
+    let api = FakeApi::new();
+    put_rule(&api, &rule(CPU_HIGH));
+    api.on_request(|seen| if seen.is_write() { Fault::Answer(403) } else { Fault::None });
+    let running = Running::start(api, MemoryBus::new(4));
+    running.tell(&[firing(1, 0), firing(2, 0)]).await;
+    assert_eq!(running.reasons(2).await, [DecisionReason::Refused; 2]);
+    running.consumed(Topic::AlertRaised).await;
+    assert_eq!(running.bus.records(Topic::DeadLetter).len(), 2);
+    assert!(running.bus.records(Topic::ActionRequested).is_empty());
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_whose_answer_is_lost_opens_one_incident() {
+    let api = FakeApi::new();
+    put_rule(&api, &rule(CPU_HIGH));
+    let lost = std::sync::atomic::AtomicBool::new(false);
+    api.on_request(move |seen| {
+        if seen.is_write() && !lost.swap(true, std::sync::atomic::Ordering::SeqCst) {
+            Fault::DropAnswer
+        } else {
+            Fault::None
+        }
+    });
+    let running = Running::start(api, MemoryBus::new(4));
+    running.tell(&[firing(1, 0)]).await;
+    running.consumed(Topic::AlertRaised).await;
+    until("the incident", || (running.bus.records(Topic::IncidentOpened).len() == 1).then_some(())).await;
+    assert_eq!(running.ledger()[0].reason, DecisionReason::Opened);
+    assert_eq!(running.bus.records(Topic::ActionRequested).len(), 1);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_replicas_that_decide_at_once_open_one_incident() {
+    let api = FakeApi::new();
+    put_rule(&api, &rule(CPU_HIGH));
+    // Whenever one is about to create the group, the other one has done so a moment before.
+    let raced = std::sync::atomic::AtomicBool::new(false);
+    let bus = MemoryBus::new(4);
+    let other = Scenario::seed();
+    api.on_request(move |seen| {
+        if seen.is_write() && !raced.swap(true, std::sync::atomic::Ordering::SeqCst) {
+            let key = other.key();
+            Fault::After(Arc::new(move |api: &FakeApi| {
+                let mut scenario = Scenario::seed();
+                scenario.alert(firing(2, 0));
+                let spec = serde_json::to_value(scenario.group.unwrap()).unwrap();
+                api.put(
+                    GROUPS,
+                    json!({"apiVersion": "eventpulse.io/v1alpha1", "kind": "AlertGroup",
+                    "metadata": {"name": key.correlation.to_string(), "namespace": "shop"}, "spec": spec}),
+                );
+            }))
+        } else {
+            Fault::None
+        }
+    });
+    let running = Running::start(api, bus);
+    running.tell(&[firing(1, 0)]).await;
+    assert_eq!(running.reasons(1).await, [DecisionReason::Joined]);
+    assert!(running.bus.records(Topic::IncidentOpened).is_empty(), "a second incident opened");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_between_write_and_publish_loses_nothing() {
+    let api = FakeApi::new();
+    put_rule(&api, &rule(CPU_HIGH));
+    // The object is there with its outbox, and nothing of it was published.
+    let mut crashed = Scenario::seed();
+    crashed.alert(firing(1, 0));
+    let mut spec = crashed.group.clone().unwrap();
+    spec.outbox = crashed.said.iter().map(|event| event.try_into().unwrap()).collect();
+    api.put(
+        GROUPS,
+        json!({"apiVersion": "eventpulse.io/v1alpha1", "kind": "AlertGroup",
+        "metadata": {"name": crashed.key().correlation.to_string(), "namespace": "shop"},
+        "spec": serde_json::to_value(spec).unwrap()}),
+    );
+    let running = Running::start(api, MemoryBus::new(4));
+    running.tell(&[firing(1, 0)]).await;
+    running.consumed(Topic::AlertRaised).await;
+    assert_eq!(running.bus.records(Topic::IncidentOpened).len(), 1);
+    assert_eq!(running.events(Topic::IncidentOpened)[0].time, at(0), "the time of the decision was renewed");
+    let reasons = running.reasons(2).await;
+    assert_eq!(reasons, [DecisionReason::Opened, DecisionReason::Repeated]);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn timers_fire_by_the_clock_and_survive_a_restart() {
+    let running = Running::seed();
+    running.tell(&[firing(1, 0).until(240)]).await;
+    running.consumed(Topic::AlertRaised).await;
+    let (api, bus) = running.stop().await;
+    let running = Running::start(api, bus);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(running.bus.records(Topic::IncidentResolved).is_empty());
+    running.test.clock.advance(SignedDuration::from_secs(541));
+    until("the expiry", || (running.bus.records(Topic::IncidentResolved).len() == 1).then_some(())).await;
+    // A week later nothing of it can come again.
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outbox_is_cleared_when_it_is_acknowledged() {
+    let running = Running::seed();
+    running.tell(&[firing(1, 0)]).await;
+    running.consumed(Topic::AlertRaised).await;
+    assert!(!running.group().unwrap().spec.outbox.is_empty());
+    running.test.clock.advance(SignedDuration::from_secs(3));
+    until("an empty outbox", || running.group().filter(|group| group.spec.outbox.is_empty())).await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspended_rule_is_read_live() {
+    let running = Running::seed();
+    running.tell(&[firing(1, 0)]).await;
+    running.consumed(Topic::AlertRaised).await;
+    put_rule(
+        &running.test.api,
+        &rule_with(|rule| {
+            rule.spec.suspend = true;
+            rule.metadata.generation = Some(4);
+        }),
+    );
+    let request = requests(&running.events(Topic::ActionRequested)).remove(0);
+    let failure = failed(&request, crate::events::ActionFailureReason::Suspended);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    running
+        .publish(vec![Event {
+            id: crate::events::EventId::new("action.failed", request.action_id.as_str(), ""),
+            time: at(1),
+            source: "eventpulse/actions".into(),
+            subject: request.action_id.to_string(),
+            key: request.incident.incident_id.to_string(),
+            traceparent: None,
+            payload: failure.into(),
+        }])
+        .await;
+    running.consumed(Topic::ActionFailed).await;
+    assert_eq!(running.bus.records(Topic::ActionRequested).len(), 1, "a suspended rule went on");
+    put_rule(&running.test.api, &rule_with(|rule| rule.metadata.generation = Some(5)));
+    until("the next step", || (running.bus.records(Topic::ActionRequested).len() == 2).then_some(())).await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unfinished_incident_is_taken_over_when_its_group_is_gone() {
+    let api = FakeApi::new();
+    put_rule(&api, &rule(CPU_HIGH));
+    let correlation = Scenario::seed().key().correlation;
+    api.put(
+        INCIDENTS,
+        json!({"apiVersion": "eventpulse.io/v1alpha1", "kind": "Incident",
+        "metadata": {"name": "cpu-high-zzzzzzzzzz", "namespace": "shop"},
+        "spec": {"ruleRef": {"name": "cpu-high"}, "correlationID": correlation.to_string(), "severity": "warning",
+            "summary": "x", "openedAt": "2026-01-01T11:00:00Z", "acknowledged": false, "resolved": false},
+        "status": {"phase": "Mitigating"}}),
+    );
+    let running = Running::start(api, MemoryBus::new(4));
+    running.tell(&[firing(1, 0)]).await;
+    assert_eq!(running.reasons(1).await, [DecisionReason::Joined]);
+    assert_eq!(running.group().unwrap().spec.episode.unwrap().incident_id.as_str(), "cpu-high-zzzzzzzzzz");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_watch_of_rules_pauses_and_then_leaves_the_group() {
+    let running = Running::seed();
+    running.tell(&[firing(1, 0)]).await;
+    running.consumed(Topic::AlertRaised).await;
+    running.test.api.on_request(|seen| if seen.path == RULES { Fault::Answer(500) } else { Fault::None });
+    running.test.api.break_watches();
+    until("the report", || {
+        running.test.health.report().into_iter().find(|(part, reason)| part.contains("Rule") && reason.is_some())
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    running.tell(&[firing(2, 0)]).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(running.ledger().len(), 1, "an alert was decided by stale rules");
+    running.test.api.no_faults();
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        eprintln!("{:?} {}", running.test.health.report(), running.ledger().len());
+    }
+    assert_eq!(running.reasons(2).await[1], DecisionReason::Joined);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_alerts_of_one_group_are_few_writes() {
+    let running = Running::seed();
+    let told: Vec<Told> = (0..150).map(|pod| firing(pod, i64::from(pod))).collect();
+    running.tell(&told).await;
+    running.consumed(Topic::AlertRaised).await;
+    let writes = running.test.api.seen().iter().filter(|seen| seen.is_write()).count();
+    assert!(writes < 60, "150 alerts were {writes} writes");
+    assert_eq!(running.group().unwrap().spec.episode.unwrap().alert_count, 150);
+    assert_eq!(running.bus.records(Topic::IncidentOpened).len(), 1);
+    let keys: std::collections::BTreeSet<String> =
+        running.ledger().iter().map(|entry| entry.alert_id.to_string()).collect();
+    assert_eq!(keys.len(), 150, "an alert is not in the ledger");
+    running.stop().await;
+}
