@@ -13,7 +13,7 @@ use jiff::Timestamp;
 
 use super::{
     BusError, TopicPartition,
-    local::{LocalBus, LocalOptions, Storage, StoredOffset, StoredRecord},
+    local::{Chunk, LocalBus, LocalOptions, Storage, StoredOffset, StoredRecord},
 };
 use crate::{
     events::{Record, Topic},
@@ -90,10 +90,6 @@ impl Storage for MemoryStorage {
         self.partitions
     }
 
-    fn start(&self, at: TopicPartition) -> u64 {
-        self.lock().get(&at).map_or(0, |partition| partition.start)
-    }
-
     fn end(&self, at: TopicPartition) -> u64 {
         self.lock().get(&at).map_or(0, |partition| partition.start + partition.records.len() as u64)
     }
@@ -112,16 +108,19 @@ impl Storage for MemoryStorage {
         Ok(())
     }
 
-    async fn read(&self, at: TopicPartition, from: u64, limit: usize) -> Result<Vec<StoredRecord>, String> {
+    async fn read(&self, at: TopicPartition, from: u64, limit: usize) -> Result<Chunk, String> {
         self.health()?;
         let partitions = self.lock();
-        let Some(partition) = partitions.get(&at) else { return Ok(Vec::new()) };
-        let skip = usize::try_from(from.saturating_sub(partition.start)).unwrap_or(usize::MAX);
+        let Some(partition) = partitions.get(&at) else { return Ok(Chunk { records: Vec::new(), next: from }) };
         let first = partition.start.max(from);
-        let records = (first..).zip(partition.records.iter().skip(skip)).take(limit);
-        Ok(records
+        let skip = usize::try_from(first - partition.start).unwrap_or(usize::MAX);
+        let records: Vec<StoredRecord> = (first..)
+            .zip(partition.records.iter().skip(skip))
+            .take(limit)
             .map(|(offset, (timestamp, record))| StoredRecord { offset, timestamp: *timestamp, record: record.clone() })
-            .collect())
+            .collect();
+        let next = first + records.len() as u64;
+        Ok(Chunk { records, next })
     }
 
     async fn store_offsets(&self, _offsets: Vec<StoredOffset>) -> Result<(), BusError> {

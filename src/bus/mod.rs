@@ -4,10 +4,12 @@
 //! May not touch: any service, kube, the custom resources.
 
 mod ack;
+pub mod embedded;
 mod local;
 pub mod memory;
 mod partition;
 mod queue;
+mod settings;
 
 use std::sync::Arc;
 
@@ -15,18 +17,33 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 pub use ack::{Ack, AckTracker};
+pub use embedded::EmbeddedBus;
 pub use local::{LocalBus, LocalOptions, StoredOffset};
 pub use memory::MemoryBus;
 pub use partition::partition_of;
 pub use queue::DeliveryQueue;
+pub use settings::{BusConfig, EmbeddedConfig, KafkaConfig, Retention};
 
 use crate::{
     events::{Record, Topic},
-    runtime::Metrics,
+    runtime::{Metrics, clock::Clock},
 };
 
 /// The largest record that any adapter takes, in bytes: a dead letter with a whole webhook body (1 MiB, in base64) fits.
 pub const MAX_RECORD_BYTES: usize = 2 << 20;
+
+/// Opens the log that the configuration names.
+pub async fn open(config: BusConfig, clock: Arc<dyn Clock>, metrics: Metrics) -> Result<Arc<dyn Bus>, BusError> {
+    match config {
+        BusConfig::Memory { partitions } => {
+            Ok(Arc::new(MemoryBus::with(partitions, clock, metrics, LocalOptions::default())))
+        }
+        BusConfig::Embedded(config) => {
+            Ok(Arc::new(EmbeddedBus::open(config, clock, metrics, LocalOptions::default()).await?))
+        }
+        BusConfig::Kafka(_) => Err(BusError::Open("this build has no Kafka adapter yet".into())),
+    }
+}
 
 /// A member went on after a wake-up was lost (design, section 6).
 fn repaired_wakeups(metrics: &Metrics, group: &str) {
@@ -63,6 +80,9 @@ pub enum BusError {
     /// The record can never be accepted, for example because it is too large.
     #[error("the log refuses the record for good: {0}")]
     Refused(String),
+    /// The log could not be opened.
+    #[error("open the log: {0}")]
+    Open(String),
     /// The consumer group could not be joined.
     #[error("subscribe to the log: {0}")]
     Subscribe(String),
@@ -85,6 +105,7 @@ impl BusError {
         match self {
             BusError::Publish(_) => "publish",
             BusError::Refused(_) => "refused",
+            BusError::Open(_) => "open",
             BusError::Subscribe(_) => "subscribe",
             BusError::Topic { .. } => "topic",
             BusError::Closed => "closed",

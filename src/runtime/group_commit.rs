@@ -202,10 +202,20 @@ impl GroupCommit {
         T: Send + 'static,
         F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
-        let (reply, result) = oneshot::channel();
-        let write = Typed { work: Some(work), value: None, reply };
-        self.messages.send(Message::Write(Box::new(write))).await.map_err(|_| WriteError::Closed)?;
+        let (message, result) = message(work);
+        self.messages.send(message).await.map_err(|_| WriteError::Closed)?;
         result.await.unwrap_or(Err(WriteError::Closed))
+    }
+
+    /// The same for a thread that is not one of the async runtime's.
+    pub fn write_blocking<T, F>(&self, work: F) -> Result<T, WriteError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
+        let (message, result) = message(work);
+        self.messages.blocking_send(message).map_err(|_| WriteError::Closed)?;
+        result.blocking_recv().unwrap_or(Err(WriteError::Closed))
     }
 
     /// Writes what was handed over, closes the file and gives the directory back. Writes handed over later fail as closed.
@@ -278,6 +288,15 @@ fn migrate(connection: &mut Connection, path: &Path, schema: Schema) -> Result<(
     transaction.pragma_update(None, "application_id", schema.application_id).map_err(open)?;
     transaction.pragma_update(None, "user_version", known as i64).map_err(open)?;
     transaction.commit().map_err(open)
+}
+
+fn message<T, F>(work: F) -> (Message, oneshot::Receiver<Result<T, WriteError>>)
+where
+    T: Send + 'static,
+    F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+{
+    let (reply, result) = oneshot::channel();
+    (Message::Write(Box::new(Typed { work: Some(work), value: None, reply })), result)
 }
 
 /// One caller's work, without its types.

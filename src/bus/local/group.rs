@@ -24,8 +24,7 @@ pub struct StoredOffset {
     pub offset: u64,
 }
 
-#[derive(Default)]
-pub(super) struct Groups(Mutex<HashMap<String, Group>>);
+pub(in crate::bus) struct Groups(Mutex<HashMap<String, Group>>);
 
 #[derive(Default)]
 struct Group {
@@ -129,7 +128,7 @@ impl Groups {
     }
 
     /// What every group that knows the partition has behind it; none when no group does.
-    pub(super) fn consumed(&self, at: TopicPartition) -> Option<u64> {
+    pub(in crate::bus) fn consumed(&self, at: TopicPartition) -> Option<u64> {
         self.lock().values().filter_map(|group| group.stored.get(&at).copied()).min()
     }
 
@@ -154,13 +153,13 @@ impl Groups {
         }
     }
 
-    /// Groups without a member.
-    pub(super) fn idle(&self) -> Vec<String> {
-        self.lock().iter().filter(|(_, group)| group.members.is_empty()).map(|(name, _)| name.clone()).collect()
+    /// Every group, and whether it has a member.
+    pub(in crate::bus) fn list(&self) -> Vec<(String, bool)> {
+        self.lock().iter().map(|(name, group)| (name.clone(), !group.members.is_empty())).collect()
     }
 
     /// Forgets a group that still has no member.
-    pub(super) fn forget(&self, group: &str) {
+    pub(in crate::bus) fn forget(&self, group: &str) {
         let mut groups = self.lock();
         if groups.get(group).is_some_and(|group| group.members.is_empty()) {
             groups.remove(group);

@@ -10,7 +10,7 @@ use futures::FutureExt;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::{Core, Storage, assign::MemberId};
+use super::{Chunk, Core, Storage, assign::MemberId};
 use crate::bus::{DeliveryQueue, TopicPartition};
 
 /// How many records are read at once.
@@ -60,8 +60,7 @@ impl<S: Storage> Member<S> {
     fn follow_assignment(&mut self) {
         let gained = self.core.groups.reconcile(&self.group, self.id, &self.queue, &mut self.generation);
         for (at, stored) in gained {
-            // Retention may have passed a group that slept.
-            let position = stored.unwrap_or(0).max(self.core.storage.start(at));
+            let position = stored.unwrap_or(0);
             self.positions.insert(at, position);
             if stored.is_none() {
                 // From now on retention knows that this group has yet to read the partition.
@@ -82,15 +81,7 @@ impl<S: Storage> Member<S> {
         let mut any = false;
         for at in self.queue.assigned() {
             let Some((position, room)) = self.readable(at) else { continue };
-            let end = self.core.storage.end(at);
-            let limit = room.min(READ_LIMIT);
-            let records = self.core.storage.read(at, position, limit).await?;
-            // Fewer than asked for: there are none up to the end (a rolled back write leaves a gap).
-            let next = match records.last() {
-                Some(last) if records.len() == limit => last.offset + 1,
-                Some(last) => end.max(last.offset + 1),
-                None => end,
-            };
+            let Chunk { records, next } = self.core.storage.read(at, position, room.min(READ_LIMIT)).await?;
             for stored in records {
                 any |= self.queue.push(at, stored.offset, stored.timestamp, stored.record);
             }

@@ -20,7 +20,7 @@ use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{group::Groups, member::Member};
+use self::member::Member;
 use super::{
     Bus, BusError, DeliveryQueue, MAX_RECORD_BYTES, Membership, SubscribeOptions, Subscription, TopicPartition,
     partition_of, queue::size_of, repaired_wakeups,
@@ -30,6 +30,7 @@ use crate::{
     runtime::{Metrics, clock::Clock},
 };
 
+pub(super) use group::Groups;
 pub use group::StoredOffset;
 
 /// A record with its place.
@@ -43,6 +44,15 @@ pub struct StoredRecord {
     pub record: Record,
 }
 
+/// What one read gave.
+#[derive(Debug)]
+pub struct Chunk {
+    /// The records.
+    pub records: Vec<StoredRecord>,
+    /// Where to read next: every record before it is in this chunk or in an earlier one.
+    pub next: u64,
+}
+
 /// Where the records and the offsets are.
 #[async_trait]
 pub trait Storage: Send + Sync + 'static {
@@ -51,14 +61,12 @@ pub trait Storage: Send + Sync + 'static {
 
     /// How many partitions a topic has.
     fn partitions(&self, topic: Topic) -> u32;
-    /// The oldest offset that may still be there.
-    fn start(&self, at: TopicPartition) -> u64;
     /// One after the newest record that can be read.
     fn end(&self, at: TopicPartition) -> u64;
     /// Returns when the records are as durable as this storage makes them.
     async fn append(&self, records: Vec<(TopicPartition, Record)>, now: Timestamp) -> Result<(), BusError>;
-    /// The next records at or after an offset, in order. Fewer than `limit` (at least 1) only when there are no more.
-    async fn read(&self, at: TopicPartition, from: u64, limit: usize) -> Result<Vec<StoredRecord>, String>;
+    /// The next records at or after an offset, in order, at most `limit` (at least 1).
+    async fn read(&self, at: TopicPartition, from: u64, limit: usize) -> Result<Chunk, String>;
     /// Keeps offsets for the next start.
     async fn store_offsets(&self, offsets: Vec<StoredOffset>) -> Result<(), BusError>;
     /// Whether it works, and if not, why.
@@ -90,6 +98,16 @@ pub struct LocalBus<S> {
 impl<S> Clone for LocalBus<S> {
     fn clone(&self) -> Self {
         Self { core: Arc::clone(&self.core) }
+    }
+}
+
+/// Keeps nothing alive.
+pub(super) struct WeakBus<S>(Weak<Core<S>>);
+
+impl<S> WeakBus<S> {
+    /// None when nobody has the log any more.
+    pub(super) fn upgrade(&self) -> Option<LocalBus<S>> {
+        self.0.upgrade().map(|core| LocalBus { core })
     }
 }
 
@@ -143,6 +161,22 @@ impl<S: Storage> LocalBus<S> {
 
     pub(super) fn storage(&self) -> &S {
         &self.core.storage
+    }
+
+    pub(super) fn groups(&self) -> &Groups {
+        &self.core.groups
+    }
+
+    pub(super) fn clock(&self) -> &dyn Clock {
+        self.core.clock.as_ref()
+    }
+
+    pub(super) fn closed(&self) -> CancellationToken {
+        self.core.closed.clone()
+    }
+
+    pub(super) fn downgrade(&self) -> WeakBus<S> {
+        WeakBus(Arc::downgrade(&self.core))
     }
 
     /// The offset that a group goes on from in a partition.
@@ -247,7 +281,6 @@ impl<S: Storage> Bus for LocalBus<S> {
         if core.closed.is_cancelled() {
             return Err(BusError::Closed);
         }
-        core.storage.health().map_err(BusError::Subscribe)?;
         let wake = Arc::new(Notify::new());
         let queue = DeliveryQueue::new(options.max_in_flight, Arc::clone(&wake));
         let id = core.groups.join(&options.group, &options.topics, Arc::clone(&wake), |t| core.storage.partitions(t));
