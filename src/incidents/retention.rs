@@ -1,0 +1,159 @@
+//! Which incidents are deleted: finished ones after their time, and the oldest finished ones beyond a count. Never one that is not
+//! finished (promise 6). Pure.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::api::v1alpha1::{Incident, IncidentPhase};
+
+/// How long and how many.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// How long a finished incident is kept.
+    pub ttl: SignedDuration,
+    /// The most finished incidents of one namespace: no tenant's flood evicts another's.
+    pub count: usize,
+    /// A finished incident is kept at least so long, whatever the count: what is still told of it would create it anew.
+    pub grace: SignedDuration,
+}
+
+/// Why an incident is deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expired {
+    /// It was finished long enough ago.
+    Ttl,
+    /// There are too many younger ones.
+    Count,
+}
+
+impl Expired {
+    /// A bounded label for metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Expired::Ttl => "ttl",
+            Expired::Count => "count",
+        }
+    }
+}
+
+/// The incidents of `all` to delete now.
+pub fn expired(all: &[Arc<Incident>], limits: Limits, now: Timestamp) -> Vec<(Arc<Incident>, Expired)> {
+    let mut by_namespace: BTreeMap<&str, Vec<(Timestamp, &Arc<Incident>)>> = BTreeMap::new();
+    for incident in all {
+        if let Some(at) = finished_at(incident) {
+            by_namespace
+                .entry(incident.metadata.namespace.as_deref().unwrap_or_default())
+                .or_default()
+                .push((at, incident));
+        }
+    }
+    let mut expired = Vec::new();
+    for mut finished in by_namespace.into_values() {
+        finished.sort_by(|(a, left), (b, right)| b.cmp(a).then_with(|| left.metadata.name.cmp(&right.metadata.name)));
+        for (rank, (at, incident)) in finished.into_iter().enumerate() {
+            let age = now.duration_since(at);
+            if age >= limits.ttl {
+                expired.push((Arc::clone(incident), Expired::Ttl));
+            } else if rank >= limits.count && age >= limits.grace {
+                expired.push((Arc::clone(incident), Expired::Count));
+            }
+        }
+    }
+    expired
+}
+
+/// When an incident was over. None for one that is not, or that still has something to say.
+fn finished_at(incident: &Incident) -> Option<Timestamp> {
+    let status = incident.status.as_ref()?;
+    if status.phase != IncidentPhase::Resolved || !status.outbox.is_empty() {
+        return None;
+    }
+    // What is told of it afterwards keeps it: its last message, or its last action's end.
+    let last = status.history.iter().map(|entry| entry.time).max();
+    Some(status.resolved_at.max(last).unwrap_or(incident.spec.opened_at))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        api::v1alpha1::{IncidentSpec, IncidentStatus, LocalReference, OutboxEntry},
+        runtime::watch_cache::name_of,
+    };
+
+    fn at(hours: i64) -> Timestamp {
+        Timestamp::from_second(hours * 3600).unwrap()
+    }
+
+    const LIMITS: Limits =
+        Limits { ttl: SignedDuration::from_hours(48), count: 2, grace: SignedDuration::from_hours(1) };
+
+    fn incident(namespace: &str, name: &str, phase: IncidentPhase, resolved_at: Option<Timestamp>) -> Arc<Incident> {
+        let spec = IncidentSpec {
+            rule_ref: LocalReference { name: "r".into() },
+            correlation_id: "c".into(),
+            severity: String::new(),
+            summary: String::new(),
+            opened_at: at(0),
+            traceparent: None,
+            acknowledged: false,
+            resolved: false,
+            decided_by: None,
+        };
+        let mut incident = Incident::new(name, spec);
+        incident.metadata.namespace = Some(namespace.into());
+        incident.status = Some(IncidentStatus { phase, resolved_at, ..IncidentStatus::default() });
+        Arc::new(incident)
+    }
+
+    fn names(all: &[Arc<Incident>], now: Timestamp) -> Vec<(String, Expired)> {
+        expired(all, LIMITS, now).iter().map(|(incident, why)| (name_of(incident.as_ref()).to_string(), *why)).collect()
+    }
+
+    #[test]
+    fn nothing_unfinished_is_ever_deleted() {
+        let all: Vec<_> = [IncidentPhase::Open, IncidentPhase::Mitigating, IncidentPhase::Failed]
+            .into_iter()
+            .flat_map(|phase| (0..5).map(move |i| incident("shop", &format!("{phase:?}{i}"), phase, Some(at(0)))))
+            .collect();
+        assert_eq!(names(&all, at(10_000)), []);
+        let mut without_status = Arc::unwrap_or_clone(all[0].clone());
+        without_status.status = None;
+        assert_eq!(names(&[Arc::new(without_status)], at(10_000)), []);
+    }
+
+    #[test]
+    fn a_finished_one_goes_after_its_time_and_not_before() {
+        let all = [incident("shop", "a", IncidentPhase::Resolved, Some(at(10)))];
+        assert_eq!(names(&all, at(57)), []);
+        assert_eq!(names(&all, at(58)), [("shop/a".to_owned(), Expired::Ttl)]);
+    }
+
+    #[test]
+    fn beyond_the_count_the_oldest_of_a_namespace_go_after_the_grace() {
+        let mut all: Vec<_> =
+            (0..4).map(|i| incident("shop", &format!("i{i}"), IncidentPhase::Resolved, Some(at(10 + i)))).collect();
+        all.push(incident("other", "x", IncidentPhase::Resolved, Some(at(1))));
+        assert_eq!(
+            names(&all, at(13)),
+            [("shop/i1".to_owned(), Expired::Count), ("shop/i0".to_owned(), Expired::Count)]
+        );
+        assert_eq!(names(&all, at(11)), [("shop/i0".to_owned(), Expired::Count)]);
+    }
+
+    #[test]
+    fn one_that_still_has_something_to_say_stays() {
+        let mut told = Arc::unwrap_or_clone(incident("shop", "a", IncidentPhase::Resolved, Some(at(0))));
+        told.status.as_mut().unwrap().outbox.push(OutboxEntry {
+            id: "x".into(),
+            topic: "incident.updated".into(),
+            key: "k".into(),
+            subject: "s".into(),
+            time: at(0),
+            traceparent: None,
+            data: "{}".into(),
+        });
+        assert_eq!(names(&[Arc::new(told)], at(10_000)), []);
+    }
+}

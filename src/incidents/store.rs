@@ -1,0 +1,128 @@
+//! One incident at a time: fold what waits, write, publish, acknowledge.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use jiff::SignedDuration;
+use tokio::sync::watch;
+
+use super::{
+    fold::{Change, Circumstances, fold},
+    policy::PolicyState,
+};
+use crate::{
+    api::v1alpha1::{Incident, OutboxEntry},
+    events::{DeadLetterReason, Event, NamespacedName},
+    runtime::{Context, Handler, Inbound, Owned, Step, Store, StoreError, consume::bury},
+};
+
+impl Owned for Incident {
+    const STATUS_SUBRESOURCE: bool = true;
+    /// An entry holds the incident's whole header, and an incident stays below 32 kB (promise 6): a write that finds an entry which
+    /// is not acknowledged publishes it first.
+    const OUTBOX_LIMIT: usize = 1;
+
+    fn outbox(&self) -> &[OutboxEntry] {
+        self.status.as_ref().map(|status| status.outbox.as_slice()).unwrap_or_default()
+    }
+
+    fn set_outbox(&mut self, entries: Vec<OutboxEntry>) {
+        self.status.get_or_insert_default().outbox = entries;
+    }
+}
+
+/// What waits for an incident.
+#[derive(Debug)]
+pub(super) enum Waiting {
+    /// An event of another service.
+    Event(Box<Inbound>),
+    /// Somebody changed its spec.
+    Look,
+}
+
+/// Writes incidents.
+pub(super) struct Incidents {
+    pub ctx: Context,
+    pub store: Arc<Store<Incident>>,
+    pub policy: watch::Receiver<PolicyState>,
+    /// An incident that was opened longer ago is not created again.
+    pub retention: SignedDuration,
+}
+
+#[async_trait]
+impl Handler<NamespacedName, Waiting> for Incidents {
+    async fn handle(&self, name: &NamespacedName, inputs: Vec<Waiting>) {
+        let inbound: Vec<Inbound> = inputs
+            .into_iter()
+            .filter_map(|input| match input {
+                Waiting::Event(inbound) => Some(*inbound),
+                Waiting::Look => None,
+            })
+            .collect();
+        match self.write(name, &inbound).await {
+            Ok(()) => inbound.into_iter().for_each(|inbound| inbound.ack.done()),
+            // Nothing is acknowledged: it comes again.
+            Err(StoreError::Shutdown) => {}
+            Err(error @ StoreError::Refused { .. }) if inbound.len() <= 1 => self.refuse(name, inbound, &error),
+            // One of several: each for itself, so that one that cannot be written takes no other with it.
+            Err(StoreError::Refused { .. }) => {
+                for inbound in inbound {
+                    match self.write(name, std::slice::from_ref(&inbound)).await {
+                        Ok(()) => inbound.ack.done(),
+                        Err(StoreError::Shutdown) => return,
+                        Err(error) => self.refuse(name, vec![inbound], &error),
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Incidents {
+    async fn write(&self, name: &NamespacedName, inbound: &[Inbound]) -> Result<(), StoreError> {
+        let events: Vec<&Event> = inbound.iter().map(|inbound| &inbound.event).collect();
+        let mut outcome = "unchanged";
+        self.store
+            .transact(name, |current| match fold(name, current, &events, &self.circumstances()) {
+                Change::Stale => {
+                    outcome = "stale";
+                    Step::Nothing { publish: Vec::new() }
+                }
+                // The status is a join: what changes nothing in an older state changes nothing in a newer one.
+                Change::None => {
+                    outcome = "unchanged";
+                    Step::Unchanged { publish: Vec::new() }
+                }
+                Change::Write { incident, updated } => {
+                    outcome = if current.is_none() { "created" } else { "updated" };
+                    Step::Write { object: *incident, publish: updated.into_iter().collect() }
+                }
+            })
+            .await?;
+        self.ctx
+            .metrics
+            .counter("eventpulse_incident_writes", "Batches of events folded into an incident, by outcome.")
+            .get_or_create(&vec![("outcome", outcome.into())])
+            .inc();
+        Ok(())
+    }
+
+    fn circumstances(&self) -> Circumstances {
+        let now = self.ctx.clock.now();
+        Circumstances {
+            now,
+            create_after: now.saturating_sub(self.retention).unwrap_or(now),
+            verified_since: self.policy.borrow().verified_since(),
+            source: self.ctx.source(),
+        }
+    }
+
+    /// The API server refuses the write for good: what could not be written is kept as dead letters, and the partition goes on.
+    fn refuse(&self, name: &NamespacedName, inbound: Vec<Inbound>, error: &StoreError) {
+        tracing::warn!(incident = %name, %error, "An incident cannot be written.");
+        for inbound in inbound {
+            let letter = inbound.record.to_dead_letter(DeadLetterReason::Refused, error.to_string(), inbound.origin());
+            bury(&self.ctx, letter, inbound.ack);
+        }
+    }
+}
