@@ -20,7 +20,7 @@ use crate::{
     runtime::{
         Context, Gate, Inbound, Mailboxes, Ownership, Store, StoreError,
         consume::{bury, consume},
-        watch_cache::name_of,
+        watch_cache::{name_of, version_of},
     },
 };
 
@@ -230,6 +230,7 @@ impl Service {
             }
             match self.store.delete(&incident).await {
                 Ok(true) => {
+                    self.store.cache().remove(&name, version_of(incident.as_ref()));
                     tracing::info!(incident = %name, reason = why.label(), "A finished incident was deleted.");
                     self.ctx
                         .metrics

@@ -4,3 +4,4 @@ mod bounds;
 mod convergence;
 mod examples;
 pub mod make;
+mod service;
