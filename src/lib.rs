@@ -9,6 +9,7 @@ pub mod events;
 pub mod expression;
 pub mod matcher;
 pub mod runtime;
+pub mod template;
 
 pub mod actions;
 pub mod config_status;

@@ -125,6 +125,15 @@ pub enum StepType {
     Restart,
 }
 
+impl StepType {
+    /// Whether a step of this type can act on workloads of this API version and kind.
+    pub fn acts_on(self, api_version: &str, kind: &str) -> bool {
+        match self {
+            StepType::Scale | StepType::Restart => api_version == "apps/v1" && kind == "Deployment",
+        }
+    }
+}
+
 /// Change the number of replicas, by `delta` or to `replicas`, within bounds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
