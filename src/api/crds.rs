@@ -11,8 +11,9 @@ use schemars::{JsonSchema, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
 use super::v1alpha1::{
-    AlertGroup, AlertGroupSpec, Incident, IncidentSpec, IncidentStatus, NotificationChannel, NotificationChannelSpec,
-    NotificationChannelStatus, Rule, RuleSpec, RuleStatus, Runbook, RunbookSpec, RunbookStatus,
+    AlertGroup, AlertGroupSpec, Incident, IncidentSpec, IncidentStatus, Notification, NotificationChannel,
+    NotificationChannelSpec, NotificationChannelStatus, NotificationSpec, Rule, RuleSpec, RuleStatus, Runbook,
+    RunbookSpec, RunbookStatus,
 };
 
 /// The first line of each file.
@@ -45,6 +46,7 @@ pub fn crds() -> Result<Vec<CustomResourceDefinition>, GenerateError> {
         complete::<RunbookSpec, RunbookStatus>(&Runbook::crd())?,
         complete::<NotificationChannelSpec, NotificationChannelStatus>(&NotificationChannel::crd())?,
         complete::<IncidentSpec, IncidentStatus>(&Incident::crd())?,
+        complete::<NotificationSpec, ()>(&Notification::crd())?,
         complete::<AlertGroupSpec, ()>(&AlertGroup::crd())?,
     ])
 }

@@ -126,6 +126,7 @@ fn nothing_is_written_as_null() {
     written::<IncidentSpec>("Incident.spec", &mut found);
     written::<IncidentStatus>("Incident.status", &mut found);
     written::<AlertGroupSpec>("AlertGroup.spec", &mut found);
+    written::<NotificationSpec>("Notification.spec", &mut found);
     assert_eq!(found, none());
 }
 
@@ -180,9 +181,14 @@ fn kinds_have_their_short_names_and_the_category() {
             (names.kind, names.short_names.unwrap_or_default(), names.categories.unwrap_or_default())
         })
         .collect();
-    for (kind, short) in
-        [("Rule", ""), ("Runbook", ""), ("NotificationChannel", "nch"), ("Incident", "inc"), ("AlertGroup", "ag")]
-    {
+    for (kind, short) in [
+        ("Rule", ""),
+        ("Runbook", ""),
+        ("NotificationChannel", "nch"),
+        ("Incident", "inc"),
+        ("AlertGroup", "ag"),
+        ("Notification", "ntf"),
+    ] {
         let (_, found, categories) =
             names.iter().find(|(found, ..)| found == kind).unwrap_or_else(|| panic!("{kind} is missing"));
         assert_eq!((found.join(","), categories.join(",")), (short.to_owned(), "eventpulse".to_owned()), "{kind}");
