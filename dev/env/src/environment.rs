@@ -1,0 +1,241 @@
+//! One instance of the environment: the parts that were asked for, in a directory of its own.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use crate::{
+    control_plane::{ControlPlane, ControlPlaneOptions},
+    error::{Error, Result, at},
+    kafka::Kafka,
+    monitoring::{Alertmanager, Prometheus},
+    process::Process,
+    tools::{Tool, Tools},
+};
+
+/// What to start. See [`Environment::builder`].
+#[derive(Clone, Debug)]
+pub struct EnvironmentBuilder {
+    name: String,
+    dir: Option<PathBuf>,
+    control_plane: Option<ControlPlaneOptions>,
+    kafka: bool,
+    keep: bool,
+}
+
+impl EnvironmentBuilder {
+    /// A control plane.
+    pub fn control_plane(mut self, options: ControlPlaneOptions) -> Self {
+        self.control_plane = Some(options);
+        self
+    }
+
+    /// A Kafka broker.
+    pub fn kafka(mut self, kafka: bool) -> Self {
+        self.kafka = kafka;
+        self
+    }
+
+    /// Its directory, which must not exist; by default a new one below the system's temporary directory.
+    pub fn dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.dir = Some(dir.into());
+        self
+    }
+
+    /// Everything goes on running when this process ends.
+    pub fn keep(mut self, keep: bool) -> Self {
+        self.keep = keep;
+        self
+    }
+
+    /// Builds what is missing and starts everything; when a part fails, what was started is stopped.
+    pub async fn start(self) -> Result<Environment> {
+        let tools = Tools::new();
+        let mut needed = Vec::new();
+        if self.control_plane.is_some() {
+            needed.extend([Tool::Kubernetes, Tool::Kwok]);
+        }
+        if self.kafka {
+            needed.push(Tool::Kafka);
+        }
+        ensure(&tools, needed).await?;
+        let dir = self.dir.clone().unwrap_or_else(|| new_dir(&self.name));
+        std::fs::create_dir_all(&dir).map_err(at(&dir))?;
+        let mut environment = Environment {
+            dir: dir.clone(),
+            tools,
+            keep: self.keep,
+            plane: None,
+            kafka: None,
+            alertmanagers: Vec::new(),
+            prometheus: None,
+        };
+        let plane = async {
+            match &self.control_plane {
+                Some(options) => ControlPlane::start(&dir, &environment.tools, options, self.keep).await.map(Some),
+                None => Ok(None),
+            }
+        };
+        let kafka = async {
+            if self.kafka { Kafka::start(&dir, &environment.tools, self.keep).await.map(Some) } else { Ok(None) }
+        };
+        let (plane, kafka) = tokio::join!(plane, kafka);
+        (environment.plane, environment.kafka) = (plane?, kafka?);
+        Ok(environment)
+    }
+}
+
+/// Builds take minutes: they must not hold up whoever drives this future.
+async fn ensure(tools: &Tools, needed: Vec<Tool>) -> Result<()> {
+    let tools = tools.clone();
+    tokio::task::spawn_blocking(move || tools.ensure(&needed))
+        .await
+        .map_err(|error| Error::Build { what: "the tools".into(), reason: error.to_string() })?
+}
+
+fn new_dir(name: &str) -> PathBuf {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    std::env::temp_dir().join(format!("eventpulse-{name}-{}-{count}", std::process::id()))
+}
+
+/// Running parts. Dropping it stops them and removes the directory, unless it is kept.
+pub struct Environment {
+    dir: PathBuf,
+    tools: Tools,
+    keep: bool,
+    plane: Option<ControlPlane>,
+    kafka: Option<Kafka>,
+    alertmanagers: Vec<Alertmanager>,
+    prometheus: Option<Prometheus>,
+}
+
+impl Environment {
+    /// `name` is part of its directory's name.
+    pub fn builder(name: impl Into<String>) -> EnvironmentBuilder {
+        EnvironmentBuilder { name: name.into(), dir: None, control_plane: None, kafka: false, keep: false }
+    }
+
+    /// Its directory: logs, pids, kubeconfig, audit log.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The control plane. It must have been asked for.
+    pub fn plane(&self) -> &ControlPlane {
+        self.plane.as_ref().unwrap_or_else(|| panic!("this environment was started without a control plane"))
+    }
+
+    /// The control plane, to stop and start its parts.
+    pub fn plane_mut(&mut self) -> &mut ControlPlane {
+        self.plane.as_mut().unwrap_or_else(|| panic!("this environment was started without a control plane"))
+    }
+
+    /// The broker. It must have been asked for.
+    pub fn kafka(&self) -> &Kafka {
+        self.kafka.as_ref().unwrap_or_else(|| panic!("this environment was started without Kafka"))
+    }
+
+    /// The broker, to stop and start it.
+    pub fn kafka_mut(&mut self) -> &mut Kafka {
+        self.kafka.as_mut().unwrap_or_else(|| panic!("this environment was started without Kafka"))
+    }
+
+    /// Starts one more Alertmanager; several make a highly available pair as far as receivers can tell.
+    pub async fn start_alertmanager(&mut self, name: &str, config: &str) -> Result<&Alertmanager> {
+        ensure(&self.tools, vec![Tool::Alertmanager]).await?;
+        let alertmanager = Alertmanager::start(&self.dir, &self.tools, name, config, self.keep).await?;
+        self.alertmanagers.push(alertmanager);
+        Ok(&self.alertmanagers[self.alertmanagers.len() - 1])
+    }
+
+    /// Starts Prometheus.
+    pub async fn start_prometheus(&mut self, config: &str, rules: &str) -> Result<&Prometheus> {
+        ensure(&self.tools, vec![Tool::Prometheus]).await?;
+        Ok(self.prometheus.insert(Prometheus::start(&self.dir, &self.tools, config, rules, self.keep).await?))
+    }
+
+    /// The versions of the parts that can run here, one a line.
+    pub fn versions(&self) -> Vec<String> {
+        let mut programs: Vec<(Tool, &str, &[&str])> = Vec::new();
+        if self.plane.is_some() {
+            programs.extend([
+                (Tool::Kubernetes, "etcd", &["--version"][..]),
+                (Tool::Kubernetes, "kube-apiserver", &["--version"]),
+                (Tool::Kubernetes, "kube-controller-manager", &["--version"]),
+                (Tool::Kubernetes, "kube-scheduler", &["--version"]),
+                (Tool::Kwok, "kwok", &["--version"]),
+            ]);
+        }
+        if !self.alertmanagers.is_empty() {
+            programs.push((Tool::Alertmanager, "alertmanager", &["--version"]));
+        }
+        if self.prometheus.is_some() {
+            programs.push((Tool::Prometheus, "prometheus", &["--version"]));
+        }
+        let mut lines: Vec<String> =
+            programs.into_iter().map(|(tool, name, args)| self.version(tool, name, args)).collect();
+        if self.kafka.is_some() {
+            lines.push(format!("kafka: {}", kafka_version(&self.tools)));
+        }
+        lines
+    }
+
+    fn version(&self, tool: Tool, name: &str, args: &[&str]) -> String {
+        let Ok(program) = self.tools.program(tool, name) else { return format!("{name}: not built") };
+        let mut command = Command::new(program);
+        crate::process::clean(&mut command);
+        let output = command.args(args).env("HOME", &self.dir).output();
+        let text =
+            output.map(|o| String::from_utf8_lossy(&[o.stdout, o.stderr].concat()).into_owned()).unwrap_or_default();
+        format!("{name}: {}", text.lines().next().unwrap_or("says nothing"))
+    }
+
+    /// Every process, in the order in which they may be stopped.
+    pub fn processes(&self) -> Vec<&Process> {
+        let prometheus = self.prometheus.iter().map(Prometheus::process);
+        let alertmanagers = self.alertmanagers.iter().map(Alertmanager::process);
+        let plane = self.plane.iter().flat_map(ControlPlane::processes);
+        prometheus.chain(alertmanagers).chain(plane).chain(self.kafka.iter().map(Kafka::process)).collect()
+    }
+
+    /// Stops everything in order and removes the directory.
+    pub async fn stop(mut self) {
+        self.keep = false;
+        if let Some(plane) = &self.plane {
+            plane.stop().await;
+        }
+        if let Some(kafka) = &self.kafka {
+            kafka.process().kill();
+        }
+        for process in self.processes() {
+            process.kill();
+        }
+    }
+}
+
+impl Drop for Environment {
+    fn drop(&mut self) {
+        if self.keep {
+            return;
+        }
+        for process in self.processes() {
+            process.kill();
+        }
+        if std::env::var_os("EVENTPULSE_KEEP_LOGS").is_none() {
+            let _ = std::fs::remove_dir_all(&self.dir);
+        }
+    }
+}
+
+fn kafka_version(tools: &Tools) -> String {
+    let jars = tools.dir(Tool::Kafka).ok().and_then(|dir| std::fs::read_dir(dir).ok());
+    jars.into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .find_map(|name| Some(name.strip_prefix("kafka-server-")?.strip_suffix(".jar")?.to_owned()))
+        .filter(|version| version.starts_with(|c: char| c.is_ascii_digit()))
+        .unwrap_or_else(|| "unknown".into())
+}

@@ -1,0 +1,363 @@
+//! A child process: its log in a file, its pid recorded, a deadline on every wait, and its last lines when it dies.
+
+use std::{
+    collections::BTreeMap,
+    fs::{File, OpenOptions},
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Mutex, OnceLock, PoisonError, mpsc},
+    time::Duration,
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tokio::time::{Instant, sleep};
+
+use crate::error::{Error, Result, at};
+
+const LAST_LINES: usize = 15;
+const POLL: Duration = Duration::from_millis(20);
+/// Variables that would lead a child to a cluster, an account or a proxy that is not the environment's.
+const FOREIGN: [&str; 14] = [
+    "KUBECONFIG",
+    "KUBERNETES_SERVICE_HOST",
+    "KUBERNETES_SERVICE_PORT",
+    "KUBERNETES_MASTER",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+    "NO_PROXY",
+    "no_proxy",
+    "KUBECTL_COMMAND_HEADERS",
+    "KUBECACHEDIR",
+];
+
+/// What to start.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    name: String,
+    program: PathBuf,
+    args: Vec<String>,
+    env: BTreeMap<String, String>,
+    dir: PathBuf,
+    detached: bool,
+}
+
+impl Spec {
+    /// `dir` is where it runs and where its log `<name>.log` and pid file `<name>.pid` are kept; it is its home directory too.
+    pub fn new(name: impl Into<String>, program: impl Into<PathBuf>, dir: impl Into<PathBuf>) -> Self {
+        let (name, program, dir) = (name.into(), program.into(), dir.into());
+        Self { name, program, args: Vec::new(), env: BTreeMap::new(), dir, detached: false }
+    }
+
+    /// One more argument.
+    pub fn arg(mut self, arg: impl Into<String>) -> Self {
+        self.args.push(arg.into());
+        self
+    }
+
+    /// More arguments.
+    pub fn args<S: Into<String>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// A variable of its environment.
+    pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.env.insert(name.into(), value.into());
+        self
+    }
+
+    /// It outlives this process (`env-up`, `KEEP=1`). Otherwise the kernel ends it when this process dies, however it dies.
+    pub fn detached(mut self, detached: bool) -> Self {
+        self.detached = detached;
+        self
+    }
+
+    /// The log's place.
+    pub fn log(&self) -> PathBuf {
+        self.dir.join(format!("{}.log", self.name))
+    }
+
+    fn command(&self) -> Result<Command> {
+        // setpriv (util-linux) sets the parent-death signal and becomes the program: the pid stays the same.
+        let setpriv = Path::new("/usr/bin/setpriv");
+        let mut command = if self.detached || !setpriv.exists() {
+            Command::new(&self.program)
+        } else {
+            let mut command = Command::new(setpriv);
+            command.args(["--pdeathsig", "KILL", "--"]).arg(&self.program);
+            command
+        };
+        let log = OpenOptions::new().create(true).append(true).open(self.log()).map_err(at(self.log()))?;
+        let errors = log.try_clone().map_err(at(self.log()))?;
+        clean(&mut command);
+        command.args(&self.args).current_dir(&self.dir).env("HOME", &self.dir).envs(&self.env);
+        command.stdin(Stdio::null()).stdout(log).stderr(errors);
+        Ok(command)
+    }
+}
+
+/// Takes everything out of a command's environment that would lead it elsewhere.
+pub fn clean(command: &mut Command) {
+    for name in FOREIGN {
+        command.env_remove(name);
+    }
+    command.env("NO_PROXY", "*").env("no_proxy", "*");
+}
+
+/// A running child. Dropping it ends it, unless it is detached.
+pub struct Process {
+    spec: Spec,
+    pid: u32,
+    child: Mutex<Child>,
+}
+
+impl Process {
+    /// Starts it and records its pid.
+    pub fn spawn(spec: Spec) -> Result<Self> {
+        let command = spec.command()?;
+        let child =
+            spawn_from_a_lasting_thread(command).map_err(|source| Error::Spawn { name: spec.name.clone(), source })?;
+        let pid = child.id();
+        let record = spec.dir.join(format!("{}.pid", spec.name));
+        let started = start_time(pid).unwrap_or_default();
+        std::fs::write(&record, format!("{pid} {started}\n")).map_err(at(record))?;
+        Ok(Self { spec, pid, child: Mutex::new(child) })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.spec.name
+    }
+
+    /// Its pid.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Its exit status, once it has ended.
+    pub fn exited(&self) -> Option<ExitStatus> {
+        self.child.lock().unwrap_or_else(PoisonError::into_inner).try_wait().ok().flatten()
+    }
+
+    /// The whole log.
+    pub fn log(&self) -> String {
+        std::fs::read(self.spec.log()).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    }
+
+    /// The log's end.
+    pub fn last_lines(&self) -> String {
+        last_lines(&self.log())
+    }
+
+    /// Sends a signal, to this very process.
+    pub fn signal(&self, signal: Signal) {
+        if self.exited().is_none() {
+            // It may have ended just now; then there is nobody left to tell.
+            let _ = kill(Pid::from_raw(self.pid as i32), signal);
+        }
+    }
+
+    /// SIGSTOP: it is frozen.
+    pub fn freeze(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    /// SIGCONT: it goes on.
+    pub fn thaw(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    /// SIGKILL, and waits until it is gone.
+    pub fn kill(&self) {
+        self.signal(Signal::SIGKILL);
+        let _ = self.child.lock().unwrap_or_else(PoisonError::into_inner).wait();
+    }
+
+    /// SIGTERM; SIGKILL after the deadline.
+    pub async fn stop(&self, timeout: Duration) -> Option<ExitStatus> {
+        self.signal(Signal::SIGTERM);
+        self.thaw();
+        let deadline = Instant::now() + timeout;
+        while self.exited().is_none() && Instant::now() < deadline {
+            sleep(POLL).await;
+        }
+        if self.exited().is_none() {
+            self.kill();
+        }
+        self.exited()
+    }
+
+    /// Starts it again as it was, after it has ended.
+    pub fn respawn(&self) -> Result<Self> {
+        Self::spawn(self.spec.clone())
+    }
+
+    /// Waits until `ready` says so. Fails when the process ends before, or at the deadline, with the log's last lines.
+    pub async fn wait_for<F>(&self, what: &str, timeout: Duration, mut ready: F) -> Result<()>
+    where
+        F: AsyncFnMut() -> bool,
+    {
+        let deadline = Instant::now() + timeout;
+        loop {
+            if ready().await {
+                return Ok(());
+            }
+            if let Some(status) = self.exited() {
+                return Err(Error::Died {
+                    name: self.spec.name.clone(),
+                    status: status.to_string(),
+                    lines: self.last_lines(),
+                });
+            }
+            if Instant::now() >= deadline {
+                let (name, what) = (self.spec.name.clone(), what.to_owned());
+                return Err(Error::Timeout { name, what, seconds: timeout.as_secs(), lines: self.last_lines() });
+            }
+            sleep(POLL).await;
+        }
+    }
+
+    /// Waits until it listens on a port of loopback.
+    pub async fn wait_for_port(&self, port: u16, timeout: Duration) -> Result<()> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let what = format!("listening on port {port}");
+        self.wait_for(&what, timeout, async || tokio::net::TcpStream::connect(address).await.is_ok()).await
+    }
+
+    /// Waits until its log holds a text.
+    pub async fn wait_for_log(&self, text: &str, timeout: Duration) -> Result<()> {
+        self.wait_for(&format!("the line {text:?}"), timeout, async || self.log().contains(text)).await
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if !self.spec.detached {
+            self.kill();
+        }
+    }
+}
+
+/// Ends a process by the pid that was recorded, if it is still the process that was recorded: pids are used again.
+/// True when it was there.
+pub fn stop_recorded(pid_file: &Path, timeout: Duration) -> bool {
+    let Ok(record) = std::fs::read_to_string(pid_file) else { return false };
+    let mut parts = record.split_whitespace();
+    let (Some(Ok(pid)), Some(started)) = (parts.next().map(str::parse::<u32>), parts.next()) else { return false };
+    let same = || start_time(pid).as_deref() == Some(started);
+    if !same() {
+        return false;
+    }
+    let raw = Pid::from_raw(pid as i32);
+    let _ = kill(raw, Signal::SIGTERM);
+    let _ = kill(raw, Signal::SIGCONT);
+    let deadline = std::time::Instant::now() + timeout;
+    while same() && std::time::Instant::now() < deadline {
+        std::thread::sleep(POLL);
+    }
+    if same() {
+        let _ = kill(raw, Signal::SIGKILL);
+    }
+    true
+}
+
+/// When a process started, in clock ticks since boot (proc(5), field 22 of `stat`); none for one that is gone or a zombie.
+fn start_time(pid: u32) -> Option<String> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = stat.rsplit_once(')')?;
+    let fields: Vec<&str> = rest.split_whitespace().collect();
+    (*fields.first()? != "Z").then(|| fields.get(19).map(|ticks| (*ticks).to_owned()))?
+}
+
+/// The end of a text, for error messages.
+pub fn last_lines(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(LAST_LINES)..]
+        .iter()
+        .map(|line| format!("  {line}"))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// The parent-death signal comes when the *thread* ends that made the child, and a test's thread ends before the process does.
+fn spawn_from_a_lasting_thread(command: Command) -> std::io::Result<Child> {
+    type Job = (Command, mpsc::Sender<std::io::Result<Child>>);
+    static SPAWNER: OnceLock<Mutex<mpsc::Sender<Job>>> = OnceLock::new();
+    let spawner = SPAWNER.get_or_init(|| {
+        let (sender, jobs) = mpsc::channel::<Job>();
+        std::thread::spawn(move || {
+            for (mut command, answer) in jobs {
+                let _ = answer.send(command.spawn());
+            }
+        });
+        Mutex::new(sender)
+    });
+    let (answer, child) = mpsc::channel();
+    let gone = || std::io::Error::other("the thread that starts processes is gone");
+    spawner.lock().unwrap_or_else(PoisonError::into_inner).send((command, answer)).map_err(|_| gone())?;
+    child.recv().map_err(|_| gone())?
+}
+
+/// Empties a log, so that a later wait does not see what an earlier run said.
+pub fn truncate(path: &Path) -> Result<()> {
+    File::create(path).map(drop).map_err(at(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(dir: &Path, script: &str) -> Spec {
+        Spec::new("part", "/bin/sh", dir).args(["-c", script])
+    }
+
+    #[tokio::test]
+    async fn a_part_that_dies_shows_its_last_lines() {
+        let dir = tempfile::tempdir().unwrap();
+        let part = Process::spawn(spec(dir.path(), "echo first; echo no such disk >&2; exit 3")).unwrap();
+        let error = part.wait_for_log("ready", Duration::from_secs(20)).await.unwrap_err().to_string();
+        assert!(error.contains("part ended: exit status: 3") && error.contains("no such disk"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_wait_has_a_deadline_that_says_what_was_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let part = Process::spawn(spec(dir.path(), "echo busy; sleep 60")).unwrap();
+        let error = part.wait_for_log("ready", Duration::from_millis(300)).await.unwrap_err().to_string();
+        assert!(error.contains("the line \"ready\" did not happen") && error.contains("busy"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_child_does_not_see_the_users_cluster_or_proxy() {
+        let dir = tempfile::tempdir().unwrap();
+        let script = "echo \"[$KUBECONFIG$KUBERNETES_SERVICE_HOST$HTTPS_PROXY] $HOME $NO_PROXY\"; echo end; sleep 60";
+        let poisoned = spec(dir.path(), script);
+        let part = Process::spawn(poisoned).unwrap();
+        part.wait_for_log("end", Duration::from_secs(20)).await.unwrap();
+        assert!(part.log().starts_with(&format!("[] {} *", dir.path().display())), "{}", part.log());
+    }
+
+    #[test]
+    fn a_pid_that_was_used_again_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let part = Process::spawn(spec(dir.path(), "sleep 60")).unwrap();
+        let file = dir.path().join("other.pid");
+        std::fs::write(&file, format!("{} 1\n", part.pid())).unwrap();
+        assert!(!stop_recorded(&file, Duration::from_secs(1)));
+        assert!(part.exited().is_none());
+        for nonsense in ["", "x", "1", "99999999999 1", "-1 1"] {
+            std::fs::write(&file, nonsense).unwrap();
+            assert!(!stop_recorded(&file, Duration::from_secs(1)), "{nonsense:?}");
+        }
+        assert!(stop_recorded(&dir.path().join("part.pid"), Duration::from_secs(20)));
+        assert!(!part.child.lock().unwrap().wait().unwrap().success());
+    }
+}

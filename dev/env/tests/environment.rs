@@ -1,0 +1,107 @@
+//! The environment keeps its word: two at once, nothing of the user's is looked at, nothing is left behind.
+
+use std::{path::Path, time::Duration};
+
+use eventpulse_env::{ControlPlaneOptions, Environment, Tool, Tools};
+
+const DEPLOYMENT: &str = "
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: svc-a, namespace: default}
+spec:
+  replicas: 3
+  selector: {matchLabels: {app: svc-a}}
+  template:
+    metadata: {labels: {app: svc-a}}
+    spec: {containers: [{name: main, image: registry.invalid/svc-a:1}]}
+";
+
+fn is_running(pid: u32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_control_planes_run_at_once_and_leave_nothing_behind() {
+    let start = |name| Environment::builder(name).control_plane(ControlPlaneOptions::default()).start();
+    let (one, two) = tokio::join!(start("one"), start("two"));
+    let (one, two) = (one.unwrap(), two.unwrap());
+    assert_ne!(one.plane().server(), two.plane().server());
+    one.plane().apply(DEPLOYMENT).unwrap();
+    one.plane().run_kubectl(&["rollout", "status", "deployment/svc-a", "--timeout=60s"]).unwrap();
+    let other = two.plane().run_kubectl(&["get", "deployments", "-A", "-o", "name"]).unwrap();
+    assert_eq!(other.trim(), "", "the other cluster must not have it");
+    let pids: Vec<u32> = one.processes().iter().chain(&two.processes()).map(|process| process.pid()).collect();
+    let dirs = [one.dir().to_owned(), two.dir().to_owned()];
+    assert_eq!(pids.len(), 10);
+    one.stop().await;
+    drop(two);
+    assert!(pids.into_iter().all(|pid| !is_running(pid)));
+    assert!(dirs.iter().all(|dir| !dir.exists()));
+}
+
+/// `KUBECONFIG`, `~/.kube/config` and the in-cluster account all point to a server that must not be asked. The test runs itself
+/// again with them, because a process's environment cannot be changed safely while it has threads.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_users_own_cluster_is_never_looked_at() {
+    if std::env::var_os("EVENTPULSE_TEST_POISONED").is_none() {
+        // Builds belong to the user's own caches: only starting and asking is tested here.
+        tokio::task::spawn_blocking(|| Tools::new().ensure(&[Tool::Kubernetes, Tool::Kwok])).await.unwrap().unwrap();
+        let trap = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        trap.set_nonblocking(true).unwrap();
+        let port = trap.local_addr().unwrap().port();
+        let home = tempfile::tempdir().unwrap();
+        let config = format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: x\nclusters: [{{name: x, cluster: {{server: 'http://127.0.0.1:{port}'}}}}]\n\
+             contexts: [{{name: x, context: {{cluster: x}}}}]\n"
+        );
+        std::fs::create_dir(home.path().join(".kube")).unwrap();
+        std::fs::write(home.path().join(".kube/config"), &config).unwrap();
+        let status = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["the_users_own_cluster_is_never_looked_at", "--exact", "--nocapture"])
+            .env("EVENTPULSE_TEST_POISONED", "1")
+            .env("EVENTPULSE_CACHE", eventpulse_env::cache_dir())
+            .env("HOME", home.path())
+            .env("KUBECONFIG", home.path().join(".kube/config"))
+            .env("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+            .env("KUBERNETES_SERVICE_PORT", port.to_string())
+            .env("HTTPS_PROXY", format!("http://127.0.0.1:{port}"))
+            .status()
+            .unwrap();
+        assert!(status.success());
+        assert!(trap.accept().is_err(), "somebody connected to the user's cluster");
+        return;
+    }
+    let environment =
+        Environment::builder("poisoned").control_plane(ControlPlaneOptions::default()).start().await.unwrap();
+    let nodes = environment.plane().run_kubectl(&["get", "nodes", "-o", "name"]).unwrap();
+    assert_eq!(nodes.trim(), "node/node-0");
+    environment.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_comes_back_on_its_port() {
+    let mut environment = Environment::builder("kafka").kafka(true).start().await.unwrap();
+    let address = environment.kafka().bootstrap();
+    environment.kafka().stop().await;
+    assert!(tokio::net::TcpStream::connect(&address).await.is_err());
+    environment.kafka_mut().restart().await.unwrap();
+    assert_eq!(environment.kafka().bootstrap(), address);
+    tokio::time::timeout(Duration::from_secs(10), tokio::net::TcpStream::connect(&address)).await.unwrap().unwrap();
+    environment.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn alertmanager_and_prometheus_start_with_the_given_configuration() {
+    let mut environment = Environment::builder("monitoring").start().await.unwrap();
+    let config = "route: {receiver: none}\nreceivers: [{name: none}]\n";
+    let alertmanager = environment.start_alertmanager("alertmanager", config).await.unwrap().address();
+    let prometheus = format!(
+        "global: {{scrape_interval: 1s}}\nalerting: {{alertmanagers: [{{static_configs: [{{targets: ['{alertmanager}']}}]}}]}}\n"
+    );
+    environment.start_prometheus(&prometheus, "groups: []\n").await.unwrap();
+    let versions = environment.versions().join("\n");
+    assert!(versions.contains("alertmanager, version 0.") && versions.contains("prometheus, version"), "{versions}");
+    let broken = environment.start_alertmanager("broken", "route: {}\n").await.err().unwrap().to_string();
+    assert!(broken.contains("broken ended") && broken.contains("receiver"), "{broken}");
+    environment.stop().await;
+}
