@@ -74,15 +74,20 @@ impl RaisedAlert {
     }
 
     /// When an alert that fires is taken as resolved unless it is repeated: `endsAt` + 5 min where it is given (Prometheus), else
-    /// the rule's `expireAfter`. What waited in the log is believed for so much longer, because its repetitions wait there too.
-    pub(super) fn expires_at(&self, expire_after: SignedDuration, now: Timestamp) -> Timestamp {
-        let accepted_at = self.accepted_at(now);
-        let end = match self.alert.ends_at {
+    /// the rule's `expireAfter`.
+    pub(super) fn told_expiry(&self, expire_after: SignedDuration, now: Timestamp) -> Timestamp {
+        match self.alert.ends_at {
             Some(end) => plus(end, ENDS_AT_GRACE),
-            None => plus(accepted_at, expire_after),
-        };
-        let waited = now.duration_since(accepted_at);
-        if waited > WAITED_MIN { plus(end, waited) } else { end }
+            None => plus(self.accepted_at(now), expire_after),
+        }
+    }
+
+    /// The same for an alert that begins. One that waited in the log is believed for so much longer, because its repetitions wait
+    /// there behind it.
+    pub(super) fn first_expiry(&self, expire_after: SignedDuration, now: Timestamp) -> Timestamp {
+        let told = self.told_expiry(expire_after, now);
+        let waited = now.duration_since(self.accepted_at(now));
+        if waited > WAITED_MIN { plus(told, waited) } else { told }
     }
 }
 

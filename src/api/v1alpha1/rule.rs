@@ -32,7 +32,8 @@ use super::{Duration, LocalReference, ParameterValue, TargetReference, duration:
 )]
 #[serde(rename_all = "camelCase")]
 pub struct RuleSpec {
-    /// While true no new incident opens, and no further step or message of an open one is requested. Read live.
+    /// While true no new incident opens, and no further step or message of an open one is requested. Read live. When it becomes
+    /// false again, what still fires opens its incident then, and an open incident goes on where it was.
     #[serde(default)]
     pub suspend: bool,
     /// Which alerts the rule is about.

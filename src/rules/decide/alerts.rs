@@ -52,6 +52,7 @@ impl Turn<'_> {
         match before.status {
             AlertStatus::Firing => self.still_firing(raised, index, before),
             AlertStatus::Resolved if raised.alert.starts_at <= known_through(&before) => {
+                self.group.alerts[index].merge_start(raised.alert.starts_at);
                 self.revive(raised, index, &before);
                 #[cfg(test)]
                 if sabotaged(Sabotage::RepetitionOpens) && self.group.episode.is_none() {
@@ -68,7 +69,6 @@ impl Turn<'_> {
     fn still_firing(&mut self, raised: &RaisedAlert, index: usize, before: GroupAlert) -> Verdict {
         let closed = is_closed(&before);
         let starts_at = raised.alert.starts_at;
-        let floor = before.closed_through;
         self.extend(raised, index);
         let alert = &mut self.group.alerts[index];
         if closed {
@@ -79,11 +79,8 @@ impl Turn<'_> {
             }
             return because(DecisionReason::Repeated);
         }
-        if floor.is_none_or(|floor| starts_at > floor) {
-            alert.starts_at = alert.starts_at.min(starts_at);
-            alert.last_starts_at = alert.last_starts_at.max(starts_at);
-        }
-        if before.in_episode || floor.is_some_and(|floor| starts_at <= floor) {
+        alert.merge_start(starts_at);
+        if before.in_episode || before.closed_through.is_some_and(|floor| starts_at <= floor) {
             return because(DecisionReason::Repeated);
         }
         // It waits for a cooldown's end, or for the rule to be taken up again.
@@ -96,7 +93,7 @@ impl Turn<'_> {
         let later_end = raised.alert.ends_at > before.ends_at && raised.alert.ends_at.is_some();
         let newer = raised.accepted_at(self.now) > before.accepted_at;
         if before.in_episode && later_end && newer && self.group.episode.is_some() {
-            let expires_at = raised.expires_at(self.expire_after(), self.now);
+            let expires_at = raised.first_expiry(self.expire_after(), self.now);
             let accepted_at = raised.accepted_at(self.now);
             let alert = &mut self.group.alerts[index];
             alert.status = AlertStatus::Firing;
@@ -117,7 +114,7 @@ impl Turn<'_> {
             ends_at: raised.alert.ends_at,
             status: AlertStatus::Firing,
             accepted_at: raised.accepted_at(self.now),
-            expires_at: Some(raised.expires_at(self.expire_after(), self.now)),
+            expires_at: Some(raised.first_expiry(self.expire_after(), self.now)),
             in_episode: false,
             // Earlier intervals are over: what belongs to them is a repetition.
             closed_through: before.as_ref().map(known_through),
@@ -134,6 +131,10 @@ impl Turn<'_> {
             return because(DecisionReason::Joined);
         }
         if self.rule.suspended {
+            // Held like in a cooldown: it opens when the rule is taken up again, and not because its event comes again (promise 5).
+            if self.rule.rule.is_some() {
+                self.hold(raised, alert);
+            }
             return because(DecisionReason::Suspended);
         }
         if self.group.cooldown_until.is_some_and(|until| self.now < until) {
@@ -220,17 +221,22 @@ impl Turn<'_> {
                 alert.ends_at = Some(end);
                 alert.expires_at = None;
                 alert.facts = None;
-                alert.last_starts_at = alert.last_starts_at.max(starts_at);
+                alert.merge_start(starts_at);
                 alert.accepted_at = alert.accepted_at.max(accepted_at);
                 because(DecisionReason::Resolved)
             }
-            AlertStatus::Resolved if alert.ends_at.is_some_and(|known| end <= known) => {
+            AlertStatus::Resolved if end < alert.starts_at || alert.ends_at.is_some_and(|known| end <= known) => {
                 because(DecisionReason::Repeated)
             }
             AlertStatus::Resolved => {
                 let later_interval = starts_at > known_through(alert);
+                if later_interval {
+                    alert.closed_through = Some(known_through(alert));
+                    alert.alert_id = raised.alert_id.clone();
+                    alert.starts_at = starts_at;
+                }
+                alert.merge_start(starts_at);
                 alert.ends_at = Some(end);
-                alert.last_starts_at = alert.last_starts_at.max(starts_at);
                 alert.accepted_at = alert.accepted_at.max(accepted_at);
                 because(if later_interval { DecisionReason::NothingToResolve } else { DecisionReason::Repeated })
             }
@@ -266,19 +272,28 @@ impl Turn<'_> {
         before_rule || plus(accepted_at, self.accept_window()) < self.now
     }
 
-    /// Moves the expiry, but only when less than half of its window is left: a repetition every minute is not a write every
-    /// minute. What was accepted before what is known says nothing new.
+    /// Moves the expiry, but only when less than half of its window was left when the repetition was accepted: one every minute is
+    /// not a write every minute. Judged by what it says and not by the clock, so that it says the same when it comes again.
     fn extend(&mut self, raised: &RaisedAlert, index: usize) {
         let accepted_at = raised.accepted_at(self.now);
-        let expires_at = raised.expires_at(self.expire_after(), self.now);
-        let now = self.now;
+        let told = raised.told_expiry(self.expire_after(), self.now);
         let alert = &mut self.group.alerts[index];
-        let left = alert.expires_at.map(|at| at.duration_since(now).as_millis()).unwrap_or_default();
-        let window = expires_at.duration_since(now).as_millis();
-        if accepted_at > alert.accepted_at && left.saturating_mul(2) < window {
-            alert.expires_at = Some(expires_at);
+        let gained = alert.expires_at.map_or(i128::MAX, |known| told.duration_since(known).as_millis());
+        let window = told.duration_since(accepted_at).as_millis();
+        if accepted_at > alert.accepted_at && gained > 0 && gained.saturating_mul(2) >= window {
+            alert.expires_at = Some(told);
             alert.ends_at = alert.ends_at.max(raised.alert.ends_at);
             alert.accepted_at = accepted_at;
+        }
+    }
+}
+
+impl GroupAlert {
+    /// One more start of the same interval; what belongs to an earlier one says nothing of this one.
+    fn merge_start(&mut self, starts_at: Timestamp) {
+        if self.closed_through.is_none_or(|floor| starts_at > floor) {
+            self.starts_at = self.starts_at.min(starts_at);
+            self.last_starts_at = self.last_starts_at.max(starts_at);
         }
     }
 }
@@ -289,7 +304,7 @@ pub(super) fn is_closed(alert: &GroupAlert) -> bool {
 }
 
 /// Until when an alert that ended is known: whatever began until then overlaps it, or is older.
-fn known_through(alert: &GroupAlert) -> Timestamp {
+pub fn known_through(alert: &GroupAlert) -> Timestamp {
     [Some(alert.last_starts_at), alert.ends_at, alert.closed_through]
         .into_iter()
         .flatten()

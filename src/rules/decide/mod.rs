@@ -15,6 +15,8 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
+#[cfg(test)]
+pub(super) use alerts::known_through;
 pub use events::decided;
 pub use timers::next_timer;
 

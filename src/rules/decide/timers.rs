@@ -42,8 +42,10 @@ impl Turn<'_> {
         let now = self.now;
         let mut of_incident = false;
         for alert in &mut self.group.alerts {
-            if alert.expires_at.is_some_and(|at| at <= now) {
+            if let Some(at) = alert.expires_at.filter(|at| *at <= now) {
                 alert.status = AlertStatus::Resolved;
+                // Only what is accepted after that can say that it goes on.
+                alert.accepted_at = alert.accepted_at.max(at);
                 alert.expires_at = None;
                 alert.facts = None;
                 of_incident |= alert.in_episode;

@@ -259,9 +259,13 @@ fn a_suspended_rule_opens_nothing_and_an_open_incident_only_ends() {
     let mut group = Scenario::seed();
     group.suspended = true;
     assert_eq!(group.alert(firing(1, 0)), Suspended);
-    assert!(group.group.is_none());
+    assert_eq!(group.alert(firing(2, 0)), Suspended);
+    assert_eq!(group.alert(resolved(2, 0, 5)), Resolved);
+    assert!(!group.is_open());
     group.suspended = false;
-    assert_eq!(group.alert(firing(1, 0).accepted(10)), Opened);
+    let opening = group.input(crate::rules::Input::RuleChanged);
+    assert_eq!(topics(&opening), ["incident.opened", "notification.requested", "action.requested"]);
+    assert!(group.known(1).in_episode && !group.known(2).in_episode);
     group.suspended = true;
     assert!(group.fails(ActionFailureReason::Suspended).is_empty(), "a suspended rule went on");
     assert!(group.episode().step_pending);
@@ -314,11 +318,11 @@ fn an_alert_whose_step_cannot_be_computed_is_invalid_and_keeps_nothing() {
 fn an_edit_of_the_rule_changes_the_next_incident() {
     let mut group = Scenario::seed();
     group.alert(firing(1, 0));
-    group.rule = compiled(&rule_with(|rule| {
+    group.rule = std::sync::Arc::new(compiled(&rule_with(|rule| {
         rule.spec.actions.truncate(1);
         rule.spec.actions[0].name = "other".into();
         rule.spec.cooldown = Duration::default();
-    }));
+    })));
     group.fails(ActionFailureReason::RetriesExhausted);
     assert_eq!(group.request().step, "restart");
     group.alert(resolved(1, 0, 60));

@@ -1,6 +1,6 @@
 //! Rules, alerts and a group that a test leads through its inputs.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -131,7 +131,7 @@ impl Told {
 
 /// One group, its rule, the time, and everything that was said.
 pub struct Scenario {
-    pub rule: CompiledRule,
+    pub rule: Arc<CompiledRule>,
     pub deleted: bool,
     pub suspended: bool,
     pub storm: bool,
@@ -143,8 +143,12 @@ pub struct Scenario {
 
 impl Scenario {
     pub fn new(rule: &Rule) -> Self {
+        Self::of(Arc::new(compiled(rule)))
+    }
+
+    pub fn of(rule: Arc<CompiledRule>) -> Self {
         Self {
-            rule: compiled(rule),
+            rule,
             deleted: false,
             suspended: false,
             storm: false,

@@ -1,1 +1,587 @@
+//! Properties of the decision over generated histories.
+//!
+//! **Repetition.** A history is a list of 30 and more inputs with their times. It is decided once as it is, and once with copies of
+//! earlier inputs put in anywhere later, at the time of that place: single ones and whole suffixes, as a consumer that starts again
+//! brings them. Both end the same: the same events with the same ids and contents, the same group, and in the ledger the same first
+//! record for each key (promises 1 to 5).
+//!
+//! **Order.** Inputs that happen at about the same time come in any order, each once or several times. What converges: how many
+//! incidents open, what became of each step, which messages are said for which occurrence, whether the alerts' end was said, and what
+//! the group knows of each alert in the end. What may differ, because it is the order: which alert of a group is told first, so that
+//! the ids derived from it differ; in which record of the ledger an alert is `opened` or `joined` or `repeated`; and whether alerts
+//! that follow one another closely are one episode or two, so that the histories keep their episodes apart.
+//!
+//! **Safety.** Whatever comes, in whatever order, wrong and repeated: see [`check_safety`].
 
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, OnceLock},
+};
+
+use proptest::{
+    prelude::*,
+    test_runner::{Config, TestCaseResult, TestError, TestRunner},
+};
+
+use super::fixtures::*;
+use crate::{
+    api::v1alpha1::{AlertGroupSpec, Duration, GROUP_ALERTS_MAX, ResolveOn},
+    events::{
+        ActionCompleted, ActionFailed, ActionFailureReason, ActionRequested, DecisionReason, Event, IncidentUpdated,
+        NotificationRequested, Payload, Topic, UpdateCause,
+    },
+    rules::{
+        CompiledRule, Input, RaisedAlert,
+        decide::{
+            known_through,
+            sabotage::{self, Sabotage},
+        },
+    },
+};
+
+const CASES: u32 = 1000;
+const INPUTS_MIN: usize = 30;
+const INPUTS_MAX: usize = 48;
+
+/// What a generated history consists of. Each happens some seconds after the one before.
+#[derive(Clone, Debug)]
+enum Happens {
+    /// The alert of a pod fires, or fires on. `second`: as the other one of a pair tells it. `until`: with an end, as Prometheus does.
+    Fires { pod: u8, second: bool, until: bool },
+    /// It ends.
+    Ends { pod: u8 },
+    /// The step that was requested last answers.
+    Answers { completes: bool, unknown: bool },
+    /// A person resolves the incident.
+    Decides,
+    /// What is due is done.
+    Timer,
+    /// The rule is suspended or taken up again.
+    Suspends { suspended: bool },
+    /// Nothing for long: an outage.
+    Outage { hours: u8 },
+}
+
+fn happens() -> impl Strategy<Value = (i64, Happens)> {
+    let what = prop_oneof![
+        8 => (0..5_u8, any::<bool>(), any::<bool>())
+            .prop_map(|(pod, second, until)| Happens::Fires { pod, second, until }),
+        5 => (0..5_u8).prop_map(|pod| Happens::Ends { pod }),
+        4 => (any::<bool>(), prop::bool::weighted(0.2))
+            .prop_map(|(completes, unknown)| Happens::Answers { completes, unknown }),
+        1 => Just(Happens::Decides),
+        6 => Just(Happens::Timer),
+        1 => any::<bool>().prop_map(|suspended| Happens::Suspends { suspended }),
+        1 => (1..12_u8).prop_map(|hours| Happens::Outage { hours }),
+    ];
+    (0..400_i64, what)
+}
+
+/// Which rule a history is for.
+#[derive(Clone, Copy, Debug)]
+struct Kind {
+    on_alerts: bool,
+    cooldown: bool,
+    short_expiry: bool,
+}
+
+fn kind() -> impl Strategy<Value = Kind> {
+    (any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(on_alerts, cooldown, short_expiry)| Kind {
+        on_alerts,
+        cooldown,
+        short_expiry,
+    })
+}
+
+impl Kind {
+    /// Compiled once: the parser of expressions is much slower than a decision.
+    fn rule(self) -> Arc<CompiledRule> {
+        static RULES: OnceLock<Vec<Arc<CompiledRule>>> = OnceLock::new();
+        let index = usize::from(self.on_alerts) + 2 * usize::from(self.cooldown) + 4 * usize::from(self.short_expiry);
+        let rules = RULES.get_or_init(|| {
+            (0..8)
+                .map(|index| {
+                    Arc::new(compiled(&rule_with(|rule| {
+                        if index & 1 > 0 {
+                            rule.spec.incident.resolve_on = ResolveOn::AlertResolved;
+                        }
+                        if index & 2 == 0 {
+                            rule.spec.cooldown = Duration::default();
+                        }
+                        if index & 4 > 0 {
+                            rule.spec.expire_after = Duration::from_secs(1800);
+                        }
+                    })))
+                })
+                .collect()
+        });
+        Arc::clone(&rules[index])
+    }
+}
+
+/// An input as it is delivered, with everything that it holds.
+#[derive(Clone, Debug)]
+enum Delivered {
+    Alert(RaisedAlert),
+    Completed(ActionCompleted),
+    Failed(ActionFailed),
+    Updated(IncidentUpdated),
+    Timer,
+    Suspends(bool),
+}
+
+impl Delivered {
+    /// Whether it may come again: a timer and a change of the rule are no events.
+    fn is_event(&self) -> bool {
+        !matches!(self, Delivered::Timer | Delivered::Suspends(_))
+    }
+}
+
+impl Scenario {
+    fn deliver(&mut self, now: i64, delivered: &Delivered) {
+        self.now = now;
+        match delivered {
+            Delivered::Alert(raised) => drop(self.input(Input::Alert(raised))),
+            Delivered::Completed(result) => drop(self.input(Input::Completed(result))),
+            Delivered::Failed(result) => drop(self.input(Input::Failed(result))),
+            Delivered::Updated(update) => drop(self.input(Input::Updated(update))),
+            Delivered::Timer => drop(self.input(Input::Timer)),
+            Delivered::Suspends(suspended) => {
+                self.suspended = *suspended;
+                self.input(Input::RuleChanged);
+            }
+        }
+    }
+}
+
+/// Plays a script, and keeps every input as it was delivered.
+fn play(kind: Kind, script: &[(i64, Happens)]) -> (Scenario, Vec<(i64, Delivered)>) {
+    let mut scenario = Scenario::of(kind.rule());
+    let mut delivered = Vec::new();
+    let mut since: BTreeMap<u8, i64> = BTreeMap::new();
+    let mut now = 0;
+    for (pause, what) in script {
+        now += pause;
+        let input = match what {
+            Happens::Fires { pod, second, until } => {
+                let starts = *since.entry(*pod).or_insert(now);
+                let mut told = firing(*pod, starts + if *second { 7 } else { 0 }).accepted(now.max(starts + 7));
+                if *until {
+                    told = told.until(now + 240);
+                }
+                now = told.accepted;
+                Some(Delivered::Alert(told.raised()))
+            }
+            Happens::Ends { pod } => {
+                since.remove(pod).map(|starts| Delivered::Alert(resolved(*pod, starts, now.max(starts)).raised()))
+            }
+            Happens::Answers { completes, unknown } => answer(&scenario, *completes, *unknown),
+            Happens::Decides => scenario.is_open().then(|| Delivered::Updated(decision(&scenario))),
+            Happens::Timer => Some(Delivered::Timer),
+            Happens::Suspends { suspended } => Some(Delivered::Suspends(*suspended)),
+            Happens::Outage { hours } => {
+                now += i64::from(*hours) * 3600;
+                Some(Delivered::Timer)
+            }
+        };
+        let input = input.unwrap_or(Delivered::Timer);
+        scenario.deliver(now, &input);
+        delivered.push((now, input));
+    }
+    (scenario, delivered)
+}
+
+fn answer(scenario: &Scenario, completes: bool, unknown: bool) -> Option<Delivered> {
+    let request = requests(&scenario.said).pop()?;
+    let reason = if unknown { ActionFailureReason::OutcomeUnknown } else { ActionFailureReason::RetriesExhausted };
+    Some(if completes {
+        Delivered::Completed(completed(&request))
+    } else {
+        Delivered::Failed(failed(&request, reason))
+    })
+}
+
+fn decision(scenario: &Scenario) -> IncidentUpdated {
+    IncidentUpdated {
+        incident: scenario.header(),
+        phase: scenario.phase(),
+        cause: UpdateCause::Decision,
+        acknowledged: true,
+        resolved: true,
+        decided_by: Some("ada".into()),
+    }
+}
+
+/// Everything that a history came to.
+#[derive(Debug, PartialEq)]
+struct Outcome {
+    group: Option<AlertGroupSpec>,
+    events: BTreeMap<String, Event>,
+    ledger: BTreeMap<String, DecisionReason>,
+}
+
+fn outcome(scenario: &Scenario) -> Outcome {
+    let mut events = BTreeMap::new();
+    let mut ledger = BTreeMap::new();
+    for event in &scenario.said {
+        match &event.payload {
+            // For one key the first record counts.
+            Payload::AlertDecided(entry) => drop(ledger.entry(event.key.clone()).or_insert(entry.reason)),
+            _ => drop(events.insert(event.id.to_string(), event.clone())),
+        }
+    }
+    Outcome { group: scenario.group.clone(), events, ledger }
+}
+
+type History =
+    (Kind, Vec<(i64, Happens)>, Vec<(prop::sample::Index, prop::sample::Index)>, Vec<(prop::sample::Index, u8)>);
+
+fn history() -> impl Strategy<Value = History> {
+    (
+        kind(),
+        prop::collection::vec(happens(), INPUTS_MIN..INPUTS_MAX),
+        prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>()), 0..20),
+        prop::collection::vec((any::<prop::sample::Index>(), 1..10_u8), 0..3),
+    )
+}
+
+/// **Repetition.**
+fn check_repetition((kind, script, copies, rewinds): History) -> TestCaseResult {
+    let (once, delivered) = play(kind, &script);
+    let mut again: Vec<(i64, Delivered)> = Vec::new();
+    for (place, (now, input)) in delivered.iter().enumerate() {
+        again.push((*now, input.clone()));
+        for (which, after) in &copies {
+            let original = which.index(place + 1);
+            if after.index(delivered.len()) == place && delivered[original].1.is_event() {
+                again.push((*now, delivered[original].1.clone()));
+            }
+        }
+        for (after, length) in &rewinds {
+            if after.index(delivered.len()) == place {
+                let from = (place + 1).saturating_sub(usize::from(*length));
+                let suffix = delivered[from..=place].iter().filter(|(_, input)| input.is_event());
+                again.extend(suffix.map(|(_, input)| (*now, input.clone())));
+            }
+        }
+    }
+    let mut repeated = Scenario::of(kind.rule());
+    for (now, input) in &again {
+        repeated.deliver(*now, input);
+    }
+    let (once, repeated) = (outcome(&once), outcome(&repeated));
+    prop_assert_eq!(&once.events, &repeated.events, "a repetition said something");
+    prop_assert_eq!(&once.ledger, &repeated.ledger, "a repetition changed the ledger");
+    let alerts = |outcome: &Outcome| outcome.group.as_ref().map(|group| (group.alerts.clone(), group.changed_at));
+    prop_assert_eq!(alerts(&once), alerts(&repeated), "a repetition changed an alert");
+    prop_assert_eq!(&once.group, &repeated.group, "a repetition changed the group");
+    Ok(())
+}
+
+/// **Safety**, after every single input:
+/// 1. an incident opens only when the one before has ended, and each opens once (promise 3);
+/// 2. no id is used for two different things: an action or message that is requested again is the same (promises 2 and 4);
+/// 3. a step is requested only as the first one, or after the step before has failed;
+/// 4. every alert is in the ledger (promise 1);
+/// 5. after a timer nothing is due any more, and one timer repeats a message at most once;
+/// 6. the group stays within its bounds (promise 6).
+fn check_safety(history: History) -> TestCaseResult {
+    let (kind, script, copies, _) = history;
+    let (_, mut delivered) = play(kind, &script);
+    // Now in whatever order, with whatever copies.
+    for (from, to) in &copies {
+        let copy = delivered[from.index(delivered.len())].clone();
+        let place = to.index(delivered.len());
+        delivered.insert(place, copy);
+    }
+    let mut scenario = Scenario::of(kind.rule());
+    let mut seen = Seen::default();
+    let mut now = 0;
+    for (place, (time, input)) in delivered.iter().enumerate() {
+        now = now.max(*time);
+        // Half of the answers are to what was really asked; the others are of another history.
+        let real = if place % 2 == 0 && matches!(input, Delivered::Completed(_) | Delivered::Failed(_)) {
+            answer(&scenario, matches!(input, Delivered::Completed(_)), false)
+        } else {
+            None
+        };
+        let input = real.as_ref().unwrap_or(input);
+        let before = scenario.said.len();
+        scenario.deliver(now, input);
+        let new = scenario.said.split_off(before);
+        seen.look(input, &new, &scenario)?;
+        scenario.said.extend(new);
+    }
+    Ok(())
+}
+
+#[derive(Default)]
+struct Seen {
+    opened: BTreeSet<String>,
+    open: bool,
+    actions: BTreeMap<String, ActionRequested>,
+    messages: BTreeMap<String, NotificationRequested>,
+    failed: BTreeSet<(String, u32)>,
+}
+
+impl Seen {
+    fn look(&mut self, input: &Delivered, new: &[Event], scenario: &Scenario) -> TestCaseResult {
+        let mut repeated: BTreeSet<(String, String)> = BTreeSet::new();
+        if let Delivered::Failed(result) = input {
+            self.failed.insert((result.incident.incident_id.to_string(), result.step_index));
+        }
+        for event in new {
+            match &event.payload {
+                Payload::IncidentOpened(fact) => {
+                    prop_assert!(!self.open, "an incident opened beside another one");
+                    prop_assert!(self.opened.insert(fact.incident.incident_id.to_string()), "an incident opened twice");
+                    self.open = true;
+                }
+                Payload::ActionRequested(request) => self.action(request)?,
+                Payload::NotificationRequested(message) => {
+                    let id = message.notification_id.to_string();
+                    let first = self.messages.insert(id, (**message).clone());
+                    prop_assert!(first.is_none(), "a message was requested twice");
+                    if message.context.repetition > 0 {
+                        let which = (message.channel.clone(), message.template.clone());
+                        prop_assert!(repeated.insert(which), "one timer told the same again and again");
+                    }
+                }
+                _ => {}
+            }
+        }
+        self.open = scenario.is_open();
+        if let Delivered::Alert(raised) = input {
+            let entries = new.iter().filter(|event| event.topic() == Topic::AlertDecided).count();
+            prop_assert_eq!(entries, 1, "{} is not in the ledger", raised.alert_id);
+        }
+        if matches!(input, Delivered::Timer) {
+            let due = scenario.due();
+            prop_assert!(due.is_none_or(|due| due > scenario.now), "due at {:?}, at {}", due, scenario.now);
+        }
+        if let Some(group) = &scenario.group {
+            prop_assert!(group.alerts.len() <= GROUP_ALERTS_MAX);
+            let names: BTreeSet<&str> = group.alerts.iter().map(|alert| alert.fingerprint.as_str()).collect();
+            prop_assert_eq!(names.len(), group.alerts.len(), "a fingerprint stands twice");
+        }
+        Ok(())
+    }
+
+    fn action(&mut self, request: &ActionRequested) -> TestCaseResult {
+        // The header tells of the alerts as they are now; everything else is fixed.
+        let mut fixed = request.clone();
+        fixed.incident.alerts.clear();
+        fixed.incident.alert_count = 0;
+        let incident = request.incident.incident_id.to_string();
+        match self.actions.insert(request.action_id.to_string(), fixed.clone()) {
+            Some(before) => prop_assert_eq!(before, fixed, "an action was requested again as another one"),
+            None if request.step_index > 0 => {
+                let before = (incident, request.step_index - 1);
+                prop_assert!(self.failed.contains(&before), "a step was requested that nothing failed before");
+            }
+            None => {}
+        }
+        Ok(())
+    }
+}
+
+/// One episode whose inputs come in any order within each of its phases.
+#[derive(Clone, Debug)]
+struct Burst {
+    pods: u8,
+    joins: u8,
+    overtaken: bool,
+    first_fails: bool,
+    second_completes: bool,
+    copies: u8,
+}
+
+fn bursts() -> impl Strategy<Value = (Kind, Vec<Burst>, u64)> {
+    let burst = (1..4_u8, 0..3_u8, any::<bool>(), any::<bool>(), any::<bool>(), 1..4_u8).prop_map(
+        |(pods, joins, overtaken, first_fails, second_completes, copies)| Burst {
+            pods,
+            joins,
+            overtaken,
+            first_fails,
+            second_completes,
+            copies,
+        },
+    );
+    (kind(), prop::collection::vec(burst, 3..5), any::<u64>())
+}
+
+/// A shuffle that follows a seed; seed 0 is the order as it is.
+fn shuffle<T>(items: &mut [T], seed: &mut u64) {
+    if *seed == 0 {
+        return;
+    }
+    for last in (1..items.len()).rev() {
+        *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407) | 1;
+        items.swap(last, usize::try_from(*seed >> 33).unwrap_or(0) % (last + 1));
+    }
+}
+
+/// What must be the same in whatever order.
+#[derive(Debug, PartialEq)]
+struct Essence {
+    incidents: usize,
+    steps: Vec<(usize, String)>,
+    messages: BTreeMap<String, usize>,
+    resolved: usize,
+    in_ledger: usize,
+    alerts: Vec<String>,
+    inputs: usize,
+}
+
+fn play_bursts(kind: Kind, bursts: &[Burst], mut seed: u64) -> Essence {
+    let mut scenario = Scenario::of(kind.rule());
+    let mut inputs = 0;
+    let mut phase = |scenario: &mut Scenario, now: i64, mut wave: Vec<Delivered>| {
+        shuffle(&mut wave, &mut seed);
+        inputs += wave.len();
+        wave.iter().for_each(|input| scenario.deliver(now, input));
+    };
+    for (round, burst) in bursts.iter().enumerate() {
+        let begin = 10_000 * i64::try_from(round).unwrap();
+        let copies = usize::from(burst.copies);
+        let alert = |told: Told| Delivered::Alert(told.raised());
+        // 1: the alerts fire, each told by both of a pair.
+        let fires = |pod: u8| {
+            [alert(firing(pod, begin).accepted(begin + 10)), alert(firing(pod, begin + 7).accepted(begin + 10))]
+        };
+        let first: Vec<Delivered> = (0..burst.pods).flat_map(fires).collect();
+        phase(&mut scenario, begin + 10, vec![first.clone(); copies].concat());
+        // 2: the first step answers, further alerts join, some of which have ended already.
+        let mut second: Vec<Delivered> = first.clone();
+        if burst.first_fails {
+            second.extend(vec![answer(&scenario, false, false).unwrap(); copies]);
+            for pod in 10..10 + burst.joins {
+                second.push(alert(firing(pod, begin + 20).accepted(begin + 30)));
+                if burst.overtaken {
+                    second.push(alert(resolved(pod, begin + 20, begin + 30)));
+                }
+            }
+        }
+        phase(&mut scenario, begin + 30, second);
+        // 3: the last step answers.
+        let completes = !burst.first_fails || burst.second_completes;
+        let mut third = vec![answer(&scenario, completes, false).unwrap(); copies];
+        third.extend(first.clone());
+        phase(&mut scenario, begin + 60, third);
+        // 4: the alerts end.
+        let mut last: Vec<Delivered> =
+            (0..burst.pods).flat_map(|pod| vec![alert(resolved(pod, begin, begin + 90)); copies]).collect();
+        if burst.first_fails && !burst.overtaken {
+            last.extend((10..10 + burst.joins).map(|pod| alert(resolved(pod, begin + 20, begin + 90))));
+        }
+        last.extend(first.clone());
+        phase(&mut scenario, begin + 90, last);
+        phase(&mut scenario, begin + 5_000, vec![Delivered::Timer]);
+    }
+    essence(&scenario, inputs)
+}
+
+fn essence(scenario: &Scenario, inputs: usize) -> Essence {
+    let mut incidents: Vec<String> = Vec::new();
+    let mut steps = Vec::new();
+    let mut messages = BTreeMap::new();
+    let mut resolved = 0;
+    for event in &scenario.said {
+        match &event.payload {
+            Payload::IncidentOpened(fact) => incidents.push(fact.incident.incident_id.to_string()),
+            Payload::IncidentResolved(_) => resolved += 1,
+            Payload::ActionRequested(request) => {
+                let ordinal = incidents.iter().position(|id| *id == request.incident.incident_id.to_string());
+                steps.push((ordinal.unwrap(), request.step.clone()));
+            }
+            Payload::NotificationRequested(message) => {
+                *messages.entry(format!("{} {}", message.template, message.occurrence)).or_default() += 1;
+            }
+            _ => {}
+        }
+    }
+    let ledger = &outcome(scenario).ledger;
+    let group = scenario.group.as_ref().unwrap();
+    assert!(group.episode.is_none());
+    let known = group.alerts.iter().map(|alert| {
+        format!(
+            "{} {:?} {} {} {:?} {}",
+            alert.fingerprint,
+            alert.status,
+            alert.starts_at,
+            alert.last_starts_at,
+            alert.ends_at,
+            // Whether it was part of the incident before it ended is the order's; that it is a repetition from now on is not.
+            known_through(alert)
+        )
+    });
+    Essence {
+        incidents: incidents.len(),
+        steps,
+        messages,
+        resolved,
+        in_ledger: ledger.len(),
+        alerts: known.collect(),
+        inputs,
+    }
+}
+
+/// **Order.**
+fn check_order((kind, bursts, seed): (Kind, Vec<Burst>, u64)) -> TestCaseResult {
+    let in_order = play_bursts(kind, &bursts, 0);
+    prop_assert!(in_order.inputs >= INPUTS_MIN, "only {} inputs", in_order.inputs);
+    prop_assert_eq!(in_order.incidents, bursts.len(), "not one incident for each episode");
+    prop_assert_eq!(in_order, play_bursts(kind, &bursts, seed | 1));
+    Ok(())
+}
+
+fn runner() -> TestRunner {
+    TestRunner::new_with_rng(
+        Config {
+            cases: Config::default().cases.max(CASES),
+            failure_persistence: None,
+            max_shrink_iters: 2_000,
+            ..Config::default()
+        },
+        proptest::test_runner::TestRng::deterministic_rng(proptest::test_runner::RngAlgorithm::ChaCha),
+    )
+}
+
+fn must_hold<T: std::fmt::Debug>(result: Result<(), TestError<T>>) {
+    if let Err(error) = result {
+        panic!("{error}");
+    }
+}
+
+#[test]
+fn repetitions_change_nothing() {
+    must_hold(runner().run(&history(), check_repetition));
+}
+
+#[test]
+fn the_order_of_what_happens_at_once_does_not_matter() {
+    must_hold(runner().run(&bursts(), check_order));
+}
+
+#[test]
+fn nothing_unsafe_is_ever_decided() {
+    must_hold(runner().run(&history(), check_safety));
+}
+
+/// Each fault that a test puts into the decision makes a property fail.
+#[test]
+fn three_sabotages_are_caught() {
+    for (fault, caught) in [
+        (Sabotage::RepetitionOpens, "an incident opened twice"),
+        (Sabotage::KnownFailureCounts, "a step was requested that nothing failed before"),
+        (Sabotage::OutageRepeatsAll, "due at"),
+    ] {
+        let result = sabotage::with(fault, || runner().run(&history(), check_safety));
+        let Err(TestError::Fail(reason, _)) = result else { panic!("{fault:?} was not noticed: {result:?}") };
+        println!("{fault:?}: {reason}, expected {caught}");
+    }
+    for fault in [Sabotage::RepetitionOpens, Sabotage::KnownFailureCounts] {
+        let result = sabotage::with(fault, || runner().run(&history(), check_repetition));
+        assert!(result.is_err(), "{fault:?} was not noticed by its repetition");
+    }
+}

@@ -439,10 +439,6 @@ async fn a_broken_watch_of_rules_pauses_and_then_leaves_the_group() {
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(running.ledger().len(), 1, "an alert was decided by stale rules");
     running.test.api.no_faults();
-    for _ in 0..20 {
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        eprintln!("{:?} {}", running.test.health.report(), running.ledger().len());
-    }
     assert_eq!(running.reasons(2).await[1], DecisionReason::Joined);
     running.stop().await;
 }
