@@ -45,3 +45,10 @@ fn the_definitions_of_the_custom_resources_are_what_the_types_say() {
     assert!(documents.len() >= 4);
     check("crds", &documents.into_iter().collect());
 }
+
+#[test]
+fn the_schemas_and_examples_of_the_events_are_what_the_types_say() {
+    let documents = eventpulse::events::schemas::documents().unwrap();
+    assert!(documents.len() >= 25);
+    check("docs/events", &documents.into_iter().collect());
+}

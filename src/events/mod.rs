@@ -5,8 +5,10 @@
 
 mod decode;
 mod encode;
+mod examples;
 mod ids;
 mod payload;
+pub mod schemas;
 mod topic;
 
 pub use decode::{DecodeError, dead_letter_of};

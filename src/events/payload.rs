@@ -64,7 +64,7 @@ pub struct IncidentHeader {
     pub correlation_id: CorrelationId,
     /// The rule; its namespace is the incident's.
     pub rule: NamespacedName,
-    /// The newest alerts, at most [`HEADER_ALERTS_MAX`].
+    /// The newest alerts, at most 20.
     pub alerts: Vec<AlertLink>,
     /// How many alerts there were in all.
     pub alert_count: u32,

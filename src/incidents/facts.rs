@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use super::text::{BY_MAX, MESSAGE_MAX, NAME_MAX, TARGET_MAX, USER_MAX, WHAT_MAX, cut, sane};
+use super::text::{BY_MAX, FINGERPRINT_MAX, MESSAGE_MAX, NAME_MAX, TARGET_MAX, USER_MAX, WHAT_MAX, cut, sane};
 use crate::api::v1alpha1::{
     HistoryEntry, INCIDENT_ACTIONS_MAX, INCIDENT_ALERTS_MAX, INCIDENT_HISTORY_MAX, IncidentActionState,
     IncidentAlertState, IncidentDecision, IncidentDecisionType, IncidentPhase,
@@ -162,7 +162,7 @@ impl Facts {
 
     /// Adds an alert, with its texts cut.
     pub fn add_alert(&mut self, id: &str, starts_at: Timestamp, state: IncidentAlertState, fingerprint: &str) {
-        let alert = AlertFacts { starts_at: sane(starts_at), state, fingerprint: cut(fingerprint, NAME_MAX) };
+        let alert = AlertFacts { starts_at: sane(starts_at), state, fingerprint: cut(fingerprint, FINGERPRINT_MAX) };
         let id = cut(id, NAME_MAX);
         match self.alerts.get_mut(&id) {
             Some(known) => raise(known, alert),

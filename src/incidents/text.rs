@@ -12,6 +12,8 @@ pub const MESSAGE_MAX: usize = 256;
 pub const TARGET_MAX: usize = 96;
 /// Longest name of a runbook, step, alert or action, in bytes of JSON.
 pub const NAME_MAX: usize = 63;
+/// Longest fingerprint, in bytes of JSON.
+pub const FINGERPRINT_MAX: usize = 64;
 /// Longest name of a user, in bytes of JSON.
 pub const USER_MAX: usize = 253;
 /// Longest summary, in bytes of JSON.
