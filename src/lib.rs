@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod bus;
+pub mod compile;
 pub mod events;
 pub mod expression;
 pub mod matcher;

@@ -8,6 +8,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::api::v1alpha1::TargetReference;
+
 /// Characters of a full id: 26 of base 32 hold 130 bits.
 const ID_LEN: usize = 26;
 /// Characters of the hash in an incident's name: 50 bits, within one rule's namespace and retention.
@@ -171,6 +173,11 @@ impl EventId {
 /// The key of alert.raised: `hash(source, fingerprint)`, so that firing, resolved and both of a pair share a partition.
 pub fn alert_key(source: &str, fingerprint: &str) -> String {
     derive("alert-key", &[source, fingerprint], ID_LEN)
+}
+
+/// The key of action.requested, and of the turn that one target's actions take: `namespace/kind/name`.
+pub fn target_key(namespace: &str, target: &TargetReference) -> String {
+    format!("{namespace}/{}/{}", target.kind, target.name)
 }
 
 /// The fingerprint of a label set as Alertmanager computes it (prometheus/common `model.LabelSet.Fingerprint`):

@@ -16,7 +16,9 @@ pub use encode::{
     HEADER_CONTENT_TYPE, HEADER_ID, HEADER_SOURCE, HEADER_SPECVERSION, HEADER_SUBJECT, HEADER_TIME, HEADER_TRACEPARENT,
     HEADER_TYPE, InvalidEntry, Record,
 };
-pub use ids::{ActionId, AlertId, CorrelationId, EventId, IncidentId, NotificationId, alert_key, fingerprint_of};
+pub use ids::{
+    ActionId, AlertId, CorrelationId, EventId, IncidentId, NotificationId, alert_key, fingerprint_of, target_key,
+};
 pub use payload::*;
 pub use topic::Topic;
 

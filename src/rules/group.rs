@@ -10,7 +10,6 @@ use jiff::{SignedDuration, Timestamp};
 use kube::api::ObjectMeta;
 
 use super::{
-    compile::CompiledRule,
     decide::{Adopted, GroupKey, RuleView, decide, decided},
     input::{Input, RaisedAlert},
     matching::RuleSet,
@@ -22,6 +21,7 @@ use crate::{
         LABEL_INCIDENT, LABEL_RULE, OutboxEntry, Rule, StepOutcome,
     },
     bus::Ack,
+    compile::CompiledRule,
     events::{
         ActionCompleted, ActionFailed, AlertId, AlertLink, AlertStatus, DeadLetterReason, DecisionReason, Event,
         IncidentId, IncidentUpdated, NamespacedName, Payload, Record,

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::compile::CompiledRule;
+use crate::compile::CompiledRule;
 use crate::{
     events::{AlertRaised, NamespacedName},
     expression::{AlertFacts, ExpressionError, Scope},

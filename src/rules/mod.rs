@@ -4,9 +4,8 @@
 //! `incident.opened`, `incident.resolved`, `action.requested`, `notification.requested`, and `alert.decided`, the ledger.
 //! Owns: `AlertGroup`, named by correlation id, which is its memory and its outbox. May not touch: another service.
 //!
-//! `compile`, `matching`, `input`, `decide` and `timers` are pure.
+//! `matching`, `input`, `decide` and `timers` are pure.
 
-mod compile;
 mod decide;
 mod group;
 mod input;
@@ -14,7 +13,6 @@ mod matching;
 mod service;
 mod timers;
 
-pub use compile::{CompiledRule, FieldError, Plan, compile};
 pub use decide::{Adopted, Decision, GroupKey, RuleView, decide, is_evictable, next_timer};
 pub use input::{Input, InvalidAlert, RaisedAlert};
 pub use matching::{RuleMatch, RuleSet};

@@ -9,7 +9,6 @@ use std::{
 use tokio::sync::{broadcast, watch};
 
 use super::{
-    compile::{CompiledRule, compile},
     decide::{GroupKey, decided, is_evictable},
     group::{Groups, Ledger, Origin, OwnedInput, Work, key_of},
     input::RaisedAlert,
@@ -19,6 +18,7 @@ use super::{
 use crate::{
     api::v1alpha1::{AlertGroup, Duration as RuleDuration, Rule},
     bus::{Ack, BusError, SubscribeOptions},
+    compile::{CompiledRule, compile},
     events::{
         CorrelationId, DeadLetterReason, DecisionReason, Event, IncidentHeader, NamespacedName, Payload, Topic,
         UpdateCause,
@@ -88,6 +88,7 @@ impl RulesError {
 const TICK_MAX: Duration = Duration::from_millis(250);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 const EVICTION_INTERVAL: Duration = Duration::from_secs(60);
+const LOOK_AGAIN_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Runs until shutdown.
 pub async fn run(ctx: Context, config: RulesConfig) -> Result<(), RulesError> {
@@ -114,11 +115,13 @@ pub async fn run(ctx: Context, config: RulesConfig) -> Result<(), RulesError> {
     ctx.tasks.spawn_infallible("groups-watch", Arc::clone(&groups.store).run());
     let gate = watch::Sender::new(Gate::Paused);
     let gate_open = gate.subscribe();
-    let (gatekeeper, compiler, clock) = (Arc::clone(&service), Arc::clone(&service), Arc::clone(&service));
+    let (gatekeeper, compiler) = (Arc::clone(&service), Arc::clone(&service));
+    let (clock, cleaner) = (Arc::clone(&service), Arc::clone(&service));
     let (compiled, first_compiled) = watch::channel(false);
     ctx.tasks.spawn_infallible("rules-compile", async move { compiler.keep_compiled(compiled).await });
     ctx.tasks.spawn_infallible("rules-gate", async move { gatekeeper.keep_gate(gate, first_compiled).await });
     ctx.tasks.spawn_infallible("rules-clock", async move { clock.keep_time().await });
+    ctx.tasks.spawn_infallible("rules-sweep", async move { cleaner.keep_clean().await });
     let options = SubscribeOptions {
         group: "rules".into(),
         topics: vec![Topic::AlertRaised, Topic::ActionCompleted, Topic::ActionFailed, Topic::IncidentUpdated],
@@ -319,7 +322,7 @@ impl Service {
         }
     }
 
-    /// Timers, sweeps and evictions of the groups whose partition is this replica's.
+    /// Timers of the groups whose partition is this replica's.
     async fn keep_time(&self) {
         let store = Arc::clone(&self.groups.store);
         let mut changes = store.changes();
@@ -330,10 +333,7 @@ impl Service {
         }
         self.look_at_all();
         let mut not_before = self.ctx.clock.now();
-        let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
-        sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut eviction = tokio::time::interval(EVICTION_INTERVAL);
-        eviction.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut again = tokio::time::interval(LOOK_AGAIN_INTERVAL);
         loop {
             tokio::select! {
                 () = self.ctx.shutdown.cancelled() => return,
@@ -351,15 +351,30 @@ impl Service {
                     not_before = super::input::plus(self.ctx.clock.now(), grace);
                 }
                 () = tokio::time::sleep(self.until_due()) => {}
-                _ = sweep.tick() => {
-                    if let Err(StoreError::Shutdown) = store.sweep(|group| self.owns(&group.spec.correlation_id)).await {
-                        return;
-                    }
-                }
-                _ = eviction.tick() => self.evict().await,
+                // A timer whose write was refused has left the index, and may be carried out by now.
+                _ = again.tick() => self.look_at_all(),
             }
             if self.ctx.clock.now() >= not_before {
                 self.fire_due();
+            }
+        }
+    }
+
+    /// Publishes what others left unsaid, and deletes what is over.
+    async fn keep_clean(&self) {
+        let store = &self.groups.store;
+        let mut evicted_at = tokio::time::Instant::now();
+        loop {
+            tokio::select! {
+                () = self.ctx.shutdown.cancelled() => return,
+                () = tokio::time::sleep(SWEEP_INTERVAL) => {}
+            }
+            if let Err(StoreError::Shutdown) = store.sweep(|group| self.owns(&group.spec.correlation_id)).await {
+                return;
+            }
+            if evicted_at.elapsed() >= EVICTION_INTERVAL {
+                evicted_at = tokio::time::Instant::now();
+                self.evict().await;
             }
         }
     }

@@ -10,21 +10,21 @@ use crate::{
         EndedEpisode, Episode, EpisodeEnd, GroupAlert, IncidentEvent, LadderStep, Repetition, ResolveOn, RuleSnapshot,
         StepOutcome, StepState,
     },
+    compile::{Plan, one_line},
     events::{
         ActionCompleted, ActionFailed, ActionId, AlertStatus, IncidentHeader, IncidentId, IncidentPhase,
         IncidentUpdated, NotificationContext, ResolvedReason, UpdateCause,
     },
     expression::{AlertFacts, Scope},
-    rules::{
-        compile::Plan,
-        input::{RaisedAlert, plus},
-    },
+    rules::input::{RaisedAlert, plus},
 };
 
 /// How long after its deadline a step should have answered.
 const OVERDUE_GRACE_S: i64 = 60;
 /// Which try of a step it is. A step is tried once: what follows a failure is the next step.
 const ATTEMPT: i32 = 1;
+/// The most bytes of what another service says, in a message's context.
+const MESSAGE_MAX: usize = 256;
 
 impl Turn<'_> {
     /// Opens an incident from one alert. Everything that waits belongs to it, too (promise 3).
@@ -171,7 +171,7 @@ impl Turn<'_> {
             let context = NotificationContext {
                 target: Some(result.target.display()),
                 step: Some(result.step.clone()),
-                message: Some(result.what.clone()),
+                message: Some(cut(&result.what)),
                 ..NotificationContext::default()
             };
             self.end(EpisodeEnd::ActionCompleted, context);
@@ -202,7 +202,7 @@ impl Turn<'_> {
             target: Some(result.target.display()),
             step: Some(result.step.clone()),
             reason: serde_json::to_value(result.reason).ok().and_then(|value| value.as_str().map(str::to_owned)),
-            message: Some(result.message.clone()),
+            message: Some(cut(&result.message)),
             next_step: next.filter(|_| !ends),
             repetition: 0,
         };
@@ -340,6 +340,11 @@ impl Turn<'_> {
         self.group.cooldown_until = (!cooldown.is_zero()).then(|| plus(self.now, cooldown));
         self.group.last_episode = Some(EndedEpisode { incident_id: episode.incident_id, ended_at: self.now, how });
     }
+}
+
+/// What others say, in a message that is one of many in one object.
+fn cut(text: &str) -> String {
+    one_line(text, MESSAGE_MAX)
 }
 
 /// Whether an alert fires and belongs to no incident, neither open nor ended.

@@ -3,10 +3,11 @@
 use super::{Turn, episode::step_at};
 use crate::{
     api::v1alpha1::{GroupAlert, IncidentEvent, ResolveOn},
+    compile::one_line,
     events::{
         ActionId, ActionRequested, AlertDecided, AlertLink, DecisionReason, Event, EventId, HEADER_ALERTS_MAX,
         IncidentHeader, IncidentOpened, IncidentResolved, NamespacedName, NotificationContext, NotificationId,
-        NotificationRequested, Payload, ResolvedReason, Topic,
+        NotificationRequested, Payload, ResolvedReason, Topic, target_key,
     },
     rules::input::{RaisedAlert, plus},
 };
@@ -14,7 +15,7 @@ use crate::{
 /// `ce_source` of what this service decides.
 pub const SOURCE: &str = "eventpulse/rules";
 /// The most alerts that a message's header links: it may be one of many in one object.
-const NOTIFICATION_ALERTS_MAX: usize = 10;
+const NOTIFICATION_ALERTS_MAX: usize = 5;
 
 /// The ledger's entry for one alert and one rule, or for none. Its key is its id: for one key the first record counts (promise 1).
 pub fn decided(
@@ -47,7 +48,7 @@ pub fn decided(
             rule: rule.cloned(),
             reason,
             incident_id,
-            detail: detail.chars().take(DETAIL_MAX).collect(),
+            detail: one_line(&detail, DETAIL_MAX),
         }
         .into(),
     }
@@ -123,7 +124,7 @@ impl Turn<'_> {
         let (Some(state), Some(step)) = (episode.steps.get(index), step_at(episode, index)) else { return };
         let attempt = u32::try_from(state.attempt).unwrap_or(1);
         let action_id = ActionId::new(&self.key.rule.namespace, &incident.incident_id, &step.name, attempt);
-        let key = format!("{}/{}/{}", self.key.rule.namespace, step.target.kind, step.target.name);
+        let key = target_key(&self.key.rule.namespace, &step.target);
         let payload = ActionRequested {
             incident,
             action_id: action_id.clone(),

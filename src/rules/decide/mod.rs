@@ -20,12 +20,10 @@ pub(super) use alerts::known_through;
 pub use events::decided;
 pub use timers::next_timer;
 
-use super::{
-    compile::CompiledRule,
-    input::{Input, plus},
-};
+use super::input::{Input, plus};
 use crate::{
     api::v1alpha1::{AlertGroupSpec, Duration, GroupAlert, LocalReference, StepOutcome},
+    compile::CompiledRule,
     events::{AlertLink, AlertStatus, CorrelationId, Event, IncidentId, IncidentPhase, NamespacedName},
 };
 

@@ -3,7 +3,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::fixtures::*;
 use crate::{
     api::v1alpha1::Rule,
-    rules::{CompiledRule, FieldError, RuleSet, compile},
+    compile::{CompiledRule, FieldError, Plan, compile},
+    rules::RuleSet,
 };
 
 fn errors(change: impl FnOnce(&mut Rule)) -> Vec<String> {
@@ -47,7 +48,7 @@ fn a_rule_needs_a_short_name_and_something_to_match() {
     assert!(errors(|rule| rule.spec.r#match = Default::default())[0].starts_with("spec.match: "));
 }
 
-fn plan(change: impl FnOnce(&mut BTreeMap<String, String>)) -> Result<crate::rules::Plan, String> {
+fn plan(change: impl FnOnce(&mut BTreeMap<String, String>)) -> Result<Plan, String> {
     let mut raised = firing(0, 0).raised();
     change(&mut raised.alert.labels);
     raised.alert.annotations.clear();

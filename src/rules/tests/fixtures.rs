@@ -6,12 +6,13 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     api::v1alpha1::{AlertGroupSpec, Episode, GroupAlert, IncidentPhase, Rule},
+    compile::{CompiledRule, compile},
     events::{
         ActionCompleted, ActionFailed, ActionFailureReason, ActionRequested, AlertDecided, AlertRaised, AlertStatus,
         DecisionReason, Event, EventId, IncidentHeader, IncidentUpdated, NotificationRequested, Payload, Topic,
         UpdateCause,
     },
-    rules::{Adopted, CompiledRule, GroupKey, Input, RaisedAlert, RuleView, compile, decide, next_timer},
+    rules::{Adopted, GroupKey, Input, RaisedAlert, RuleView, decide, next_timer},
 };
 
 /// The seed scenario's rule.

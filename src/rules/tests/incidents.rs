@@ -2,7 +2,10 @@
 
 use super::fixtures::*;
 use crate::{
-    api::v1alpha1::{Duration, IncidentPhase, OnUnknownOutcome, ResolveOn, StepOutcome},
+    api::v1alpha1::{
+        Duration, GROUP_SIZE_MAX, IncidentEvent, IncidentPhase, LocalReference, OnUnknownOutcome, ParameterValue,
+        ResolveOn, RuleAction, RuleNotification, StepOutcome,
+    },
     events::{ActionFailureReason, ActionId, AlertLink, AlertStatus, DecisionReason::*, IncidentId, UpdateCause},
     rules::{Adopted, Input, is_evictable},
 };
@@ -251,4 +254,47 @@ fn a_timer_or_a_result_for_a_group_that_nobody_remembers_is_nothing() {
     let result = completed(&other.request());
     assert!(group.input(Input::Completed(&result)).is_empty());
     assert!(group.group.is_none());
+}
+
+/// The worst that a rule and its alerts can bring about, as it would be written, with everything that one write may say.
+#[test]
+fn the_largest_group_stays_within_its_bound() {
+    let mut group = Scenario::with(|rule| {
+        let long = |len: usize| "x".repeat(len);
+        rule.spec.incident.severity = long(1024);
+        rule.spec.incident.summary = "\"\\\u{0}".repeat(600);
+        let mut step = rule.spec.actions[0].clone();
+        step.runbook_ref.name = long(253);
+        step.target_ref.name = long(253);
+        step.parameters = (0..2).map(|i| ParameterValue { name: format!("p{i}"), value: long(1000) }).collect();
+        rule.spec.actions = (0..8).map(|i| RuleAction { name: format!("{}{i}", long(62)), ..step.clone() }).collect();
+        let all =
+            [IncidentEvent::Opened, IncidentEvent::Mitigating, IncidentEvent::ActionFailed, IncidentEvent::Failed];
+        let message = rule.spec.notifications[2].clone();
+        rule.spec.notifications = (0..16)
+            .map(|i| RuleNotification {
+                channel_ref: LocalReference { name: format!("{}{i:02}", long(251)) },
+                template: long(63),
+                events: all.to_vec(),
+                ..message.clone()
+            })
+            .collect();
+    });
+    for pod in 0..200 {
+        let mut raised = firing(pod, 0).raised();
+        raised.fingerprint = format!("{pod:064}");
+        raised.alert.source = "s".repeat(128);
+        group.input(Input::Alert(&raised));
+    }
+    for _ in 0..7 {
+        group.fails(ActionFailureReason::RetriesExhausted);
+    }
+    let mut failure = failed(&group.request(), ActionFailureReason::RetriesExhausted);
+    failure.message = "\"\n".repeat(100_000);
+    let last = group.input(Input::Failed(&failure));
+    assert_eq!(last.len(), 32, "sixteen messages each for ActionFailed and Failed");
+    let mut spec = group.group.clone().unwrap();
+    spec.outbox = last.iter().map(|event| event.try_into().unwrap()).collect();
+    let size = serde_json::to_vec(&spec).unwrap().len();
+    assert!(size < GROUP_SIZE_MAX, "the largest group is {size} bytes");
 }

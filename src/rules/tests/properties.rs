@@ -26,12 +26,13 @@ use proptest::{
 use super::fixtures::*;
 use crate::{
     api::v1alpha1::{AlertGroupSpec, Duration, GROUP_ALERTS_MAX, ResolveOn},
+    compile::CompiledRule,
     events::{
         ActionCompleted, ActionFailed, ActionFailureReason, ActionRequested, DecisionReason, Event, IncidentUpdated,
         NotificationRequested, Payload, Topic, UpdateCause,
     },
     rules::{
-        CompiledRule, Input, RaisedAlert,
+        Input, RaisedAlert,
         decide::{
             known_through,
             sabotage::{self, Sabotage},

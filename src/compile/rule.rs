@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use kube::ResourceExt;
 
+use super::one_line;
 use crate::{
     api::v1alpha1::{
         Duration, LadderStep, OnUnknownOutcome, ParameterValue, ResolveOn, Rule, RuleAction, RuleSnapshot,
@@ -21,6 +22,8 @@ const SEVERITY_MAX: usize = 128;
 const SUMMARY_MAX: usize = 1024;
 const NAME_MAX: usize = 253;
 const PARAMETER_MAX: usize = 1024;
+/// The most bytes of all parameters of a ladder together: the group that remembers them has a bound (promise 6).
+const PARAMETERS_MAX: usize = 16 * 1024;
 /// The label that says which tenant an alert belongs to.
 const LABEL_NAMESPACE: &str = "namespace";
 
@@ -252,16 +255,22 @@ impl CompiledRule {
     /// error; what only people read is replaced, because a missing annotation must not keep an incident from opening.
     pub fn plan(&self, scope: &Scope, labels: &BTreeMap<String, String>) -> Result<Plan, ExpressionError> {
         let ladder = self.ladder.iter().map(|step| step.plan(scope)).collect::<Result<Vec<_>, _>>()?;
+        let size: usize = ladder.iter().flat_map(|step| &step.parameters).map(|p| p.name.len() + p.value.len()).sum();
+        if size > PARAMETERS_MAX {
+            let problem = format!("the parameters of all steps are more than {PARAMETERS_MAX} bytes together");
+            return Err(ExpressionError { field: "spec.actions".into(), position: 1, problem });
+        }
         let mut note = String::new();
-        let mut or_label = |rendered: Result<String, ExpressionError>, label: &str, otherwise: &str| {
-            let text = rendered.unwrap_or_else(|error| {
+        let mut or_label = |template: &Template, max: usize, label: &str, otherwise: &str| {
+            let text = template.render_cut(scope, max).unwrap_or_else(|error| {
                 note = error.to_string();
-                labels.get(label).cloned().unwrap_or_default().chars().take(SEVERITY_MAX).collect()
+                labels.get(label).cloned().unwrap_or_default()
             });
-            if text.trim().is_empty() { otherwise.to_owned() } else { text }
+            let line = one_line(text.trim(), max);
+            if line.trim().is_empty() { otherwise.to_owned() } else { line }
         };
-        let severity = or_label(self.severity.render_cut(scope, SEVERITY_MAX), "severity", "none");
-        let summary = or_label(self.summary.render_cut(scope, SUMMARY_MAX), "alertname", &self.name.name);
+        let severity = or_label(&self.severity, SEVERITY_MAX, "severity", "none");
+        let summary = or_label(&self.summary, SUMMARY_MAX, "alertname", &self.name.name);
         let rule = RuleSnapshot {
             uid: self.uid.clone(),
             generation: self.generation,
