@@ -1,0 +1,94 @@
+//! What a resource refers to, found in the watch caches and, for Secrets, asked for. I/O only; nothing is judged here.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, ResourceExt};
+
+use super::validate::{ChannelReferences, Referent, RuleReferences, SecretFact, secrets};
+use crate::{
+    api::v1alpha1::{NotificationChannel, Rule, Runbook},
+    events::NamespacedName,
+    runtime::{
+        ApiFailure, Context, WatchCache,
+        kube_api::{CALL_TIMEOUT, call},
+        watch_cache::Cached,
+    },
+};
+
+/// What the service knows of the cluster.
+#[derive(Clone)]
+pub(super) struct Caches {
+    pub rules: Arc<WatchCache<Rule>>,
+    pub runbooks: Arc<WatchCache<Runbook>>,
+    pub channels: Arc<WatchCache<NotificationChannel>>,
+}
+
+impl Caches {
+    /// Begins the three watches.
+    pub fn start(ctx: &Context) -> Self {
+        let caches = Self { rules: WatchCache::new(), runbooks: WatchCache::new(), channels: WatchCache::new() };
+        ctx.tasks.spawn_infallible("watch Rule", Arc::clone(&caches.rules).run(ctx.clone()));
+        ctx.tasks.spawn_infallible("watch Runbook", Arc::clone(&caches.runbooks).run(ctx.clone()));
+        ctx.tasks.spawn_infallible("watch NotificationChannel", Arc::clone(&caches.channels).run(ctx.clone()));
+        caches
+    }
+
+    /// Waits for the first complete lists: before them every reference would look broken.
+    pub async fn ready(&self) {
+        tokio::join!(self.rules.ready(), self.runbooks.ready(), self.channels.ready());
+    }
+
+    /// What a rule refers to.
+    pub fn references_of(&self, rule: &Rule) -> RuleReferences {
+        let namespace = rule.namespace().unwrap_or_default();
+        let runbooks = rule.spec.actions.iter().map(|action| &action.runbook_ref.name);
+        let channels = rule.spec.notifications.iter().map(|notification| &notification.channel_ref.name);
+        RuleReferences {
+            runbooks: runbooks.map(|name| (name.clone(), referent(&self.runbooks, &namespace, name))).collect(),
+            channels: channels.map(|name| (name.clone(), referent(&self.channels, &namespace, name))).collect(),
+        }
+    }
+
+    /// The rules of a namespace that refer to this runbook or channel.
+    pub fn rules_that(&self, namespace: &str, refers: impl Fn(&Rule) -> bool) -> Vec<NamespacedName> {
+        self.rules
+            .list()
+            .iter()
+            .filter(|rule| rule.namespace().as_deref() == Some(namespace) && refers(rule))
+            .map(|rule| NamespacedName { namespace: namespace.to_owned(), name: rule.name_any() })
+            .collect()
+    }
+}
+
+fn referent<K: Cached>(cache: &WatchCache<K>, namespace: &str, name: &str) -> Referent<K> {
+    let name = NamespacedName { namespace: namespace.to_owned(), name: name.to_owned() };
+    match cache.get(&name) {
+        Some(found) => Referent::Found(found),
+        None if cache.invalid(&name).is_some() => Referent::Malformed,
+        None => Referent::Missing,
+    }
+}
+
+/// What a channel refers to. Secrets are not watched: each is asked for when its channel changes and from time to time, so that no
+/// more is read than what somebody refers to, and nothing of it is kept.
+pub(super) async fn references_of_channel(
+    ctx: &Context,
+    channel: &NotificationChannel,
+) -> Result<ChannelReferences, ApiFailure> {
+    let api: Api<Secret> = Api::namespaced(ctx.kube.clone(), &channel.namespace().unwrap_or_default());
+    let mut references = ChannelReferences::new();
+    for (_, secret) in secrets(channel) {
+        let fact = match call(CALL_TIMEOUT, api.get(&secret.name)).await {
+            Ok(found) => {
+                let has_key = found.data.is_some_and(|data| data.contains_key(&secret.key));
+                if has_key { SecretFact::Present } else { SecretFact::KeyMissing }
+            }
+            Err(ApiFailure::NotFound(_)) => SecretFact::Missing,
+            Err(ApiFailure::Refused { code: 403, .. }) => SecretFact::Forbidden,
+            Err(failure) => return Err(failure),
+        };
+        references.insert((secret.name.clone(), secret.key.clone()), fact);
+    }
+    Ok(references)
+}
