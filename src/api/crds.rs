@@ -47,6 +47,7 @@ pub fn crds() -> Result<Vec<CustomResourceDefinition>, GenerateError> {
         complete::<NotificationChannelSpec, NotificationChannelStatus>(&NotificationChannel::crd())?,
         complete::<IncidentSpec, IncidentStatus>(&Incident::crd())?,
         complete::<NotificationSpec, ()>(&Notification::crd())?,
+        complete::<NotificationSpec, ()>(&Notification::crd())?,
         complete::<AlertGroupSpec, ()>(&AlertGroup::crd())?,
     ])
 }

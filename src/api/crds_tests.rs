@@ -125,6 +125,7 @@ fn nothing_is_written_as_null() {
     written::<NotificationChannelStatus>("NotificationChannel.status", &mut found);
     written::<IncidentSpec>("Incident.spec", &mut found);
     written::<IncidentStatus>("Incident.status", &mut found);
+    written::<NotificationSpec>("Notification.spec", &mut found);
     written::<AlertGroupSpec>("AlertGroup.spec", &mut found);
     written::<NotificationSpec>("Notification.spec", &mut found);
     assert_eq!(found, none());
@@ -186,6 +187,7 @@ fn kinds_have_their_short_names_and_the_category() {
         ("Runbook", ""),
         ("NotificationChannel", "nch"),
         ("Incident", "inc"),
+        ("Notification", "ntf"),
         ("AlertGroup", "ag"),
         ("Notification", "ntf"),
     ] {

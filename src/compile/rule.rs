@@ -33,14 +33,29 @@ const LABEL_NAMESPACE: &str = "namespace";
 pub struct FieldError {
     /// The field, like `spec.match.matchers[0]`.
     pub field: String,
+    /// What kind of thing is wrong.
+    pub kind: FieldErrorKind,
     /// What is wrong with it.
     pub message: String,
+}
+
+/// What kind of thing is wrong with a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FieldErrorKind {
+    /// What the schema refuses too; seen only where an older one is installed.
+    Schema,
+    /// A matcher does not parse.
+    Matcher,
+    /// An expression does not compile.
+    Expression,
+    /// A constant target is no name of a resource.
+    Target,
 }
 
 impl From<ExpressionError> for FieldError {
     fn from(error: ExpressionError) -> Self {
         let message = format!("at character {}: {}", error.position, error.problem);
-        Self { field: error.field, message }
+        Self { field: error.field, kind: FieldErrorKind::Expression, message }
     }
 }
 
@@ -108,7 +123,9 @@ pub fn compile(rule: &Rule) -> Result<CompiledRule, Vec<FieldError>> {
     for (index, text) in spec.r#match.matchers.iter().enumerate() {
         match matcher::parse(text) {
             Ok(parsed) => matchers.extend(parsed),
-            Err(error) => errors.add(format!("spec.match.matchers[{index}]"), error.to_string()),
+            Err(error) => {
+                errors.add(format!("spec.match.matchers[{index}]"), FieldErrorKind::Matcher, error.to_string())
+            }
         }
     }
     let conditions: Vec<Condition> = spec
@@ -168,7 +185,7 @@ fn compile_step(action: &RuleAction, errors: &mut Errors) -> Option<CompiledStep
         && target.is_constant()
         && let Err(error) = target_name(target, &Scope::default())
     {
-        errors.add(error.field, error.problem);
+        errors.add(error.field, FieldErrorKind::Target, error.problem);
     }
     let parameters: Vec<(String, Template)> = action
         .parameters
@@ -195,13 +212,13 @@ fn compile_step(action: &RuleAction, errors: &mut Errors) -> Option<CompiledStep
 struct Errors(Vec<FieldError>);
 
 impl Errors {
-    fn add(&mut self, field: impl Into<String>, message: String) {
-        self.0.push(FieldError { field: field.into(), message });
+    fn add(&mut self, field: impl Into<String>, kind: FieldErrorKind, message: String) {
+        self.0.push(FieldError { field: field.into(), kind, message });
     }
 
     fn require(&mut self, holds: bool, field: &str, message: impl FnOnce() -> String) {
         if !holds {
-            self.add(field, message());
+            self.add(field, FieldErrorKind::Schema, message());
         }
     }
 

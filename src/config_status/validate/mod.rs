@@ -19,6 +19,7 @@ pub(super) use runbook::runbook;
 use super::reason;
 use crate::{
     api::v1alpha1::{NotificationChannel, ParameterType, Runbook, RunbookParameter},
+    compile::{FieldError, FieldErrorKind},
     expression::ExpressionError,
 };
 
@@ -36,6 +37,16 @@ pub(super) struct Problem {
 impl Problem {
     fn new(field: impl Into<String>, reason: &'static str, message: impl Into<String>) -> Self {
         Self { field: field.into(), reason, message: message.into() }
+    }
+
+    fn field(error: FieldError) -> Self {
+        let reason = match error.kind {
+            FieldErrorKind::Schema => reason::MALFORMED,
+            FieldErrorKind::Matcher => reason::INVALID_MATCHER,
+            FieldErrorKind::Expression => reason::INVALID_EXPRESSION,
+            FieldErrorKind::Target => reason::INVALID_TARGET,
+        };
+        Self::new(error.field, reason, error.message)
     }
 
     fn expression(error: ExpressionError) -> Self {

@@ -3,41 +3,21 @@
 use super::{Problem, Referent, RuleReferences, check_parameter, unready};
 use crate::{
     api::v1alpha1::{Rule, RuleAction, Runbook},
+    compile::compile,
     config_status::reason,
-    expression::{Condition, ExpressionError, Scope, Template, Variable},
-    matcher, template,
+    expression::{Scope, Template, Variable},
+    template,
 };
 
 const ALERT: &[Variable] = &[Variable::Alert];
-/// The longest name of a resource.
-const NAME_LEN_MAX: usize = 253;
 /// The longest value of a parameter.
 const PARAMETER_LEN_MAX: usize = 1024;
 
-/// Everything that is wrong with the rule, in the order of its fields.
+/// Everything that is wrong with the rule, what does not compile first.
 pub(in crate::config_status) fn rule(rule: &Rule, references: &RuleReferences) -> Vec<Problem> {
-    let spec = &rule.spec;
-    let mut problems = Vec::new();
-    for (index, text) in spec.r#match.matchers.iter().enumerate() {
-        if let Err(error) = matcher::parse(text) {
-            problems.push(Problem::new(
-                format!("spec.match.matchers[{index}]"),
-                reason::INVALID_MATCHER,
-                error.to_string(),
-            ));
-        }
-    }
-    for (index, condition) in spec.r#match.conditions.iter().enumerate() {
-        let field = format!("spec.match.conditions[{index}].expression");
-        problems.extend(Condition::compile(&field, &condition.expression, ALERT).err().map(Problem::expression));
-    }
-    for (field, text) in
-        [("spec.incident.severity", &spec.incident.severity), ("spec.incident.summary", &spec.incident.summary)]
-    {
-        problems.extend(Template::compile(field, text, ALERT).err().map(Problem::expression));
-    }
-    for (index, action) in spec.actions.iter().enumerate() {
-        step(action, &format!("spec.actions[{index}]"), references, &mut problems);
+    let mut problems: Vec<Problem> = compile(rule).err().into_iter().flatten().map(Problem::field).collect();
+    for action in &rule.spec.actions {
+        step(action, &format!("spec.actions[{}]", action.name), references, &mut problems);
     }
     notifications(rule, references, &mut problems);
     problems
@@ -70,19 +50,6 @@ fn step(action: &RuleAction, at: &str, references: &RuleReferences, problems: &m
 
 fn target(action: &RuleAction, at: &str, runbook: Option<&Runbook>, problems: &mut Vec<Problem>) {
     let target = &action.target_ref;
-    let field = format!("{at}.targetRef.name");
-    match Template::compile(&field, &target.name, ALERT) {
-        Err(error) => problems.push(Problem::expression(error)),
-        Ok(name) if name.is_constant() => match name.render(&Scope::default(), NAME_LEN_MAX) {
-            Ok(name) if is_resource_name(&name) => {}
-            _ => problems.push(Problem::new(
-                field,
-                reason::INVALID_TARGET,
-                format!("{:?} is no name of a resource", target.name),
-            )),
-        },
-        Ok(_) => {}
-    }
     for step in runbook.into_iter().flat_map(|runbook| &runbook.spec.steps) {
         if !step.r#type.acts_on(&target.api_version, &target.kind) {
             let message = format!(
@@ -95,27 +62,19 @@ fn target(action: &RuleAction, at: &str, runbook: Option<&Runbook>, problems: &m
 }
 
 fn parameters(action: &RuleAction, at: &str, runbook: &Runbook, problems: &mut Vec<Problem>) {
-    for (index, given) in action.parameters.iter().enumerate() {
-        let field = format!("{at}.parameters[{index}]");
-        let value = match Template::compile(&format!("{field}.value"), &given.value, ALERT) {
-            Ok(value) => value,
-            Err(error) => {
-                problems.push(Problem::expression(error));
-                continue;
-            }
-        };
+    for given in &action.parameters {
+        let field = format!("{at}.parameters[{}]", given.name);
         let Some(parameter) = runbook.spec.parameters.iter().find(|parameter| parameter.name == given.name) else {
             let message = format!("the Runbook {} has no parameter {}", action.runbook_ref.name, given.name);
             problems.push(Problem::new(format!("{field}.name"), reason::UNKNOWN_PARAMETER, message));
             continue;
         };
-        if !value.is_constant() {
+        // What is computed is checked when it is computed.
+        let constant = Template::compile(&field, &given.value, ALERT).ok().filter(Template::is_constant);
+        let Some(Ok(value)) = constant.map(|value| value.render(&Scope::default(), PARAMETER_LEN_MAX)) else {
             continue;
-        }
-        let checked = value
-            .render(&Scope::default(), PARAMETER_LEN_MAX)
-            .map_err(|error: ExpressionError| error.problem)
-            .and_then(|value| check_parameter(parameter, &value));
+        };
+        let checked = check_parameter(parameter, &value);
         if let Err(message) = checked {
             problems.push(Problem::new(format!("{field}.value"), reason::INVALID_PARAMETER, message));
         }
@@ -171,15 +130,4 @@ fn notifications(rule: &Rule, references: &RuleReferences, problems: &mut Vec<Pr
             problems.push(Problem::new(at, reason::DUPLICATE_NOTIFICATION, message));
         }
     }
-}
-
-/// RFC 1123 subdomain.
-fn is_resource_name(name: &str) -> bool {
-    let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
-    let label = |part: &str| {
-        edge(part.chars().next())
-            && edge(part.chars().last())
-            && part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
-    };
-    name.split('.').all(label)
 }

@@ -105,7 +105,7 @@ fn what_a_rule_matches_must_compile() {
         [
             ("InvalidMatcher", "spec.match.matchers[1]"),
             ("InvalidMatcher", "spec.match.matchers[2]"),
-            ("InvalidExpression", "spec.match.conditions[1].expression"),
+            ("InvalidExpression", "spec.match.conditions[no].expression"),
             ("InvalidExpression", "spec.incident.severity"),
             ("InvalidExpression", "spec.incident.summary"),
         ]
@@ -117,36 +117,36 @@ fn what_a_step_refers_to_must_be_there_and_fit() {
     let parameter = |name: &str, value: &str| json!({"name": name, "value": value});
     let why = parameter("why", "x");
     for (change, expected) in [
-        (json!({"runbookRef": {"name": "gone"}}), vec![("RunbookNotFound", "spec.actions[0].runbookRef")]),
-        (json!({"runbookRef": {"name": "broken"}}), vec![("RunbookNotReady", "spec.actions[0].runbookRef")]),
-        (json!({"targetRef": {"kind": "Pod"}}), vec![("UnsupportedTarget", "spec.actions[0].targetRef.kind")]),
+        (json!({"runbookRef": {"name": "gone"}}), vec![("RunbookNotFound", "spec.actions[add].runbookRef")]),
+        (json!({"runbookRef": {"name": "broken"}}), vec![("RunbookNotReady", "spec.actions[add].runbookRef")]),
+        (json!({"targetRef": {"kind": "Pod"}}), vec![("UnsupportedTarget", "spec.actions[add].targetRef.kind")]),
         (
             json!({"targetRef": {"apiVersion": "apps/v1beta1"}}),
-            vec![("UnsupportedTarget", "spec.actions[0].targetRef.kind")],
+            vec![("UnsupportedTarget", "spec.actions[add].targetRef.kind")],
         ),
-        (json!({"targetRef": {"name": "Svc_A"}}), vec![("InvalidTarget", "spec.actions[0].targetRef.name")]),
-        (json!({"targetRef": {"name": "a..b"}}), vec![("InvalidTarget", "spec.actions[0].targetRef.name")]),
-        (json!({"targetRef": {"name": "$(nobody)"}}), vec![("InvalidExpression", "spec.actions[0].targetRef.name")]),
-        (json!({"parameters": []}), vec![("MissingParameter", "spec.actions[0].parameters")]),
+        (json!({"targetRef": {"name": "Svc_A"}}), vec![("InvalidTarget", "spec.actions[add].targetRef.name")]),
+        (json!({"targetRef": {"name": "a..b"}}), vec![("InvalidTarget", "spec.actions[add].targetRef.name")]),
+        (json!({"targetRef": {"name": "$(nobody)"}}), vec![("InvalidExpression", "spec.actions[add].targetRef.name")]),
+        (json!({"parameters": []}), vec![("MissingParameter", "spec.actions[add].parameters")]),
         (
             json!({"parameters": [why, parameter("dleta", "1")]}),
-            vec![("UnknownParameter", "spec.actions[0].parameters[1].name")],
+            vec![("UnknownParameter", "spec.actions[add].parameters[dleta].name")],
         ),
         (
             json!({"parameters": [why, parameter("delta", "9")]}),
-            vec![("InvalidParameter", "spec.actions[0].parameters[1].value")],
+            vec![("InvalidParameter", "spec.actions[add].parameters[delta].value")],
         ),
         (
             json!({"parameters": [why, parameter("delta", "0")]}),
-            vec![("InvalidParameter", "spec.actions[0].parameters[1].value")],
+            vec![("InvalidParameter", "spec.actions[add].parameters[delta].value")],
         ),
         (
             json!({"parameters": [why, parameter("delta", "two")]}),
-            vec![("InvalidParameter", "spec.actions[0].parameters[1].value")],
+            vec![("InvalidParameter", "spec.actions[add].parameters[delta].value")],
         ),
         (
             json!({"parameters": [why, parameter("delta", "$(")]}),
-            vec![("InvalidExpression", "spec.actions[0].parameters[1].value")],
+            vec![("InvalidExpression", "spec.actions[add].parameters[delta].value")],
         ),
         (json!({"parameters": [why, parameter("delta", "$(alert.labels.n)")]}), vec![]),
         (json!({"targetRef": {"name": "svc-a.eu"}}), vec![]),
