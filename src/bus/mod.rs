@@ -5,6 +5,7 @@
 
 mod ack;
 pub mod embedded;
+pub mod kafka;
 mod local;
 pub mod memory;
 mod partition;
@@ -18,10 +19,12 @@ use jiff::Timestamp;
 
 pub use ack::{Ack, AckTracker};
 pub use embedded::EmbeddedBus;
+pub use kafka::{KafkaBus, KafkaOptions};
 pub use local::{LocalBus, LocalOptions, StoredOffset};
 pub use memory::MemoryBus;
 pub use partition::partition_of;
 pub use queue::DeliveryQueue;
+use queue::size_of;
 pub use settings::{BusConfig, EmbeddedConfig, KafkaConfig, Retention};
 
 use crate::{
@@ -41,8 +44,22 @@ pub async fn open(config: BusConfig, clock: Arc<dyn Clock>, metrics: Metrics) ->
         BusConfig::Embedded(config) => {
             Ok(Arc::new(EmbeddedBus::open(config, clock, metrics, LocalOptions::default()).await?))
         }
-        BusConfig::Kafka(_) => Err(BusError::Open("this build has no Kafka adapter yet".into())),
+        BusConfig::Kafka(config) => Ok(Arc::new(KafkaBus::open(config, metrics, KafkaOptions::default()).await?)),
     }
+}
+
+/// What no adapter takes.
+fn check_record(record: &Record) -> Result<(), BusError> {
+    let bytes = size_of(record);
+    if bytes > MAX_RECORD_BYTES {
+        let problem = format!("a record of {bytes} bytes on {}; at most {MAX_RECORD_BYTES} are taken", record.topic);
+        return Err(BusError::Refused(problem));
+    }
+    // Kafka's C client cannot write it.
+    if record.headers.iter().any(|(name, _)| name.contains('\0')) {
+        return Err(BusError::Refused(format!("a header of a record on {} has a NUL in its name", record.topic)));
+    }
+    Ok(())
 }
 
 /// A member went on after a wake-up was lost (design, section 6).

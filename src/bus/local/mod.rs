@@ -22,8 +22,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::member::Member;
 use super::{
-    Bus, BusError, DeliveryQueue, MAX_RECORD_BYTES, Membership, SubscribeOptions, Subscription, TopicPartition,
-    partition_of, queue::size_of, repaired_wakeups,
+    Bus, BusError, DeliveryQueue, Membership, SubscribeOptions, Subscription, TopicPartition, check_record,
+    partition_of, repaired_wakeups,
 };
 use crate::{
     events::{Record, Topic},
@@ -197,12 +197,7 @@ impl<S: Storage> LocalBus<S> {
 
 impl<S: Storage> Core<S> {
     fn place(&self, record: Record) -> Result<(TopicPartition, Record), BusError> {
-        let bytes = size_of(&record);
-        if bytes > MAX_RECORD_BYTES {
-            let problem =
-                format!("a record of {bytes} bytes on {}; at most {MAX_RECORD_BYTES} are taken", record.topic);
-            return Err(BusError::Refused(problem));
-        }
+        check_record(&record)?;
         let partitions = self.storage.partitions(record.topic);
         let partition = match &record.key {
             Some(key) => partition_of(key, partitions),

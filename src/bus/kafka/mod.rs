@@ -1,0 +1,282 @@
+//! The log on Apache Kafka, by librdkafka.
+//!
+//! In: records, each acknowledged by all in-sync replicas before `publish` returns. Out: deliveries, by consumers that are
+//! polled on threads of their own. The topics are created or checked first; while the brokers are away everything waits, says
+//! so in the health, and goes on by itself.
+
+mod connection;
+mod member;
+mod producer;
+mod record;
+mod topics;
+mod watch;
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use tokio::sync::{Notify, watch as tokio_watch};
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    connection::Connection,
+    member::{Member, Shared},
+    producer::Producer,
+    topics::{NotReady, Partitions},
+};
+use super::{Bus, BusError, DeliveryQueue, KafkaConfig, Membership, SubscribeOptions, Subscription};
+use crate::{
+    events::{Record, Topic},
+    runtime::Metrics,
+};
+
+/// How long the first contact may take before the bus goes on without.
+const FIRST_CONTACT: Duration = Duration::from_secs(5);
+/// How long a call waits for topics that are not ready.
+const READY_TIMEOUT: Duration = Duration::from_secs(10);
+const PREPARE_RETRY: Duration = Duration::from_secs(1);
+/// How long leaving may take; a consumer that takes longer ends by its session timeout.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(15);
+/// How often the brokers are asked whether they are there.
+const HEALTH_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Settings of the adapter itself.
+#[derive(Clone, Copy, Debug)]
+pub struct KafkaOptions {
+    /// How often a member compares what it has with what the brokers have. A consumer that does not move from one time to the
+    /// next, although records wait, is made anew.
+    pub watch_interval: Duration,
+}
+
+impl Default for KafkaOptions {
+    fn default() -> Self {
+        Self { watch_interval: Duration::from_secs(5) }
+    }
+}
+
+/// The log on Kafka.
+pub struct KafkaBus {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    connection: Connection,
+    options: KafkaOptions,
+    metrics: Metrics,
+    producer: Producer,
+    topics: tokio_watch::Sender<Topics>,
+    members: Mutex<Vec<Weak<Shared>>>,
+    closed: CancellationToken,
+    repaired: Arc<AtomicU64>,
+}
+
+#[derive(Clone)]
+enum Topics {
+    Waiting(String),
+    Ready(Arc<Partitions>),
+    Refused(BusError),
+}
+
+impl KafkaBus {
+    /// Creates or checks the topics. Fails for what a person has to change; goes on without brokers that cannot be reached, and
+    /// prepares the topics when they can.
+    pub async fn open(config: KafkaConfig, metrics: Metrics, options: KafkaOptions) -> Result<Self, BusError> {
+        let connection = Connection::new(config)?;
+        let producer = Producer::new(connection.clone())?;
+        let inner = Arc::new(Inner {
+            connection,
+            options,
+            metrics,
+            producer,
+            topics: tokio_watch::Sender::new(Topics::Waiting("the brokers have not answered yet".into())),
+            members: Mutex::default(),
+            closed: CancellationToken::new(),
+            repaired: Arc::default(),
+        });
+        let preparing = tokio::spawn(prepare(Arc::downgrade(&inner), inner.connection.clone(), inner.closed.clone()));
+        tokio::spawn(watch_health(Arc::downgrade(&inner), inner.closed.clone()));
+        // An error says that it takes longer; it goes on meanwhile.
+        let _ = tokio::time::timeout(FIRST_CONTACT, preparing).await;
+        match &*inner.topics.borrow() {
+            Topics::Refused(error) => return Err(error.clone()),
+            Topics::Waiting(reason) => {
+                tracing::warn!(reason, "The topics are not ready; going on as soon as they are.")
+            }
+            Topics::Ready(_) => {}
+        }
+        Ok(Self { inner })
+    }
+
+    /// For the contract suite: consumers that live now are not heard any more from their next record on.
+    pub fn suppress_next_wakeup(&self) {
+        self.inner.living().iter().for_each(|member| member.deafen.store(true, Ordering::SeqCst));
+    }
+
+    /// How often a consumer that did not wake was made anew.
+    pub fn missed_wakeups(&self) -> u64 {
+        self.inner.repaired.load(Ordering::Relaxed)
+    }
+}
+
+/// Until the topics are ready or refused.
+async fn prepare(inner: Weak<Inner>, connection: Connection, closed: CancellationToken) {
+    loop {
+        let result = tokio::select! {
+            () = closed.cancelled() => return,
+            result = topics::prepare(&connection) => result,
+        };
+        let Some(inner) = inner.upgrade() else { return };
+        let (state, is_done) = match result {
+            Ok(partitions) => (Topics::Ready(Arc::new(partitions)), true),
+            Err(NotReady::Never(error)) => {
+                tracing::error!(%error, "The topics cannot be used.");
+                (Topics::Refused(error), true)
+            }
+            Err(NotReady::Later(reason)) => {
+                connection.health.down(reason.clone());
+                (Topics::Waiting(reason), false)
+            }
+        };
+        inner.topics.send_replace(state);
+        if is_done {
+            return;
+        }
+        drop(inner);
+        tokio::time::sleep(PREPARE_RETRY).await;
+    }
+}
+
+/// librdkafka says when all brokers are gone, and not when one is back.
+async fn watch_health(inner: Weak<Inner>, closed: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = closed.cancelled() => return,
+            () = tokio::time::sleep(HEALTH_INTERVAL) => {}
+        }
+        let Some(inner) = inner.upgrade() else { return };
+        match inner.producer.ask_brokers().await {
+            Ok(()) => inner.connection.health.up(),
+            Err(reason) => inner.connection.health.down(reason),
+        }
+    }
+}
+
+impl Inner {
+    fn living(&self) -> Vec<Arc<Shared>> {
+        let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
+        members.retain(|member| member.strong_count() > 0);
+        members.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// The topics, when they are ready; the reason, when they are not after a while.
+    async fn ready(&self, not_yet: fn(String) -> BusError) -> Result<Arc<Partitions>, BusError> {
+        let mut topics = self.topics.subscribe();
+        let settled = async {
+            match topics.wait_for(|topics| !matches!(topics, Topics::Waiting(_))).await.as_deref() {
+                Ok(Topics::Ready(partitions)) => Ok(Arc::clone(partitions)),
+                Ok(Topics::Refused(error)) => Err(error.clone()),
+                Ok(Topics::Waiting(_)) | Err(_) => Err(BusError::Closed),
+            }
+        };
+        tokio::select! {
+            () = self.closed.cancelled() => Err(BusError::Closed),
+            settled = tokio::time::timeout(READY_TIMEOUT, settled) => settled.unwrap_or_else(|_| match &*self.topics.borrow() {
+                Topics::Waiting(reason) => Err(not_yet(reason.clone())),
+                Topics::Ready(partitions) => Ok(Arc::clone(partitions)),
+                Topics::Refused(error) => Err(error.clone()),
+            }),
+        }
+    }
+}
+
+#[async_trait]
+impl Bus for KafkaBus {
+    async fn publish(&self, records: Vec<Record>) -> Result<(), BusError> {
+        let partitions = self.inner.ready(BusError::Publish).await?;
+        self.inner.producer.publish(records, &partitions).await
+    }
+
+    async fn subscribe(&self, options: SubscribeOptions) -> Result<Subscription, BusError> {
+        let inner = &self.inner;
+        inner.ready(BusError::Subscribe).await?;
+        let queue = DeliveryQueue::new(options.max_in_flight, Arc::new(Notify::new()));
+        let shared = Arc::new(Shared {
+            group: options.group,
+            queue: Arc::clone(&queue),
+            leave: inner.closed.child_token(),
+            ended: CancellationToken::new(),
+            deafen: AtomicBool::new(false),
+            repaired: Arc::clone(&inner.repaired),
+            metrics: inner.metrics.clone(),
+            watch_interval: inner.options.watch_interval,
+        });
+        let member = Member::new(Arc::clone(&shared), inner.connection.clone(), options.topics, options.max_in_flight);
+        // Not a task: librdkafka's calls block.
+        std::thread::Builder::new()
+            .name(format!("kafka-{}", shared.group))
+            .spawn(move || member.run())
+            .map_err(|error| BusError::Subscribe(error.to_string()))?;
+        inner.members.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&shared));
+        Ok(Subscription::new(queue, Arc::new(KafkaMembership(shared))))
+    }
+
+    fn partitions(&self, topic: Topic) -> u32 {
+        match &*self.inner.topics.borrow() {
+            Topics::Ready(partitions) => partitions.get(&topic).copied().unwrap_or(1),
+            _ => self.inner.connection.config.partitions.max(1),
+        }
+    }
+
+    fn health(&self) -> Result<(), String> {
+        match &*self.inner.topics.borrow() {
+            _ if self.inner.closed.is_cancelled() => Err(BusError::Closed.to_string()),
+            Topics::Waiting(reason) => Err(reason.clone()),
+            Topics::Refused(error) => Err(error.to_string()),
+            Topics::Ready(_) => self.inner.connection.health.check(),
+        }
+    }
+
+    fn is_local(&self) -> bool {
+        false
+    }
+
+    async fn close(&self, timeout: Duration) {
+        let ending = async {
+            self.inner.producer.flush(timeout).await;
+            self.inner.closed.cancel();
+            for member in self.inner.living() {
+                member.ended.cancelled().await;
+            }
+        };
+        if tokio::time::timeout(timeout, ending).await.is_err() {
+            self.inner.closed.cancel();
+            tracing::warn!("The log was not closed in time; what was not acknowledged comes again.");
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.closed.cancel();
+    }
+}
+
+struct KafkaMembership(Arc<Shared>);
+
+#[async_trait]
+impl Membership for KafkaMembership {
+    async fn leave(&self) {
+        self.0.leave.cancel();
+        if tokio::time::timeout(LEAVE_TIMEOUT, self.0.ended.cancelled()).await.is_err() {
+            tracing::warn!(
+                group = self.0.group,
+                "The group was not left in time; the brokers notice it by themselves."
+            );
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! The idempotent producer: acknowledged by all in-sync replicas, record by record.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use rdkafka::{
+    error::{KafkaError, RDKafkaErrorCode},
+    producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer as _},
+};
+
+use super::{
+    connection::{Connection, LogContext},
+    record::headers_of,
+    topics::Partitions,
+};
+use crate::{
+    bus::{BusError, check_record, partition_of},
+    events::Record,
+};
+
+type Client = FutureProducer<LogContext>;
+
+/// How long a full queue is left alone before the next try.
+const QUEUE_FULL_RETRY: Duration = Duration::from_millis(5);
+const ASK_TIMEOUT: Duration = Duration::from_secs(3);
+
+pub(super) struct Producer {
+    connection: Connection,
+    client: Mutex<Arc<Client>>,
+    keyless: AtomicU32,
+}
+
+impl Producer {
+    /// Fails for settings that librdkafka does not take.
+    pub(super) fn new(connection: Connection) -> Result<Self, BusError> {
+        let client = create(&connection)?;
+        Ok(Self { connection, client: Mutex::new(Arc::new(client)), keyless: AtomicU32::new(0) })
+    }
+
+    pub(super) async fn publish(&self, records: Vec<Record>, partitions: &Partitions) -> Result<(), BusError> {
+        for record in &records {
+            check_record(record)?;
+        }
+        let client = self.client();
+        // All are handed over in their order before the first is waited for, so that they travel together.
+        let mut deliveries = Vec::with_capacity(records.len());
+        for record in &records {
+            deliveries.push(self.send(&client, record, partitions).await?);
+        }
+        let mut result = Ok(());
+        for delivery in deliveries {
+            let outcome = match delivery.await {
+                Ok(Ok(_)) => Ok(()),
+                Ok(Err((error, _))) => Err(self.failed(&client, &error)),
+                Err(_) => Err(BusError::Closed),
+            };
+            result = result.and(outcome);
+        }
+        if result.is_ok() {
+            self.connection.health.up();
+        }
+        result
+    }
+
+    async fn send(
+        &self,
+        client: &Arc<Client>,
+        record: &Record,
+        partitions: &Partitions,
+    ) -> Result<DeliveryFuture, BusError> {
+        let topic = self.connection.topic_name(record.topic);
+        let count = partitions.get(&record.topic).copied().unwrap_or(1).max(1);
+        let partition = match &record.key {
+            Some(key) => partition_of(key, count),
+            None => self.keyless.fetch_add(1, Ordering::Relaxed) % count,
+        };
+        loop {
+            let message = FutureRecord {
+                topic: &topic,
+                partition: i32::try_from(partition).ok(),
+                payload: Some(&record.value[..]),
+                key: record.key.as_deref(),
+                timestamp: None,
+                headers: Some(headers_of(record)),
+            };
+            match client.send_result(message) {
+                Ok(delivery) => return Ok(delivery),
+                // It empties as records are acknowledged or time out.
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
+                    tokio::time::sleep(QUEUE_FULL_RETRY).await;
+                }
+                Err((error, _)) => return Err(self.failed(client, &error)),
+            }
+        }
+    }
+
+    fn failed(&self, client: &Arc<Client>, error: &KafkaError) -> BusError {
+        let text = self.connection.describe(error);
+        match error.rdkafka_error_code() {
+            Some(
+                RDKafkaErrorCode::MessageSizeTooLarge
+                | RDKafkaErrorCode::InvalidMessageSize
+                | RDKafkaErrorCode::InvalidMessage
+                | RDKafkaErrorCode::InvalidRecord,
+            ) => return BusError::Refused(text),
+            Some(RDKafkaErrorCode::MessageTimedOut) => self.connection.health.down(text.clone()),
+            _ => {}
+        }
+        if client.client().fatal_error().is_some() {
+            self.replace(client);
+        }
+        BusError::Publish(text)
+    }
+
+    /// An idempotent producer that lost count of its records takes no more (librdkafka, INTRODUCTION.md, "Idempotent Producer").
+    fn replace(&self, broken: &Arc<Client>) {
+        let mut client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        if Arc::ptr_eq(&client, broken) {
+            match create(&self.connection) {
+                Ok(new) => {
+                    tracing::warn!("The producer has failed for good; a new one takes its place.");
+                    *client = Arc::new(new);
+                }
+                Err(error) => {
+                    tracing::error!(%error, "The producer has failed for good, and a new one cannot be made.")
+                }
+            }
+        }
+    }
+
+    /// Whether a broker answers.
+    pub(super) async fn ask_brokers(&self) -> Result<(), String> {
+        let client = self.client();
+        let topic = self.connection.topic_name(crate::events::Topic::AlertRaised);
+        let asked =
+            tokio::task::spawn_blocking(move || client.client().fetch_metadata(Some(&topic), ASK_TIMEOUT)).await;
+        match asked {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(self.connection.describe(&error)),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// Waits for what was handed over.
+    pub(super) async fn flush(&self, timeout: Duration) {
+        let client = self.client();
+        // A panic there has no answer either.
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || client.flush(timeout)).await {
+            tracing::warn!(%error, "Not everything was acknowledged in time.");
+        }
+    }
+
+    fn client(&self) -> Arc<Client> {
+        Arc::clone(&self.client.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn create(connection: &Connection) -> Result<Client, BusError> {
+    let created = connection.producer().create_with_context(connection.context());
+    created.map_err(|error| BusError::Open(connection.describe(&error)))
+}
