@@ -200,6 +200,12 @@ impl Service {
     }
 
     fn send(&self, header: &IncidentHeader, input: OwnedInput, origin: Origin) {
+        if !is_namespace(&header.rule.namespace) {
+            let Origin { ack, record, place } = origin;
+            let message = "incident.rule.namespace: is no name of a namespace".to_owned();
+            bury(&self.ctx, record.to_dead_letter(DeadLetterReason::InvalidData, message, place), ack);
+            return;
+        }
         let name = NamespacedName { namespace: header.rule.namespace.clone(), name: header.correlation_id.to_string() };
         let key = GroupKey {
             rule: header.rule.clone(),
@@ -426,6 +432,12 @@ impl Service {
     fn index<T>(&self, work: impl FnOnce(&mut GroupIndex) -> T) -> T {
         work(&mut self.groups.index.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// A namespace's name goes into the paths of requests, and a header may be anybody's making (RFC 1123 label).
+fn is_namespace(text: &str) -> bool {
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    (1..=63).contains(&text.len()) && text.chars().all(inner) && !text.starts_with('-') && !text.ends_with('-')
 }
 
 /// A rule of the cache, compiled or not.

@@ -40,12 +40,17 @@ fn put_rule(api: &FakeApi, rule: &Rule) {
 
 impl Running {
     fn start(api: FakeApi, bus: MemoryBus) -> Self {
+        Self::start_with(api, bus, |_| ())
+    }
+
+    fn start_with(api: FakeApi, bus: MemoryBus, change: impl FnOnce(&mut RulesConfig)) -> Self {
         let test = TestContext::with_api("rules", Arc::new(bus.clone()), api);
-        let config = RulesConfig {
+        let mut config = RulesConfig {
             takeover_grace: Duration::ZERO,
             stale_after: Duration::from_millis(50),
-            ..Default::default()
+            ..RulesConfig::default()
         };
+        change(&mut config);
         let ctx = test.ctx.clone();
         test.ctx.tasks.spawn("rules", run(ctx, config));
         Self { test, bus }
@@ -456,5 +461,111 @@ async fn many_alerts_of_one_group_are_few_writes() {
     let keys: std::collections::BTreeSet<String> =
         running.ledger().iter().map(|entry| entry.alert_id.to_string()).collect();
     assert_eq!(keys.len(), 150, "an alert is not in the ledger");
+    running.stop().await;
+}
+
+/// An alert of a group of its own.
+fn elsewhere(service: usize) -> Event {
+    let mut event = firing(0, 0).event();
+    if let Payload::AlertRaised(alert) = &mut event.payload {
+        alert.labels.insert("service".into(), format!("svc-{service}"));
+    }
+    event.key = format!("key-{service}");
+    event
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_replicas_share_the_work_and_one_of_them_may_go() {
+    let api = FakeApi::new();
+    put_rule(&api, &rule(CPU_HIGH));
+    let bus = MemoryBus::new(4);
+    let first = Running::start(api.clone(), bus.clone());
+    let second = Running::start(api, bus);
+    let all: Vec<Event> = (0..40).map(elsewhere).collect();
+    first.publish(all.clone()).await;
+    until("some of the work", || (first.bus.records(Topic::IncidentOpened).len() > 5).then_some(())).await;
+    first.stop().await;
+    // Everything again, by the one that is left.
+    second.publish(all).await;
+    second.consumed(Topic::AlertRaised).await;
+    let opened = second.events(Topic::IncidentOpened);
+    let ids: std::collections::BTreeSet<String> = opened.iter().map(|event| event.id.to_string()).collect();
+    assert_eq!(ids.len(), 40, "not one incident for each group");
+    assert_eq!(second.test.api.all(GROUPS).len(), 40);
+    let reasons: std::collections::BTreeMap<String, DecisionReason> =
+        second.ledger().into_iter().rev().map(|entry| (entry.alert_id.to_string(), entry.reason)).collect();
+    assert!(reasons.values().all(|reason| *reason == DecisionReason::Opened), "{reasons:?}");
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_was_frozen_before_its_write_does_no_harm() {
+    let api = FakeApi::new();
+    put_rule(&api, &rule(CPU_HIGH));
+    let frozen = Arc::new(tokio::sync::Semaphore::new(0));
+    let (held, first_write) = (Arc::clone(&frozen), std::sync::atomic::AtomicBool::new(true));
+    api.on_request(move |seen| {
+        if seen.is_write() && first_write.swap(false, std::sync::atomic::Ordering::SeqCst) {
+            Fault::Hold(Arc::clone(&held))
+        } else {
+            Fault::None
+        }
+    });
+    let bus = MemoryBus::new(1);
+    let sleeper = Running::start(api.clone(), bus.clone());
+    sleeper.tell(&[firing(1, 0)]).await;
+    until("the held write", || api.seen().iter().any(|seen| seen.is_write()).then_some(())).await;
+    // Another replica of the same service: its own group of consumers stands for the takeover.
+    let awake = Running::start(api.clone(), MemoryBus::new(1));
+    awake.tell(&[firing(1, 0)]).await;
+    assert_eq!(awake.reasons(1).await, [DecisionReason::Opened]);
+    frozen.add_permits(1);
+    let reasons = until("the sleeper's entry", || Some(sleeper.ledger()).filter(|ledger| !ledger.is_empty())).await;
+    // What the other one had not been seen to publish is published, too, with the same ids.
+    assert_eq!(reasons[0].reason, DecisionReason::Opened);
+    let ids =
+        |running: &Running| running.events(Topic::ActionRequested).iter().map(|e| e.id.to_string()).collect::<Vec<_>>();
+    assert_eq!(ids(&sleeper), ids(&awake));
+    assert_eq!(api.all(GROUPS).len(), 1);
+    sleeper.stop().await;
+    awake.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storm_is_counted_and_asks_for_nothing() {
+    let api = FakeApi::new();
+    put_rule(&api, &rule(CPU_HIGH));
+    let running = Running::start_with(api, MemoryBus::new(4), |config| config.storm_threshold = 5);
+    for service in 0..5 {
+        running.publish(vec![elsewhere(service)]).await;
+        running.reasons(service + 1).await;
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    running.publish(vec![elsewhere(7)]).await;
+    assert_eq!(running.reasons(6).await.iter().filter(|reason| **reason == DecisionReason::Storm).count(), 1);
+    assert_eq!(running.bus.records(Topic::ActionRequested).len(), 5);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_for_a_namespace_that_is_none_is_a_dead_letter() {
+    let running = Running::seed();
+    let mut scenario = Scenario::seed();
+    scenario.alert(firing(1, 0));
+    let mut result = completed(&scenario.request());
+    result.incident.rule.namespace = "../../secrets".into();
+    let event = Event {
+        id: crate::events::EventId::new("action.completed", "x", ""),
+        time: at(1),
+        source: "somebody".into(),
+        subject: "x".into(),
+        key: "x".into(),
+        traceparent: None,
+        payload: result.into(),
+    };
+    running.publish(vec![event]).await;
+    until("the dead letter", || (running.bus.records(Topic::DeadLetter).len() == 1).then_some(())).await;
+    running.consumed(Topic::ActionCompleted).await;
+    assert!(running.test.api.seen().iter().all(|seen| !seen.path.contains("secrets")));
     running.stop().await;
 }
