@@ -1,0 +1,225 @@
+//! The architecture, held: who may import whom, which files are pure, who may start a task.
+//! It reads the source as text, without comments and without the parts that are compiled for tests only.
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Services never import one another (design, section 1).
+const SERVICES: [&str; 6] = ["ingest", "rules", "actions", "incidents", "notify", "config_status"];
+
+/// What each shared room may import beside itself. A service may import all of them.
+const SHARED: [(&str, &[&str]); 8] = [
+    ("api", &["events"]),
+    ("events", &["api", "bus"]),
+    ("bus", &["events", "runtime"]),
+    ("runtime", &["api", "bus", "events"]),
+    ("expression", &["events"]),
+    ("matcher", &[]),
+    ("template", &[]),
+    ("compile", &["api", "events", "expression", "matcher"]),
+];
+
+/// Where things are put together: may import everything.
+const TOP: [&str; 4] = ["main.rs", "lib.rs", "cli", "config.rs"];
+
+/// Files and folders that decide and compute, and do nothing else. Each must exist.
+const PURE: [&str; 19] = [
+    "api",
+    "compile",
+    "config_status/reason.rs",
+    "config_status/status.rs",
+    "config_status/validate",
+    "events",
+    "expression",
+    "incidents/evolve.rs",
+    "incidents/facts.rs",
+    "incidents/fold.rs",
+    "incidents/retention.rs",
+    "incidents/said.rs",
+    "incidents/text.rs",
+    "matcher",
+    "rules/decide",
+    "rules/input.rs",
+    "rules/matching.rs",
+    "template",
+    "bus/partition.rs",
+];
+
+/// What a pure file knows nothing of, and why.
+const IMPURE: [(&str, &str); 22] = [
+    ("tokio", "the async runtime"),
+    ("futures", "the async runtime"),
+    ("async fn", "the async runtime"),
+    ("rdkafka", "Kafka"),
+    ("reqwest", "HTTP"),
+    ("axum", "HTTP"),
+    ("hyper", "HTTP"),
+    ("rusqlite", "the disk"),
+    ("std::fs", "the disk"),
+    ("std::net", "the network"),
+    ("std::process", "processes"),
+    ("std::env", "the environment"),
+    ("kube::Client", "the Kubernetes client"),
+    ("kube::Api", "the Kubernetes client"),
+    ("kube::api", "the Kubernetes client"),
+    ("kube::client", "the Kubernetes client"),
+    ("kube::runtime", "the Kubernetes client"),
+    ("Timestamp::now", "the clock"),
+    ("SystemTime", "the clock"),
+    ("Instant", "the clock"),
+    ("rand::", "the random source"),
+    ("crate::runtime", "the runtime"),
+];
+
+/// How a task or a thread is started. Only these rooms may: the supervisor knows every task (style: only the supervisor spawns).
+const SPAWNS: [&str; 6] =
+    ["tokio::spawn", "task::spawn", "spawn_blocking", "thread::spawn", "thread::Builder", "JoinSet"];
+const MAY_SPAWN: [&str; 2] = ["runtime", "bus"];
+
+struct Source {
+    /// Below `src`, like `rules/decide/mod.rs`.
+    path: String,
+    /// Without comments.
+    text: String,
+    /// Whether it is compiled for tests only.
+    test: bool,
+}
+
+impl Source {
+    fn room(&self) -> &str {
+        self.path.split('/').next().unwrap()
+    }
+
+    /// Without what is compiled for tests only.
+    fn shipped(&self) -> &str {
+        if self.test { "" } else { self.text.split("#[cfg(test)]\nmod tests {").next().unwrap() }
+    }
+}
+
+fn sources() -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    collect(&root, &mut files);
+    assert!(files.len() > 40, "only {} files were found", files.len());
+    files
+        .into_iter()
+        .map(|file| {
+            let path = file.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
+            let text = fs::read_to_string(&file).unwrap();
+            let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+            let test = path.starts_with("testing/") || path.contains("/tests/") || path.ends_with("tests.rs");
+            Source { text: code.collect::<Vec<_>>().join("\n"), path, test }
+        })
+        .collect()
+}
+
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            collect(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+}
+
+/// The rooms that a text names, as `crate::rules::…` or in `crate::{rules::…, bus}`.
+fn imports(text: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for (at, _) in text.match_indices("crate::") {
+        let rest = &text[at + "crate::".len()..];
+        match rest.strip_prefix('{') {
+            None => drop(found.insert(first_name(rest))),
+            Some(inner) => {
+                let (mut depth, mut begin) = (0, 0);
+                for (end, c) in inner.char_indices() {
+                    match c {
+                        '{' => depth += 1,
+                        '}' if depth > 0 => depth -= 1,
+                        ',' | '}' if depth == 0 => {
+                            found.insert(first_name(inner[begin..end].trim_start()));
+                            begin = end + 1;
+                            if c == '}' {
+                                break;
+                            }
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+    found.remove("");
+    found
+}
+
+fn first_name(text: &str) -> String {
+    text.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect()
+}
+
+fn allowed(room: &str) -> Option<BTreeSet<&str>> {
+    let shared = SHARED.iter().map(|(name, _)| *name);
+    if SERVICES.contains(&room) {
+        return Some(shared.chain([room]).collect());
+    }
+    let (_, others) = SHARED.iter().find(|(name, _)| *name == room)?;
+    Some(others.iter().copied().chain([room]).collect())
+}
+
+#[test]
+fn a_service_never_imports_another_and_a_shared_room_no_service() {
+    let mut broken = Vec::new();
+    for source in sources().iter().filter(|source| !TOP.contains(&source.room()) && source.room() != "testing") {
+        let allowed = allowed(source.room())
+            .unwrap_or_else(|| panic!("src/{}: the room {} is not known here", source.path, source.room()));
+        let text = source.shipped();
+        for room in imports(text).iter().filter(|room| !allowed.contains(room.as_str())) {
+            broken.push(format!("src/{} imports crate::{room}", source.path));
+        }
+    }
+    assert!(broken.is_empty(), "{broken:#?}");
+}
+
+#[test]
+fn pure_files_know_no_clock_no_random_source_and_no_outside() {
+    let sources = sources();
+    let mut broken = Vec::new();
+    for pure in PURE {
+        let of = |source: &&Source| source.path == pure || source.path.starts_with(&format!("{pure}/"));
+        assert!(
+            sources.iter().any(|source| of(&source)),
+            "src/{pure} is not there: the list of pure files has to follow"
+        );
+        for source in sources.iter().filter(of) {
+            for (word, what) in IMPURE.iter().filter(|(word, _)| source.shipped().contains(word)) {
+                broken.push(format!("src/{} knows {what}: {word}", source.path));
+            }
+            if imports(source.shipped()).contains("runtime") {
+                broken.push(format!("src/{} knows the runtime", source.path));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{broken:#?}");
+}
+
+#[test]
+fn only_the_supervisor_and_the_bus_start_tasks() {
+    let mut broken = BTreeMap::new();
+    for source in sources().iter().filter(|source| !MAY_SPAWN.contains(&source.room())) {
+        for word in SPAWNS.iter().filter(|word| source.shipped().contains(**word)) {
+            broken.insert(format!("src/{}", source.path), *word);
+        }
+    }
+    assert!(broken.is_empty(), "hand the future to Context::tasks instead: {broken:#?}");
+}
+
+#[test]
+fn imports_are_found_in_every_form() {
+    let text = "use crate::rules::decide;\nuse crate::{api::v1alpha1::{Rule, x}, bus, events};\nfn f() { crate::notify::run() }";
+    assert_eq!(imports(text).into_iter().collect::<Vec<_>>(), ["api", "bus", "events", "notify", "rules"]);
+}
