@@ -1,1 +1,25 @@
-//! The service `actions`.
+//! The service `actions`: it owns the Action, and the annotation `eventpulse.io/applied-actions` on targets.
+//!
+//! In: action.requested. Out: Actions, one committed effect for each at most (promise 2), action.completed and action.failed.
+//! May not touch: any other service, any resource but the Action and the target. [`breaker`], [`budget`], [`judge`], [`plan`],
+//! [`resolve`] and [`ring`] are pure.
+//!
+//! The protocol (design, section 5), and where it stands:
+//! claim ([`claim`]) → before every send read the target, then the Action ([`run`]) → one JSON Patch with tests and ring ([`plan`])
+//! → what an answer or its absence means ([`judge`]) → fence before giving up ([`run`]) → result and outbox in one write.
+
+pub mod breaker;
+pub mod budget;
+mod claim;
+pub mod judge;
+pub mod plan;
+pub mod resolve;
+pub mod ring;
+mod run;
+mod service;
+mod target;
+
+pub use service::{ActionsConfig, ActionsError, run};
+
+#[cfg(test)]
+mod tests;

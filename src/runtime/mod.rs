@@ -3,6 +3,7 @@
 //! In: the ports (bus, Kubernetes client, clock, random source) and the configuration. Out: the [`Context`] that a service is a
 //! function of, and the pieces it is built from. May not touch: any service.
 
+pub mod admin;
 pub mod clock;
 pub mod consume;
 pub mod context;
@@ -15,7 +16,9 @@ pub mod metrics;
 pub mod ownership;
 pub mod random;
 pub mod store;
+pub mod supervisor;
 pub mod tasks;
+pub mod telemetry;
 pub mod watch_cache;
 
 pub use consume::{Gate, Inbound, consume, publish_dead_letter};
@@ -26,5 +29,6 @@ pub use mailbox::{Handler, Mailboxes};
 pub use metrics::Metrics;
 pub use ownership::Ownership;
 pub use store::{Owned, Step, Store, StoreError};
+pub use supervisor::Supervisor;
 pub use tasks::{TaskFailure, Tasks};
 pub use watch_cache::WatchCache;

@@ -1,0 +1,129 @@
+//! A circuit breaker for each runbook and target kind: after many failed calls in a row, none for a while, then one to see.
+
+use std::collections::HashMap;
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::api::v1alpha1::CircuitBreaker;
+
+/// How long the one call of a half-open breaker may stay without an answer before another one is let through.
+const PROBE_TIMEOUT: SignedDuration = SignedDuration::from_secs(60);
+
+/// Whether a call may be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// It may.
+    Go,
+    /// Not before this.
+    Wait(Timestamp),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Closed { failures: u16 },
+    Open { until: Timestamp },
+    HalfOpen { probe_until: Timestamp },
+}
+
+/// The breakers of a process, by runbook and target kind.
+#[derive(Debug, Default)]
+pub struct Breakers(HashMap<String, State>);
+
+impl Breakers {
+    /// Whether a call may be made now. A breaker whose time is over lets one call through.
+    pub fn admit(&mut self, key: &str, now: Timestamp) -> Admission {
+        let Some(state) = self.0.get_mut(key) else { return Admission::Go };
+        match *state {
+            State::Closed { .. } => Admission::Go,
+            State::Open { until } if now < until => Admission::Wait(until),
+            State::HalfOpen { probe_until } if now < probe_until => {
+                Admission::Wait(probe_until.min(now + SignedDuration::from_secs(1)))
+            }
+            State::Open { .. } | State::HalfOpen { .. } => {
+                *state = State::HalfOpen { probe_until: now.saturating_add(PROBE_TIMEOUT).unwrap_or(now) };
+                Admission::Go
+            }
+        }
+    }
+
+    /// Whether calls have to wait, without asking for one.
+    pub fn is_open(&self, key: &str) -> bool {
+        self.0.get(key).is_some_and(|state| !matches!(state, State::Closed { .. }))
+    }
+
+    /// A call was answered: the server works, whatever it said.
+    pub fn success(&mut self, key: &str) {
+        self.0.remove(key);
+    }
+
+    /// A call was not answered, or with 5xx. True when the breaker opens with it.
+    pub fn failure(&mut self, key: &str, settings: &CircuitBreaker, now: Timestamp) -> bool {
+        let open = State::Open { until: now.saturating_add(settings.open_duration.as_signed()).unwrap_or(now) };
+        let state = self.0.entry(key.to_owned()).or_insert(State::Closed { failures: 0 });
+        let next = match *state {
+            State::Closed { failures } if failures + 1 < settings.failure_threshold => {
+                State::Closed { failures: failures + 1 }
+            }
+            State::Closed { .. } | State::HalfOpen { .. } => open,
+            State::Open { .. } => *state,
+        };
+        let opens = matches!(next, State::Open { .. }) && !matches!(*state, State::Open { .. });
+        *state = next;
+        opens
+    }
+
+    /// How many are not closed.
+    pub fn open(&self) -> usize {
+        self.0.values().filter(|state| !matches!(state, State::Closed { .. })).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::v1alpha1::Duration;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn settings() -> CircuitBreaker {
+        CircuitBreaker { failure_threshold: 3, open_duration: Duration::from_secs(30) }
+    }
+
+    #[test]
+    fn it_opens_lets_one_call_through_and_closes() {
+        let mut breakers = Breakers::default();
+        let opened: Vec<bool> = (0..3).map(|i| breakers.failure("a", &settings(), at(i))).collect();
+        assert_eq!(opened, [false, false, true]);
+        assert_eq!(breakers.admit("a", at(10)), Admission::Wait(at(32)));
+        assert_eq!(breakers.admit("b", at(10)), Admission::Go, "another runbook");
+        assert_eq!(breakers.admit("a", at(32)), Admission::Go);
+        assert_eq!(breakers.admit("a", at(32)), Admission::Wait(at(33)), "only one call");
+        breakers.success("a");
+        assert_eq!((breakers.admit("a", at(33)), breakers.open()), (Admission::Go, 0));
+    }
+
+    #[test]
+    fn a_failed_probe_opens_it_again_and_a_lost_one_does_not_hold_it_for_ever() {
+        let mut breakers = Breakers::default();
+        for i in 0..3 {
+            breakers.failure("a", &settings(), at(i));
+        }
+        assert_eq!(breakers.admit("a", at(40)), Admission::Go);
+        assert!(breakers.failure("a", &settings(), at(41)));
+        assert_eq!(breakers.admit("a", at(42)), Admission::Wait(at(71)));
+        assert_eq!(breakers.admit("a", at(71)), Admission::Go);
+        assert_eq!(breakers.admit("a", at(131)), Admission::Go, "the probe's answer never came");
+    }
+
+    #[test]
+    fn a_success_in_between_counts_from_the_beginning() {
+        let mut breakers = Breakers::default();
+        breakers.failure("a", &settings(), at(0));
+        breakers.failure("a", &settings(), at(0));
+        breakers.success("a");
+        assert!(!breakers.failure("a", &settings(), at(1)));
+        assert_eq!(breakers.admit("a", at(1)), Admission::Go);
+    }
+}

@@ -1,0 +1,60 @@
+//! A budget for retries: they may add a tenth to the calls, so that an API server in trouble is not held down by its callers.
+
+use jiff::Timestamp;
+
+/// Tokens that a first call adds.
+const PER_CALL: f64 = 0.1;
+/// Tokens that time adds, so that a quiet process can retry too.
+const PER_SECOND: f64 = 1.0;
+const MAX: f64 = 20.0;
+
+/// A token bucket. A retry takes one token.
+#[derive(Debug)]
+pub struct RetryBudget {
+    tokens: f64,
+    refilled_at: Option<Timestamp>,
+}
+
+impl Default for RetryBudget {
+    fn default() -> Self {
+        Self { tokens: MAX, refilled_at: None }
+    }
+}
+
+impl RetryBudget {
+    /// A first call is made.
+    pub fn call(&mut self) {
+        self.tokens = (self.tokens + PER_CALL).min(MAX);
+    }
+
+    /// Whether a retry may be made now.
+    pub fn take(&mut self, now: Timestamp) -> bool {
+        if let Some(before) = self.refilled_at {
+            let elapsed_s = now.duration_since(before).as_secs_f64().max(0.0);
+            self.tokens = (self.tokens + elapsed_s * PER_SECOND).min(MAX);
+        }
+        self.refilled_at = Some(now);
+        let enough = self.tokens >= 1.0;
+        if enough {
+            self.tokens -= 1.0;
+        }
+        enough
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retries_are_bounded_by_calls_and_time() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let mut budget = RetryBudget::default();
+        assert_eq!((0..100).filter(|_| budget.take(at(0))).count(), 20);
+        (0..50).for_each(|_| budget.call());
+        let from_calls = (0..100).filter(|_| budget.take(at(0))).count();
+        assert!((4..=5).contains(&from_calls), "{from_calls}");
+        assert_eq!((0..100).filter(|_| budget.take(at(7))).count(), 7);
+        assert!(!budget.take(at(3)), "a clock that goes back gives nothing");
+    }
+}

@@ -1,0 +1,235 @@
+//! The claim: the Action exists before anything is sent, and only one can be created of each id (promise 2).
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Mutex, PoisonError},
+};
+
+use jiff::Timestamp;
+use kube::{
+    Api,
+    api::{ObjectMeta, PostParams},
+};
+
+use super::{
+    plan::{Planned, TargetState, plan},
+    resolve::resolve,
+    service::Actions,
+    target::TargetCall,
+};
+use crate::{
+    api::v1alpha1::{
+        Action, ActionSpec, FINALIZER_CLAIM, LABEL_INCIDENT, LABEL_RULE, LocalReference, RunbookSnapshot,
+        TargetReference,
+    },
+    events::{ActionRequested, NamespacedName},
+    runtime::{
+        ApiFailure,
+        kube_api::{CALL_TIMEOUT, call},
+        random::exponential,
+    },
+};
+
+/// One target: its actions run one after the other.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct TargetKey {
+    pub namespace: String,
+    pub target: TargetReference,
+}
+
+impl TargetKey {
+    pub(super) fn of(action: &Action) -> Self {
+        Self { namespace: action.metadata.namespace.clone().unwrap_or_default(), target: action.spec.target.clone() }
+    }
+
+    /// The key of action.requested: `namespace/kind/name` (design, section 3).
+    pub(super) fn event_key(&self) -> String {
+        format!("{}/{}/{}", self.namespace, self.target.kind, self.target.name)
+    }
+}
+
+/// An action's place among those of its target: one that has planned keeps its turn, the others follow by (decidedAt, action_id).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Turn {
+    pub unplanned: bool,
+    pub decided_at: Timestamp,
+    pub action: String,
+}
+
+impl Turn {
+    pub(super) fn of(action: &Action) -> Self {
+        let planned =
+            action.spec.plan.is_some() || action.status.as_ref().is_some_and(|status| !status.plans.is_empty());
+        let action_name = action.metadata.name.clone().unwrap_or_default();
+        Self { unplanned: !planned, decided_at: action.spec.decided_at, action: action_name }
+    }
+}
+
+/// The unfinished actions of each target, and plans that were made with their claims and not yet sent.
+#[derive(Default)]
+pub(super) struct Queues {
+    waiting: Mutex<HashMap<TargetKey, BTreeSet<Turn>>>,
+    fresh: Mutex<HashMap<NamespacedName, Planned>>,
+}
+
+impl Queues {
+    /// Puts an action in its place. True when it is the only one of its target.
+    pub(super) fn add(&self, key: &TargetKey, turn: Turn) -> bool {
+        let mut waiting = lock(&self.waiting);
+        let turns = waiting.entry(key.clone()).or_default();
+        turns.retain(|known| known.action != turn.action);
+        turns.insert(turn);
+        turns.len() == 1
+    }
+
+    pub(super) fn first(&self, key: &TargetKey) -> Option<Turn> {
+        lock(&self.waiting).get(key).and_then(|turns| turns.first().cloned())
+    }
+
+    pub(super) fn remove(&self, key: &TargetKey, action: &str) {
+        let mut waiting = lock(&self.waiting);
+        if let Some(turns) = waiting.get_mut(key) {
+            turns.retain(|turn| turn.action != action);
+            if turns.is_empty() {
+                waiting.remove(key);
+            }
+        }
+    }
+
+    pub(super) fn keep_plan(&self, name: NamespacedName, planned: Planned) {
+        lock(&self.fresh).insert(name, planned);
+    }
+
+    pub(super) fn take_plan(&self, name: &NamespacedName) -> Option<Planned> {
+        lock(&self.fresh).remove(name)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What became of a claim.
+#[derive(Debug)]
+pub(super) enum Claim {
+    /// The Action exists, created now or before: the request's offset may be stored.
+    Exists(Box<Action>),
+    /// The API server refuses it for good.
+    Refused(ApiFailure),
+    /// The process stops.
+    Shutdown,
+}
+
+impl Actions {
+    /// Creates the Action, with its first plan where nothing else of the target waits.
+    pub(super) async fn claim(&self, request: &ActionRequested, data: &str, traceparent: Option<String>) -> Claim {
+        let namespace = request.incident.rule.namespace.clone();
+        let name = NamespacedName { namespace: namespace.clone(), name: request.action_id.to_string() };
+        if let Some(known) = self.store.get(&name) {
+            return Claim::Exists(Box::new(known.as_ref().clone()));
+        }
+        let key = TargetKey { namespace: namespace.clone(), target: request.target.clone() };
+        let turn = Turn { unplanned: true, decided_at: request.decided_at, action: name.name.clone() };
+        let alone = self.queues.add(&key, turn);
+        let runbook_name = NamespacedName { namespace, name: request.runbook.clone() };
+        let runbook = self.runbooks.get(&runbook_name).and_then(|runbook| resolve(&runbook, &request.parameters).ok());
+        let planned = match &runbook {
+            Some(runbook) if alone && !self.is_suspended(request) => self.first_plan(request, runbook).await,
+            _ => None,
+        };
+        let action = claim_of(request, data, traceparent, runbook, planned.as_ref());
+        let claim = self.create(&name, &action).await;
+        match (&claim, planned) {
+            // Only the very object that holds this plan may be run by it.
+            (Claim::Exists(stored), Some(planned)) if stored.spec.plan.as_ref() == Some(&planned.plan) => {
+                self.queues.keep_plan(name, planned);
+            }
+            (Claim::Exists(_), _) => {}
+            _ => self.queues.remove(&key, &name.name),
+        }
+        claim
+    }
+
+    /// None when there is anything to say but "this is to be sent": the run finds it again and says it.
+    async fn first_plan(&self, request: &ActionRequested, runbook: &RunbookSnapshot) -> Option<Planned> {
+        let now = self.ctx.clock.now();
+        if now >= request.deadline || self.breaker_is_open(request) {
+            return None;
+        }
+        let namespace = &request.incident.rule.namespace;
+        let account = &runbook.service_account_name;
+        let call = TargetCall { namespace, target: &request.target, account, timeout: runbook.timeout.as_std() };
+        let target = TargetState::read(&self.targets.read(&call).await.ok()?).ok()?;
+        if self.refusal(request, runbook, &target).is_some() {
+            return None;
+        }
+        plan(&request.action_id, runbook, &target, request.deadline, &self.sender, now).ok()
+    }
+
+    async fn create(&self, name: &NamespacedName, action: &Action) -> Claim {
+        let api: Api<Action> = Api::namespaced(self.ctx.kube.clone(), &name.namespace);
+        let mut retry = 0;
+        loop {
+            match call(CALL_TIMEOUT, api.create(&PostParams::default(), action)).await {
+                Ok(created) => {
+                    self.ctx.health.ready("api server");
+                    self.store.cache().upsert(created.clone());
+                    return Claim::Exists(Box::new(created));
+                }
+                Err(ApiFailure::AlreadyExists(_)) => match self.store.fetch(name).await {
+                    Ok(Some(existing)) => return Claim::Exists(Box::new(existing.as_ref().clone())),
+                    Ok(None) => {}
+                    Err(_) => return Claim::Shutdown,
+                },
+                // Not found is the namespace.
+                Err(failure @ (ApiFailure::Refused { .. } | ApiFailure::NotFound(_))) => {
+                    return Claim::Refused(failure);
+                }
+                Err(failure) => self.ctx.health.not_ready("api server", failure.to_string()),
+            }
+            if self.ctx.shutdown.is_cancelled() {
+                return Claim::Shutdown;
+            }
+            let limit = exponential(self.config.backoff_initial, self.config.backoff_max, retry);
+            tokio::time::sleep(self.ctx.random.up_to(limit)).await;
+            retry += 1;
+        }
+    }
+}
+
+fn claim_of(
+    request: &ActionRequested,
+    data: &str,
+    traceparent: Option<String>,
+    runbook: Option<RunbookSnapshot>,
+    planned: Option<&Planned>,
+) -> Action {
+    let incident = &request.incident;
+    let labels = [
+        (LABEL_RULE.to_owned(), incident.rule.name.clone()),
+        (LABEL_INCIDENT.to_owned(), incident.incident_id.to_string()),
+    ];
+    Action {
+        metadata: ObjectMeta {
+            namespace: Some(incident.rule.namespace.clone()),
+            name: Some(request.action_id.to_string()),
+            labels: Some(labels.into()),
+            finalizers: Some(vec![FINALIZER_CLAIM.to_owned()]),
+            ..ObjectMeta::default()
+        },
+        spec: ActionSpec {
+            incident_ref: LocalReference { name: incident.incident_id.to_string() },
+            rule_ref: LocalReference { name: incident.rule.name.clone() },
+            step: request.step.clone(),
+            attempt: i32::try_from(request.attempt).unwrap_or(i32::MAX),
+            target: request.target.clone(),
+            runbook,
+            decided_at: request.decided_at,
+            deadline: request.deadline,
+            plan: planned.map(|planned| planned.plan.clone()),
+            request: data.to_owned(),
+            traceparent,
+        },
+        status: None,
+    }
+}

@@ -1,0 +1,336 @@
+//! What is to be sent: one JSON Patch that tests uid and resourceVersion, makes the change and writes the ring. Effect and record
+//! are one write (promise 2).
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::ring::{MalformedRing, Mark, Ring, RingFull};
+use crate::{
+    api::v1alpha1::{ANNOTATION_APPLIED, ActionPlan, ResolvedScale, RunbookSnapshot, StepType},
+    events::ActionId,
+};
+
+/// How long after the deadline an entry of the ring stays: late patches and redelivered requests end long before.
+pub const RING_SKEW: SignedDuration = SignedDuration::from_mins(10);
+/// Template annotation of a restart. Its value is the action's id: the same restart twice would be one.
+pub const ANNOTATION_RESTARTED_BY: &str = "eventpulse.io/restarted-by";
+const ANNOTATION_REVISION: &str = "deployment.kubernetes.io/revision";
+
+/// The target as it was read: the fields that decide.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TargetState {
+    /// Its uid.
+    pub uid: String,
+    /// Its version.
+    pub resource_version: String,
+    /// Grows with every change of spec or annotations.
+    pub generation: i64,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// Whether it is being deleted.
+    pub deleting: bool,
+    /// Its number of replicas.
+    pub replicas: i64,
+    /// Its revision, where it has one.
+    pub revision: Option<String>,
+    /// Hash of its pod template.
+    pub template_hash: String,
+    /// The annotation.
+    pub ring: Result<Ring, MalformedRing>,
+    has_annotations: bool,
+    template_has_annotations: bool,
+}
+
+/// The answer is no object with the fields that every workload has.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the target's {0} is missing or no valid value")]
+pub struct UnreadableTarget(&'static str);
+
+impl TargetState {
+    /// Reads what the API server answered.
+    pub fn read(object: &Value) -> Result<Self, UnreadableTarget> {
+        let meta = &object["metadata"];
+        let text = |field: &'static str| meta[field].as_str().map(str::to_owned).ok_or(UnreadableTarget(field));
+        let created = text("creationTimestamp")?;
+        Ok(Self {
+            uid: text("uid")?,
+            resource_version: text("resourceVersion")?,
+            generation: meta["generation"].as_i64().unwrap_or(0),
+            created_at: created.parse().map_err(|_| UnreadableTarget("creationTimestamp"))?,
+            deleting: !meta["deletionTimestamp"].is_null(),
+            // The API server fills in 1 where it is left out.
+            replicas: object["spec"]["replicas"].as_i64().unwrap_or(1),
+            revision: meta["annotations"][ANNOTATION_REVISION].as_str().map(str::to_owned),
+            template_hash: hash(&object["spec"]["template"]),
+            ring: Ring::parse(meta["annotations"][ANNOTATION_APPLIED].as_str()),
+            has_annotations: meta["annotations"].is_object(),
+            template_has_annotations: object["spec"]["template"]["metadata"]["annotations"].is_object(),
+        })
+    }
+}
+
+fn hash(value: &Value) -> String {
+    // serde_json's maps are sorted, so the same template has the same text.
+    data_encoding::HEXLOWER.encode(&Sha256::digest(value.to_string().as_bytes())[..8])
+}
+
+/// Why there is nothing to send.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The target is at its bound already.
+    #[error("{0}")]
+    NothingToDo(String),
+    /// Its annotation was edited.
+    #[error(transparent)]
+    Malformed(#[from] MalformedRing),
+    /// Its ring is full: wait.
+    #[error(transparent)]
+    Full(#[from] RingFull),
+    /// The runbook does not say what to do.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+/// A plan and its patch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Planned {
+    /// To be recorded before it is sent.
+    pub plan: ActionPlan,
+    /// To be sent then.
+    pub patch: Value,
+}
+
+/// Plans the step for the target as it is.
+pub fn plan(
+    id: &ActionId,
+    runbook: &RunbookSnapshot,
+    target: &TargetState,
+    deadline: Timestamp,
+    sender: &str,
+    now: Timestamp,
+) -> Result<Planned, Refusal> {
+    let ring = target.ring.clone()?;
+    let (what, change) = match runbook.r#type {
+        StepType::Scale => {
+            let scale =
+                runbook.scale.as_ref().ok_or_else(|| Refusal::Invalid("a step of type Scale without scale".into()))?;
+            let to = replicas_after(scale, target.replicas)?;
+            (format!("{} → {to}", target.replicas), vec![json!({"op": "add", "path": "/spec/replicas", "value": to})])
+        }
+        StepType::Restart => ("restarted".to_owned(), restart(id, target)),
+    };
+    let ring = ring.with(id, Mark::Applied, deadline.saturating_add(RING_SKEW).unwrap_or(deadline), now)?;
+    let patch = guarded(target, change, &ring);
+    Ok(Planned { plan: record(target, what, sender, now), patch })
+}
+
+/// The fence: writes into the ring that the action is given up, so that no late patch of it can land.
+pub fn fence(id: &ActionId, target: &TargetState, deadline: Timestamp, now: Timestamp) -> Result<Value, Refusal> {
+    let ring =
+        target.ring.clone()?.with(id, Mark::Aborted, deadline.saturating_add(RING_SKEW).unwrap_or(deadline), now)?;
+    Ok(guarded(target, Vec::new(), &ring))
+}
+
+fn record(target: &TargetState, what: String, sender: &str, now: Timestamp) -> ActionPlan {
+    ActionPlan {
+        sender: sender.to_owned(),
+        planned_at: now,
+        what,
+        uid: target.uid.clone(),
+        resource_version: target.resource_version.clone(),
+        generation: target.generation,
+        revision: target.revision.clone(),
+        template_hash: target.template_hash.clone(),
+        ring_counter: target.ring.as_ref().map_or(0, |ring| ring.counter),
+        outcome: None,
+    }
+}
+
+fn replicas_after(scale: &ResolvedScale, from: i64) -> Result<i64, Refusal> {
+    let wanted = match (scale.delta, scale.replicas) {
+        (Some(delta), None) => from + i64::from(delta),
+        (None, Some(replicas)) => i64::from(replicas),
+        _ => return Err(Refusal::Invalid("exactly one of delta and replicas is needed".into())),
+    };
+    let least = i64::from(scale.min_replicas.unwrap_or(0)).max(0);
+    let most = scale.max_replicas.map_or(i64::from(i32::MAX), i64::from);
+    let to = wanted.min(most).max(least);
+    // A bound must not turn a step around: nobody asks for one replica more and wants three fewer.
+    let turned = scale.delta.is_some_and(|delta| (to - from).signum() == -i64::from(delta.signum()));
+    if to == from || turned {
+        let bounds = format!("bounds {least} to {}", scale.max_replicas.map_or("none".into(), |most| most.to_string()));
+        return Err(Refusal::NothingToDo(format!("{from} replicas, {wanted} wanted, {bounds}")));
+    }
+    Ok(to)
+}
+
+fn restart(id: &ActionId, target: &TargetState) -> Vec<Value> {
+    let annotations = "/spec/template/metadata/annotations";
+    let mut change = Vec::new();
+    if !target.template_has_annotations {
+        change.push(json!({"op": "add", "path": annotations, "value": {}}));
+    }
+    let path = format!("{annotations}/{}", escape(ANNOTATION_RESTARTED_BY));
+    change.push(json!({"op": "add", "path": path, "value": id.as_str()}));
+    change
+}
+
+/// The tests come first: a failed one is answered with 422, and nothing is changed.
+fn guarded(target: &TargetState, change: Vec<Value>, ring: &Ring) -> Value {
+    let mut patch = vec![
+        json!({"op": "test", "path": "/metadata/uid", "value": target.uid}),
+        json!({"op": "test", "path": "/metadata/resourceVersion", "value": target.resource_version}),
+    ];
+    patch.extend(change);
+    if !target.has_annotations {
+        patch.push(json!({"op": "add", "path": "/metadata/annotations", "value": {}}));
+    }
+    let path = format!("/metadata/annotations/{}", escape(ANNOTATION_APPLIED));
+    patch.push(json!({"op": "add", "path": path, "value": ring.to_string()}));
+    Value::Array(patch)
+}
+
+/// RFC 6901: `~` and `/` within one part of a pointer.
+fn escape(part: &str) -> String {
+    part.replace('~', "~0").replace('/', "~1")
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::api::v1alpha1::{CircuitBreaker, Duration, Retry};
+
+    pub(in crate::actions) fn deployment(replicas: i64) -> Value {
+        json!({
+            "apiVersion": "apps/v1", "kind": "Deployment",
+            "metadata": {"namespace": "shop", "name": "svc-a", "uid": "u1", "resourceVersion": "7", "generation": 1,
+                         "creationTimestamp": "2026-01-01T00:00:00Z"},
+            "spec": {"replicas": replicas, "template": {"metadata": {"labels": {"app": "svc-a"}}, "spec": {}}},
+        })
+    }
+
+    fn runbook(r#type: StepType, scale: Option<ResolvedScale>) -> RunbookSnapshot {
+        RunbookSnapshot {
+            name: "scale-up".into(),
+            service_account_name: "remediator".into(),
+            step: "scale".into(),
+            r#type,
+            scale,
+            timeout: Duration::from_secs(30),
+            retry: Retry::default(),
+            circuit_breaker: CircuitBreaker::default(),
+        }
+    }
+
+    fn by(delta: i32, min: Option<i32>, max: Option<i32>) -> RunbookSnapshot {
+        let scale = ResolvedScale { delta: Some(delta), replicas: None, min_replicas: min, max_replicas: max };
+        runbook(StepType::Scale, Some(scale))
+    }
+
+    fn id() -> ActionId {
+        ActionId::try_from("abc".to_owned()).unwrap()
+    }
+
+    fn now() -> Timestamp {
+        "2026-01-01T12:00:00Z".parse().unwrap()
+    }
+
+    fn plan_for(runbook: &RunbookSnapshot, object: &Value) -> Result<Planned, Refusal> {
+        plan(&id(), runbook, &TargetState::read(object).unwrap(), now(), "me", now())
+    }
+
+    fn apply(object: &Value, patch: &Value) -> Result<Value, json_patch::PatchError> {
+        let mut object = object.clone();
+        json_patch::patch(&mut object, &serde_json::from_value::<json_patch::Patch>(patch.clone()).unwrap())?;
+        Ok(object)
+    }
+
+    #[test]
+    fn a_scale_changes_replicas_and_writes_the_ring_in_one_patch() {
+        let object = deployment(3);
+        let planned = plan_for(&by(1, None, Some(10)), &object).unwrap();
+        let after = apply(&object, &planned.patch).unwrap();
+        assert_eq!((after["spec"]["replicas"].as_i64(), planned.plan.what.as_str()), (Some(4), "3 → 4"));
+        let state = TargetState::read(&after).unwrap();
+        assert_eq!(state.ring.unwrap().mark(&id()), Some(Mark::Applied));
+        assert_eq!(state.template_hash, planned.plan.template_hash);
+    }
+
+    #[test]
+    fn a_restart_changes_the_template_only_and_keeps_its_annotations() {
+        let mut object = deployment(3);
+        object["spec"]["template"]["metadata"]["annotations"] = json!({"a": "b"});
+        object["metadata"]["annotations"] = json!({"c": "d"});
+        let planned = plan_for(&runbook(StepType::Restart, None), &object).unwrap();
+        let after = apply(&object, &planned.patch).unwrap();
+        assert_eq!(
+            after["spec"]["template"]["metadata"]["annotations"],
+            json!({"a": "b", ANNOTATION_RESTARTED_BY: "abc"})
+        );
+        assert_eq!((&after["metadata"]["annotations"]["c"], &after["spec"]["replicas"]), (&json!("d"), &json!(3)));
+    }
+
+    #[test]
+    fn bounds_hold_and_never_turn_a_step_around() {
+        for (delta, min, max, from, to) in [
+            (1, None, Some(10), 3, Some(4)),
+            (5, None, Some(6), 3, Some(6)),
+            (1, None, Some(3), 3, None),
+            (1, None, Some(2), 3, None),
+            (-1, Some(3), None, 3, None),
+            (-1, Some(5), None, 3, None),
+            (-5, None, None, 3, Some(0)),
+            (-5, None, None, 0, None),
+        ] {
+            let planned = plan_for(&by(delta, min, max), &deployment(from));
+            let got = planned.ok().map(|planned| planned.plan.what);
+            assert_eq!(got, to.map(|to| format!("{from} → {to}")), "{delta} {min:?} {max:?}");
+        }
+    }
+
+    #[test]
+    fn an_edited_annotation_is_refused_by_plan_and_fence() {
+        let mut object = deployment(3);
+        object["metadata"]["annotations"] = json!({ANNOTATION_APPLIED: "mine"});
+        assert!(matches!(plan_for(&by(1, None, None), &object), Err(Refusal::Malformed(_))));
+        let state = TargetState::read(&object).unwrap();
+        assert!(matches!(fence(&id(), &state, now(), now()), Err(Refusal::Malformed(_))));
+    }
+
+    #[test]
+    fn after_the_fence_a_late_patch_does_not_apply() {
+        let object = deployment(3);
+        let late = plan_for(&by(1, None, None), &object).unwrap().patch;
+        let fence = fence(&id(), &TargetState::read(&object).unwrap(), now(), now()).unwrap();
+        let mut fenced = apply(&object, &fence).unwrap();
+        fenced["metadata"]["resourceVersion"] = json!("8");
+        assert_eq!(TargetState::read(&fenced).unwrap().ring.unwrap().mark(&id()), Some(Mark::Aborted));
+        assert!(apply(&fenced, &late).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn a_patch_applies_once_to_the_very_object_it_was_planned_for(
+            from in 0_i64..50, delta in prop_oneof![-5_i32..=-1, 1_i32..=5], version in 1_u32..9, uid in 1_u8..4, annotated: bool,
+        ) {
+            let mut object = deployment(from);
+            if annotated {
+                object["metadata"]["annotations"] = json!({"x/y~z": "1"});
+            }
+            if let Ok(planned) = plan_for(&by(delta, None, None), &object) {
+                let mut other = object.clone();
+                other["metadata"]["resourceVersion"] = json!(version.to_string());
+                other["metadata"]["uid"] = json!(format!("u{uid}"));
+                let applied = apply(&other, &planned.patch);
+                prop_assert_eq!(applied.is_ok(), version == 7 && uid == 1);
+                let mut once = apply(&object, &planned.patch).unwrap();
+                once["metadata"]["resourceVersion"] = json!("8");
+                prop_assert!(apply(&once, &planned.patch).is_err());
+                prop_assert_eq!(once["spec"]["replicas"].as_i64().unwrap(), (from + i64::from(delta)).max(0));
+            }
+        }
+    }
+}

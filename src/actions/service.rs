@@ -1,0 +1,355 @@
+//! The service: it claims what is requested, and whoever holds a target's partition brings its actions to their end.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use jiff::SignedDuration;
+use k8s_openapi::api::{autoscaling::v2::HorizontalPodAutoscaler, core::v1::Namespace};
+use kube::Api;
+use tokio::{
+    sync::watch,
+    time::{MissedTickBehavior, interval},
+};
+
+use super::{
+    breaker::Breakers,
+    budget::RetryBudget,
+    claim::{Claim, Queues, TargetKey, Turn},
+    target::Targets,
+};
+use crate::{
+    api::v1alpha1::{Action, FINALIZER_CLAIM, OutboxEntry, Rule, Runbook},
+    bus::{Ack, BusError, SubscribeOptions},
+    events::{DeadLetterReason, NamespacedName, Payload, Topic},
+    runtime::{
+        Context, Gate, Handler, Inbound, Mailboxes, Owned, Ownership, Step, Store, StoreError, WatchCache,
+        consume::{bury, consume},
+        kube_api::{CALL_TIMEOUT, call},
+        watch_cache::name_of,
+    },
+};
+
+/// How long after the deadline a claim stays: clocks of replicas may differ, and the log may deliver late.
+const CLAIM_SKEW: SignedDuration = SignedDuration::from_mins(5);
+
+/// How the service runs.
+#[derive(Clone, Debug)]
+pub struct ActionsConfig {
+    /// The most requests of one partition that are claimed at once.
+    pub max_in_flight: usize,
+    /// The most targets that are worked on at once.
+    pub concurrency: usize,
+    /// The most calls to targets at once.
+    pub target_concurrency: usize,
+    /// How long it is tried to write the fence before the outcome is unknown.
+    pub fence_timeout: Duration,
+    /// Longest wait before the first retry of a call about an Action itself.
+    pub backoff_initial: Duration,
+    /// Longest wait of all.
+    pub backoff_max: Duration,
+    /// How often unfinished actions, old outboxes and finalizers are looked at.
+    pub keep_interval: Duration,
+    /// How long finished actions are kept: at least as long as the topics keep their requests.
+    pub ttl: SignedDuration,
+}
+
+impl Default for ActionsConfig {
+    fn default() -> Self {
+        Self {
+            max_in_flight: 256,
+            concurrency: 256,
+            target_concurrency: 64,
+            fence_timeout: Duration::from_secs(20),
+            backoff_initial: Duration::from_millis(50),
+            backoff_max: Duration::from_secs(2),
+            keep_interval: Duration::from_secs(2),
+            ttl: SignedDuration::from_hours(7 * 24),
+        }
+    }
+}
+
+/// Why the service ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ActionsError {
+    /// The log cannot be consumed, and waiting does not mend it.
+    #[error("consume for actions: {0}")]
+    Consume(#[from] BusError),
+}
+
+impl ActionsError {
+    /// A bounded label for metrics.
+    pub fn category(&self) -> &'static str {
+        match self {
+            ActionsError::Consume(error) => error.category(),
+        }
+    }
+
+    /// Whether the same may succeed later.
+    pub fn retry(&self) -> bool {
+        match self {
+            ActionsError::Consume(error) => error.is_transient(),
+        }
+    }
+}
+
+impl Owned for Action {
+    const STATUS_SUBRESOURCE: bool = true;
+    const OUTBOX_LIMIT: usize = 1;
+
+    fn outbox(&self) -> &[OutboxEntry] {
+        self.status.as_ref().map(|status| status.outbox.as_slice()).unwrap_or_default()
+    }
+
+    fn set_outbox(&mut self, entries: Vec<OutboxEntry>) {
+        self.status.get_or_insert_default().outbox = entries;
+    }
+}
+
+/// Everything that running an action needs, shared by the service's parts.
+pub(super) struct Actions {
+    pub ctx: Context,
+    pub config: ActionsConfig,
+    pub store: Arc<Store<Action>>,
+    pub rules: Arc<WatchCache<Rule>>,
+    pub runbooks: Arc<WatchCache<Runbook>>,
+    pub autoscalers: Arc<WatchCache<HorizontalPodAutoscaler>>,
+    pub targets: Targets,
+    pub queues: Queues,
+    /// This process, in the plans that it makes.
+    pub sender: String,
+    breakers: Mutex<Breakers>,
+    budget: Mutex<RetryBudget>,
+}
+
+impl Actions {
+    pub(super) fn new(ctx: &Context, config: &ActionsConfig) -> Arc<Self> {
+        Arc::new(Self {
+            ctx: ctx.clone(),
+            config: config.clone(),
+            store: Store::new(ctx),
+            rules: WatchCache::new(),
+            runbooks: WatchCache::new(),
+            autoscalers: WatchCache::new(),
+            targets: Targets::new(ctx.kube.clone(), config.target_concurrency),
+            queues: Queues::default(),
+            sender: format!("{:016x}", ctx.random.next_u64()),
+            breakers: Mutex::default(),
+            budget: Mutex::default(),
+        })
+    }
+
+    pub(super) fn breakers(&self) -> MutexGuard<'_, Breakers> {
+        self.breakers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn budget(&self) -> MutexGuard<'_, RetryBudget> {
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn watch(&self) {
+        let tasks = &self.ctx.tasks;
+        tasks.spawn_infallible("actions-watch", Arc::clone(&self.store).run());
+        tasks.spawn_infallible("actions-watch-rules", Arc::clone(&self.rules).run(self.ctx.clone()));
+        tasks.spawn_infallible("actions-watch-runbooks", Arc::clone(&self.runbooks).run(self.ctx.clone()));
+        tasks.spawn_infallible("actions-watch-autoscalers", Arc::clone(&self.autoscalers).run(self.ctx.clone()));
+    }
+
+    async fn ready(&self) {
+        tokio::join!(self.store.ready(), self.rules.ready(), self.runbooks.ready(), self.autoscalers.ready());
+    }
+}
+
+/// Runs the service until shutdown.
+pub async fn run(ctx: Context, config: ActionsConfig) -> Result<(), ActionsError> {
+    let actions = Actions::new(&ctx, &config);
+    actions.watch();
+    let runner = Mailboxes::new(&ctx, "action-run", config.concurrency, Arc::new(Runner(Arc::clone(&actions))));
+    let claimer = Claimer { actions: Arc::clone(&actions), runner: runner.clone() };
+    let claims = Mailboxes::new(&ctx, "action-claim", config.concurrency, Arc::new(claimer));
+    let ownership = Ownership::new(Arc::clone(&ctx.bus), Topic::ActionRequested);
+    let gate = watch::Sender::new(Gate::Paused);
+    let open = gate.subscribe();
+    let keeper = Keeper { actions: Arc::clone(&actions), runner, ownership: Arc::clone(&ownership) };
+    ctx.tasks.spawn_infallible("actions-keeper", async move { keeper.run(gate).await });
+    let options = SubscribeOptions {
+        group: "actions".into(),
+        topics: vec![Topic::ActionRequested],
+        max_in_flight: config.max_in_flight,
+    };
+    let dispatch_ctx = ctx.clone();
+    consume(&ctx, options, Some(ownership), Some(open), move |inbound| match &inbound.event.payload {
+        Payload::ActionRequested(request) => claims.send(request.action_id.to_string(), Box::new(inbound)),
+        _ => {
+            let origin = inbound.origin();
+            let message = "is no action.requested".to_owned();
+            bury(
+                &dispatch_ctx,
+                inbound.record.to_dead_letter(DeadLetterReason::UnknownType, message, origin),
+                inbound.ack,
+            );
+        }
+    })
+    .await?;
+    Ok(())
+}
+
+/// Claims what is requested. The request is acknowledged when its claim exists; the Action is then brought to its end by whoever
+/// holds its partition.
+struct Claimer {
+    actions: Arc<Actions>,
+    runner: Mailboxes<TargetKey, ()>,
+}
+
+#[async_trait]
+impl Handler<String, Box<Inbound>> for Claimer {
+    async fn handle(&self, _: &String, inputs: Vec<Box<Inbound>>) {
+        for inbound in inputs {
+            self.claim(*inbound).await;
+        }
+    }
+}
+
+impl Claimer {
+    async fn claim(&self, inbound: Inbound) {
+        let Payload::ActionRequested(request) = &inbound.event.payload else { return };
+        let data = String::from_utf8_lossy(&inbound.record.value).into_owned();
+        match self.actions.claim(request, &data, inbound.event.traceparent.clone()).await {
+            Claim::Exists(action) => {
+                let unfinished = !action.status.as_ref().is_some_and(|status| status.phase.is_terminal());
+                if unfinished {
+                    let key = TargetKey::of(&action);
+                    self.actions.queues.add(&key, Turn::of(&action));
+                    self.runner.send(key, ());
+                }
+                inbound.ack.done();
+            }
+            Claim::Refused(failure) => {
+                let origin = inbound.origin();
+                let message = format!("the Action {} cannot be created: {failure}", request.action_id);
+                bury(
+                    &self.actions.ctx,
+                    inbound.record.to_dead_letter(DeadLetterReason::Refused, message, origin),
+                    inbound.ack,
+                );
+            }
+            Claim::Shutdown => drop::<Ack>(inbound.ack),
+        }
+    }
+}
+
+/// Brings the actions of one target to their end, one after the other.
+struct Runner(Arc<Actions>);
+
+#[async_trait]
+impl Handler<TargetKey, ()> for Runner {
+    async fn handle(&self, key: &TargetKey, _: Vec<()>) {
+        while let Some(turn) = self.0.queues.first(key) {
+            let name = NamespacedName { namespace: key.namespace.clone(), name: turn.action.clone() };
+            match self.0.run_to_end(&name).await {
+                Ok(()) => self.0.queues.remove(key, &turn.action),
+                Err(StoreError::Shutdown) => return,
+                Err(error) => {
+                    tracing::error!(action = %name, %error, "An Action cannot be written; it is tried again later.");
+                    self.0.queues.remove(key, &turn.action);
+                }
+            }
+        }
+    }
+}
+
+/// Takes up unfinished actions after a takeover or a restart, publishes old outboxes, releases finalizers, deletes what is old.
+struct Keeper {
+    actions: Arc<Actions>,
+    runner: Mailboxes<TargetKey, ()>,
+    ownership: Arc<Ownership>,
+}
+
+impl Keeper {
+    async fn run(&self, gate: watch::Sender<Gate>) {
+        let ctx = &self.actions.ctx;
+        tokio::select! {
+            () = self.actions.ready() => {}
+            () = ctx.shutdown.cancelled() => return,
+        }
+        gate.send_replace(Gate::Open);
+        ctx.health.ready("service");
+        let mut takeovers = self.ownership.takeovers();
+        let mut tick = interval(self.actions.config.keep_interval);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = ctx.shutdown.cancelled() => return,
+                _ = tick.tick() => {}
+                changed = takeovers.changed() => if changed.is_err() { return },
+            }
+            self.take_up();
+            if let Err(StoreError::Shutdown) = self.actions.store.sweep(|action| self.owns(action)).await {
+                return;
+            }
+            self.release_and_delete().await;
+        }
+    }
+
+    fn owns(&self, action: &Action) -> bool {
+        self.ownership.owns(&TargetKey::of(action).event_key())
+    }
+
+    fn take_up(&self) {
+        for action in self.actions.store.list() {
+            let terminal = action.status.as_ref().is_some_and(|status| status.phase.is_terminal());
+            if !terminal && self.owns(&action) {
+                let key = TargetKey::of(&action);
+                self.actions.queues.add(&key, Turn::of(&action));
+                self.runner.send(key, ());
+            }
+        }
+    }
+
+    async fn release_and_delete(&self) {
+        let now = self.actions.ctx.clock.now();
+        for action in self.actions.store.list().into_iter().filter(|action| self.owns(action)) {
+            let Some(status) = action.status.as_ref().filter(|status| status.phase.is_terminal()) else { continue };
+            let held =
+                action.metadata.finalizers.as_ref().is_some_and(|list| list.iter().any(|f| f == FINALIZER_CLAIM));
+            let past = now > action.spec.deadline.saturating_add(CLAIM_SKEW).unwrap_or(action.spec.deadline);
+            let deleting = action.metadata.deletion_timestamp.is_some();
+            if held && status.outbox.is_empty() && (past || (deleting && self.namespace_is_terminating(&action).await))
+            {
+                self.release(&action).await;
+            }
+            let old = status.finished_at.is_some_and(|at| now.duration_since(at) > self.actions.config.ttl);
+            if !held && old && !deleting && self.actions.store.delete(&action).await.is_err() {
+                tracing::warn!(action = %name_of(action.as_ref()), "An old Action could not be deleted; it is tried again.");
+            }
+        }
+    }
+
+    async fn release(&self, action: &Action) {
+        let name = name_of(action);
+        let released = self.actions.store.transact(&name, |current| match current {
+            Some(current) if current.metadata.finalizers.is_some() => {
+                let mut object = current.clone();
+                object.metadata.finalizers = object
+                    .metadata
+                    .finalizers
+                    .map(|list| list.into_iter().filter(|name| name != FINALIZER_CLAIM).collect());
+                Step::WriteMain { object }
+            }
+            _ => Step::Unchanged { publish: Vec::new() },
+        });
+        if let Err(error) = released.await {
+            tracing::warn!(%error, "A finalizer could not be released; it is tried again.");
+        }
+    }
+
+    async fn namespace_is_terminating(&self, action: &Action) -> bool {
+        let namespaces: Api<Namespace> = Api::all(self.actions.ctx.kube.clone());
+        let name = action.metadata.namespace.clone().unwrap_or_default();
+        let namespace = call(CALL_TIMEOUT, namespaces.get_metadata_opt(&name)).await;
+        namespace
+            .is_ok_and(|namespace| namespace.is_none_or(|namespace| namespace.metadata.deletion_timestamp.is_some()))
+    }
+}

@@ -1,0 +1,152 @@
+//! Calls to targets, each made as the runbook's service account, with a deadline, in a pool of their own size.
+
+use std::{sync::Arc, time::Duration};
+
+use hyper::{Method, Request};
+use kube::{Client, Error};
+use serde_json::Value;
+use tokio::sync::Semaphore;
+
+use crate::{
+    api::v1alpha1::TargetReference,
+    runtime::{ApiFailure, classify},
+};
+
+/// Whose target, and as whom it is called.
+#[derive(Clone, Debug)]
+pub(super) struct TargetCall<'a> {
+    pub namespace: &'a str,
+    pub target: &'a TargetReference,
+    pub account: &'a str,
+    pub timeout: Duration,
+}
+
+/// Why a call gave no object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum CallError {
+    /// The target's kind is not supported, or its name can be no name; nothing was sent.
+    Unsupported(String),
+    /// What the API server said, or did not. `causes`: a 422 that names fields, which is no failed `test`.
+    Api { failure: ApiFailure, causes: bool },
+}
+
+/// The account's name as the API server knows it.
+pub(super) fn user_of(namespace: &str, account: &str) -> String {
+    format!("system:serviceaccount:{namespace}:{account}")
+}
+
+/// A bounded number of calls at once: a hung target API holds up no other service (bulkhead).
+#[derive(Clone)]
+pub(super) struct Targets {
+    client: Client,
+    permits: Arc<Semaphore>,
+}
+
+impl Targets {
+    pub(super) fn new(client: Client, concurrency: usize) -> Self {
+        Self { client, permits: Arc::new(Semaphore::new(concurrency.max(1))) }
+    }
+
+    /// A quorum read: no resourceVersion is given, so the API server asks etcd.
+    pub(super) async fn read(&self, call: &TargetCall<'_>) -> Result<Value, CallError> {
+        self.request(call, Method::GET, None).await
+    }
+
+    /// One JSON Patch. It is sent once: the client has no retries.
+    pub(super) async fn patch(&self, call: &TargetCall<'_>, patch: &Value) -> Result<Value, CallError> {
+        self.request(call, Method::PATCH, Some(patch)).await
+    }
+
+    async fn request(&self, call: &TargetCall<'_>, method: Method, body: Option<&Value>) -> Result<Value, CallError> {
+        let path = path_of(call.namespace, call.target).map_err(CallError::Unsupported)?;
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("Impersonate-User", user_of(call.namespace, call.account))
+            .header("Impersonate-Group", "system:serviceaccounts")
+            .header("Impersonate-Group", format!("system:serviceaccounts:{}", call.namespace))
+            .header("Impersonate-Group", "system:authenticated")
+            .header("Accept", "application/json");
+        if body.is_some() {
+            request = request.header("Content-Type", "application/json-patch+json");
+        }
+        let body = body.map(Value::to_string).unwrap_or_default().into_bytes();
+        let request = request.body(body).map_err(|error| CallError::Unsupported(error.to_string()))?;
+        // The semaphore is never closed.
+        let _permit = self.permits.acquire().await;
+        match tokio::time::timeout(call.timeout, self.client.request::<Value>(request)).await {
+            Ok(Ok(object)) => Ok(object),
+            Ok(Err(error)) => Err(CallError::Api { failure: classify(&error), causes: has_causes(&error) }),
+            Err(_) => {
+                let failure = ApiFailure::Unknown(format!("no answer within {} ms", call.timeout.as_millis()));
+                Err(CallError::Api { failure, causes: false })
+            }
+        }
+    }
+}
+
+fn has_causes(error: &Error) -> bool {
+    matches!(error, Error::Api(status) if status.details.as_ref().is_some_and(|details| !details.causes.is_empty()))
+}
+
+/// The name comes from labels of an alert, so it is checked before it becomes part of a path.
+fn path_of(namespace: &str, target: &TargetReference) -> Result<String, String> {
+    let plural = match (target.api_version.as_str(), target.kind.as_str()) {
+        ("apps/v1", "Deployment") => "deployments",
+        (version, kind) => {
+            return Err(format!("{version} {kind} is no kind that can be acted on; supported: apps/v1 Deployment"));
+        }
+    };
+    if !is_subdomain(&target.name) {
+        let name: String = target.name.chars().take(80).collect();
+        return Err(format!("{name:?} can be no name of a {}", target.kind));
+    }
+    Ok(format!("/apis/apps/v1/namespaces/{namespace}/{plural}/{}", target.name))
+}
+
+/// RFC 1123, as Kubernetes checks names.
+fn is_subdomain(name: &str) -> bool {
+    let alphanumeric = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let part = |part: &str| {
+        let bytes = part.as_bytes();
+        !bytes.is_empty()
+            && bytes.iter().all(|b| alphanumeric(*b) || *b == b'-')
+            && alphanumeric(bytes[0])
+            && alphanumeric(bytes[bytes.len() - 1])
+    };
+    name.len() <= 253 && name.split('.').all(part)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_from_a_label_cannot_lead_elsewhere() {
+        let target = |name: &str| TargetReference {
+            api_version: "apps/v1".into(),
+            kind: "Deployment".into(),
+            name: name.into(),
+        };
+        assert_eq!(path_of("shop", &target("svc-a.b")).unwrap(), "/apis/apps/v1/namespaces/shop/deployments/svc-a.b");
+        for name in [
+            "",
+            "../x",
+            "a/b",
+            "a/../../secrets/s",
+            "a?b",
+            "A",
+            "a b",
+            "-a",
+            "a..b",
+            ".",
+            "a%2fb",
+            "ä",
+            &"a".repeat(254),
+        ] {
+            assert!(path_of("shop", &target(name)).is_err(), "{name:?}");
+        }
+        let pod = TargetReference { api_version: "v1".into(), kind: "Pod".into(), name: "a".into() };
+        assert!(path_of("shop", &pod).unwrap_err().contains("supported"));
+    }
+}

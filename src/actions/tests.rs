@@ -1,0 +1,344 @@
+//! Tests of the service, on the log and the API server in memory.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use http::Method;
+use serde_json::{Value, json};
+
+use super::{ActionsConfig, plan::tests::deployment, run};
+use crate::{
+    api::v1alpha1::{ANNOTATION_APPLIED, OnUnknownOutcome, TargetReference},
+    bus::{Bus, MemoryBus},
+    events::*,
+    runtime::clock::Clock,
+    testing::{FakeApi, Fault, Seen, TestContext},
+};
+
+const DEPLOYMENTS: &str = "/apis/apps/v1/deployments";
+const ACTIONS: &str = "/apis/eventpulse.io/v1alpha1/actions";
+const RULES: &str = "/apis/eventpulse.io/v1alpha1/rules";
+const RUNBOOKS: &str = "/apis/eventpulse.io/v1alpha1/runbooks";
+
+fn cluster() -> FakeApi {
+    let api = FakeApi::new();
+    api.put(DEPLOYMENTS, deployment(3));
+    let meta = |name: &str| json!({"name": name, "namespace": "shop"});
+    api.put(
+        RULES,
+        json!({"apiVersion": "eventpulse.io/v1alpha1", "kind": "Rule", "metadata": meta("cpu-high"),
+        "spec": {"match": {"matchers": ["a=b"]}}}),
+    );
+    api.put(
+        RUNBOOKS,
+        json!({"apiVersion": "eventpulse.io/v1alpha1", "kind": "Runbook", "metadata": meta("scale-up"),
+        "spec": {"serviceAccountName": "remediator", "retry": {"limit": 2, "backoff": {"initial": "1ms", "max": "2ms"}},
+                 "circuitBreaker": {"failureThreshold": 100},
+                 "steps": [{"name": "scale", "type": "Scale", "scale": {"delta": 1, "maxReplicas": 10}}]}}),
+    );
+    api
+}
+
+fn request(test: &TestContext) -> ActionRequested {
+    let now = test.clock.now();
+    let correlation = CorrelationId::new("shop", "cpu-high", &["svc-a"]);
+    let incident_id = IncidentId::new("cpu-high", &correlation, &AlertId::new("prom", "ab", now));
+    ActionRequested {
+        action_id: ActionId::new("shop", &incident_id, "add-replica", 1),
+        incident: IncidentHeader {
+            incident_id,
+            correlation_id: correlation,
+            rule: NamespacedName { namespace: "shop".into(), name: "cpu-high".into() },
+            alerts: vec![],
+            alert_count: 1,
+            severity: "warning".into(),
+            summary: "CPU".into(),
+            opened_at: now,
+        },
+        step: "add-replica".into(),
+        step_index: 0,
+        attempt: 1,
+        runbook: "scale-up".into(),
+        target: TargetReference { api_version: "apps/v1".into(), kind: "Deployment".into(), name: "svc-a".into() },
+        parameters: vec![],
+        decided_at: now,
+        deadline: now + jiff::SignedDuration::from_mins(5),
+        resolves: true,
+        last: false,
+        on_unknown_outcome: OnUnknownOutcome::Stop,
+    }
+}
+
+fn record_of(request: &ActionRequested) -> Record {
+    let event = Event {
+        id: EventId::new("action.requested", request.action_id.as_str(), "requested"),
+        time: request.decided_at,
+        source: "eventpulse/rules".into(),
+        subject: request.action_id.to_string(),
+        key: "shop/Deployment/svc-a".into(),
+        traceparent: None,
+        payload: request.clone().into(),
+    };
+    event.encode().unwrap()
+}
+
+fn config() -> ActionsConfig {
+    ActionsConfig {
+        fence_timeout: Duration::from_secs(2),
+        keep_interval: Duration::from_millis(20),
+        backoff_initial: Duration::from_millis(1),
+        backoff_max: Duration::from_millis(5),
+        ..ActionsConfig::default()
+    }
+}
+
+fn start(bus: &Arc<MemoryBus>, api: &FakeApi) -> TestContext {
+    let test = TestContext::with_api("actions", bus.clone(), api.clone());
+    let ctx = test.ctx.clone();
+    test.ctx.tasks.spawn("actions", run(ctx, config()));
+    test
+}
+
+/// The one Action, once it has come to its end.
+async fn ended(api: &FakeApi) -> Value {
+    for _ in 0..2_000 {
+        if let Some(action) = api
+            .all(ACTIONS)
+            .into_iter()
+            .find(|action| matches!(action["status"]["phase"].as_str(), Some("Completed" | "Failed" | "Skipped")))
+        {
+            return action;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("the action did not end: {:#?}", api.all(ACTIONS));
+}
+
+async fn stop(test: TestContext) {
+    test.ctx.shutdown.cancel();
+    test.ctx.tasks.finished().await;
+}
+
+fn replicas(api: &FakeApi) -> i64 {
+    api.get(DEPLOYMENTS, "shop", "svc-a").unwrap()["spec"]["replicas"].as_i64().unwrap()
+}
+
+fn is_patch(seen: &Seen) -> bool {
+    seen.method == Method::PATCH && seen.path.contains("/deployments/")
+}
+
+fn changes_replicas(seen: &Seen) -> bool {
+    is_patch(seen) && seen.body.to_string().contains("/spec/replicas")
+}
+
+/// Runs one request with a fault, and gives the Action as it ended.
+async fn with_fault(api: &FakeApi, fault: impl Fn(&Seen) -> Fault + Send + Sync + 'static) -> Value {
+    let bus = Arc::new(MemoryBus::new(3));
+    let test = start(&bus, api);
+    api.on_request(fault);
+    bus.publish(vec![record_of(&request(&test))]).await.unwrap();
+    let action = ended(api).await;
+    stop(test).await;
+    action
+}
+
+#[tokio::test]
+async fn an_action_is_claimed_sent_once_as_the_runbooks_account_and_told() {
+    let (api, bus) = (cluster(), Arc::new(MemoryBus::new(3)));
+    let test = start(&bus, &api);
+    let record = record_of(&request(&test));
+    bus.publish(vec![record.clone(), record.clone()]).await.unwrap();
+    let action = ended(&api).await;
+    bus.publish(vec![record]).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!((replicas(&api), action["status"]["what"].as_str()), (4, Some("Deployment/svc-a 3 → 4")));
+    let patches: Vec<Seen> = api.seen().into_iter().filter(is_patch).collect();
+    assert_eq!(patches.len(), 1);
+    assert_eq!(patches[0].impersonated.as_deref(), Some("system:serviceaccount:shop:remediator"));
+    let seen = api.seen();
+    let place = |found: &dyn Fn(&Seen) -> bool| seen.iter().position(found).unwrap();
+    let claim = place(&|seen| seen.method == Method::POST && seen.path.ends_with("/actions"));
+    assert!(claim < place(&is_patch), "the claim comes first");
+    stop(test).await;
+}
+
+#[tokio::test]
+async fn an_answer_lost_after_the_commit_is_found_in_the_ring_and_nothing_is_sent_again() {
+    for fault in [Fault::DropAnswer, Fault::CommitThenAnswer(504)] {
+        let api = cluster();
+        let action = with_fault(&api, move |seen| if is_patch(seen) { fault.clone() } else { Fault::None }).await;
+        assert_eq!((action["status"]["phase"].as_str(), replicas(&api)), (Some("Completed"), 4));
+        assert_eq!(api.seen().iter().filter(|seen| is_patch(seen)).count(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_patch_refused_for_now_is_retried_then_fenced_and_failed() {
+    let api = cluster();
+    let action = with_fault(&api, |seen| if changes_replicas(seen) { Fault::Answer(503) } else { Fault::None }).await;
+    assert_eq!(
+        (action["status"]["phase"].as_str(), action["status"]["reason"].as_str()),
+        (Some("Failed"), Some("RetriesExhausted"))
+    );
+    assert_eq!((action["status"]["tries"].as_i64(), replicas(&api)), (Some(3), 3));
+    let ring = api.get(DEPLOYMENTS, "shop", "svc-a").unwrap()["metadata"]["annotations"][ANNOTATION_APPLIED].clone();
+    assert!(ring.as_str().unwrap().ends_with(":aborted"), "{ring}");
+}
+
+#[tokio::test]
+async fn a_fence_that_cannot_be_written_ends_as_outcome_unknown() {
+    let api = cluster();
+    let action = with_fault(&api, |seen| if is_patch(seen) { Fault::Answer(503) } else { Fault::None }).await;
+    assert_eq!(
+        (action["status"]["phase"].as_str(), action["status"]["reason"].as_str()),
+        (Some("Failed"), Some("OutcomeUnknown"))
+    );
+}
+
+#[tokio::test]
+async fn an_annotation_rewound_between_a_send_and_its_lost_answer_never_leads_to_a_second_effect() {
+    let api = cluster();
+    let rewind = api.clone();
+    let sends = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&sends);
+    // The patch takes effect and its answer is lost; then somebody replaces the object with an old manifest.
+    let action = with_fault(&api, move |seen| {
+        if is_patch(seen) && count.fetch_add(1, Ordering::SeqCst) == 0 {
+            return Fault::DropAnswer;
+        }
+        let is_read = seen.method == Method::GET && seen.path.contains("/deployments/");
+        if is_read && count.load(Ordering::SeqCst) == 1 {
+            let mut old = deployment(3);
+            old["metadata"]["generation"] = json!(3);
+            rewind.put(DEPLOYMENTS, old);
+        }
+        Fault::None
+    })
+    .await;
+    assert_eq!((action["status"]["reason"].as_str(), replicas(&api)), (Some("OutcomeUnknown"), 3));
+    assert_eq!(sends.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_change_by_somebody_else_is_planned_again_and_is_no_try() {
+    let api = cluster();
+    let raced = Arc::new(AtomicUsize::new(0));
+    let action = with_fault(&api, move |seen| {
+        if is_patch(seen) && raced.fetch_add(1, Ordering::SeqCst) < 5 {
+            return Fault::After(Arc::new(|api: &FakeApi| {
+                let mut object = api.get(DEPLOYMENTS, "shop", "svc-a").unwrap();
+                object["metadata"]["labels"]["changed"] = json!(api.seen().len().to_string());
+                api.put(DEPLOYMENTS, object);
+            }));
+        }
+        Fault::None
+    })
+    .await;
+    assert_eq!((action["status"]["phase"].as_str(), action["status"]["tries"].as_i64()), (Some("Completed"), Some(1)));
+    assert_eq!((action["status"]["plans"].as_array().unwrap().len(), replicas(&api)), (6, 4));
+}
+
+#[tokio::test]
+async fn what_the_account_may_not_do_fails_at_once_without_a_fence() {
+    let api = cluster();
+    let action = with_fault(&api, |seen| if is_patch(seen) { Fault::Answer(403) } else { Fault::None }).await;
+    assert_eq!(action["status"]["reason"].as_str(), Some("Forbidden"));
+    assert_eq!(api.seen().iter().filter(|seen| is_patch(seen)).count(), 1);
+}
+
+#[tokio::test]
+async fn what_must_not_run_ends_with_its_reason_and_sends_nothing() {
+    let autoscaler = json!({"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler",
+        "metadata": {"name": "svc-a", "namespace": "shop"},
+        "spec": {"maxReplicas": 9, "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "svc-a"}}});
+    type Change = Box<dyn Fn(&FakeApi, &mut ActionRequested)>;
+    let cases: Vec<(&str, Change)> = vec![
+        ("Stale", Box::new(|_, request| request.deadline = request.decided_at)),
+        (
+            "Stale",
+            Box::new(|api, _| {
+                let mut object = deployment(3);
+                object["metadata"]["creationTimestamp"] = json!("2026-01-01T12:00:05Z");
+                api.put(DEPLOYMENTS, object);
+            }),
+        ),
+        ("Suspended", Box::new(|api, _| api.remove(RULES, "shop", "cpu-high"))),
+        ("InvalidRunbook", Box::new(|api, _| api.remove(RUNBOOKS, "shop", "scale-up"))),
+        ("TargetNotFound", Box::new(|api, _| api.remove(DEPLOYMENTS, "shop", "svc-a"))),
+        ("InvalidRunbook", Box::new(|_, request| request.target.kind = "Pod".into())),
+        (
+            "InvalidRunbook",
+            Box::new(|_, request| request.target.name = "../../../api/v1/namespaces/shop/secrets/x".into()),
+        ),
+        ("NothingToDo", Box::new(|api, _| drop(api.put(DEPLOYMENTS, deployment(10))))),
+        (
+            "TargetGoverned",
+            Box::new(move |api, _| {
+                api.put("/apis/autoscaling/v2/horizontalpodautoscalers", autoscaler.clone());
+            }),
+        ),
+        (
+            "Refused",
+            Box::new(|api, _| {
+                let mut object = deployment(3);
+                object["metadata"]["annotations"] = json!({ANNOTATION_APPLIED: "edited by hand"});
+                api.put(DEPLOYMENTS, object);
+            }),
+        ),
+    ];
+    for (reason, change) in cases {
+        let (api, bus) = (cluster(), Arc::new(MemoryBus::new(3)));
+        let mut request = request(&TestContext::with_api("x", bus.clone(), api.clone()));
+        change(&api, &mut request);
+        let test = start(&bus, &api);
+        bus.publish(vec![record_of(&request)]).await.unwrap();
+        let action = ended(&api).await;
+        assert_eq!(action["status"]["reason"].as_str(), Some(reason), "{action:#}");
+        assert!(!api.seen().iter().any(is_patch), "{reason}");
+        stop(test).await;
+    }
+}
+
+/// The process is ended before each of its writes in turn, and another one takes over.
+#[tokio::test]
+async fn whatever_write_a_process_dies_at_another_one_ends_the_action_with_one_effect() {
+    for dies_at in 0..5_usize {
+        for after_commit in [false, true] {
+            let (api, bus) = (cluster(), Arc::new(MemoryBus::new(3)));
+            let first = start(&bus, &api);
+            let (writes, gate) = (Arc::new(AtomicUsize::new(0)), Arc::new(tokio::sync::Semaphore::new(0)));
+            let held = Arc::clone(&gate);
+            api.on_request(move |seen| {
+                if !seen.is_write() {
+                    return Fault::None;
+                }
+                match writes.fetch_add(1, Ordering::SeqCst) {
+                    write if write < dies_at => Fault::None,
+                    write if write == dies_at && after_commit => Fault::CommitThenAnswer(504),
+                    _ => Fault::Hold(Arc::clone(&held)),
+                }
+            });
+            let request = request(&first);
+            bus.publish(vec![record_of(&request)]).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(60)).await;
+            // The first process hangs at a write, or was told that it failed. Now the second one begins.
+            first.ctx.shutdown.cancel();
+            api.no_faults();
+            let second = start(&bus, &api);
+            bus.publish(vec![record_of(&request)]).await.unwrap();
+            let action = ended(&api).await;
+            // What the first one had sent arrives late.
+            gate.add_permits(100);
+            tokio::time::sleep(Duration::from_millis(60)).await;
+            assert_eq!(action["status"]["phase"].as_str(), Some("Completed"), "{dies_at} {after_commit}: {action:#}");
+            assert_eq!(replicas(&api), 4, "dies at write {dies_at}, after its commit: {after_commit}");
+            stop(second).await;
+            drop(first);
+        }
+    }
+}

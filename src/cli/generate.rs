@@ -1,0 +1,29 @@
+//! `eventpulse generate`: what `make generate` calls. The drift tests compare its output with the repository's files.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::Args;
+
+use crate::{api::crds, events::schemas};
+
+#[derive(Args, Debug)]
+pub(super) struct GenerateArgs {
+    /// The repository's root.
+    #[arg(default_value = ".")]
+    root: PathBuf,
+}
+
+pub(super) fn generate(args: &GenerateArgs) -> anyhow::Result<()> {
+    let crds = crds::documents()?.into_iter().map(|(name, text)| (PathBuf::from("crds").join(name), text));
+    let events = schemas::documents().into_iter().map(|(path, text)| (PathBuf::from(path), text));
+    for (path, text) in crds.chain(events) {
+        let path = args.root.join(path);
+        if let Some(dir) = path.parent() {
+            std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
+        }
+        std::fs::write(&path, text).with_context(|| path.display().to_string())?;
+        println!("{}", path.display());
+    }
+    Ok(())
+}

@@ -1,0 +1,57 @@
+//! The commands. In: the command line. Out: an exit code, and errors that say what to do.
+
+mod check_config;
+mod crds;
+mod generate;
+mod run;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::RunFlags;
+
+/// Alerts become incidents, actions and notifications inside a Kubernetes cluster.
+///
+/// Prometheus or Alertmanager sends alerts; rules, runbooks and notification channels are custom resources; incidents are custom
+/// resources too: `kubectl get incidents`. The API server is found as kubectl finds it: KUBECONFIG, ~/.kube/config, or the
+/// account of the pod.
+#[derive(Debug, Parser)]
+#[command(name = "eventpulse", version, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the services.
+    ///
+    /// Without brokers the log is embedded: one file, one process, nothing else to install.
+    ///
+    ///   eventpulse run --data-dir /var/lib/eventpulse --auth-token-file /etc/eventpulse/token
+    ///
+    /// With Kafka the services may run apart, in any number of replicas:
+    ///
+    ///   eventpulse run --services rules,actions --kafka-brokers kafka:9092
+    #[command(verbatim_doc_comment)]
+    Run(Box<RunFlags>),
+    /// Print the custom resource definitions.
+    ///
+    ///   eventpulse crds | kubectl apply --server-side -f -
+    #[command(verbatim_doc_comment)]
+    Crds(crds::CrdsArgs),
+    /// Check the flags and variables of `run` without running anything.
+    CheckConfig(Box<RunFlags>),
+    /// Write the files of the repository that are generated: CRDs, event schemas and examples.
+    #[command(hide = true)]
+    Generate(generate::GenerateArgs),
+}
+
+/// Runs the command that was given.
+pub fn dispatch(cli: Cli) -> anyhow::Result<()> {
+    match cli.command {
+        Command::Run(flags) => run::run(flags.resolve()?),
+        Command::Crds(args) => crds::crds(&args),
+        Command::CheckConfig(flags) => check_config::check_config(&flags.resolve()?),
+        Command::Generate(args) => generate::generate(&args),
+    }
+}

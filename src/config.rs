@@ -1,0 +1,308 @@
+//! Flags, environment and file, resolved once into one validated value.
+//!
+//! In: the command line, `EVENTPULSE_…` variables. Out: a [`Config`] that can no longer be wrong, or an error that names the flag
+//! and says what to do. May not touch: any running service.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+};
+
+use clap::{Args, ValueEnum};
+
+use crate::{
+    actions::ActionsConfig,
+    bus::{BusConfig, KafkaConfig},
+    incidents::IncidentsConfig,
+    ingest::IngestConfig,
+    notify::NotifyConfig,
+    rules::RulesConfig,
+};
+
+/// A service of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum)]
+pub enum Service {
+    /// Receives alerts over HTTP and puts them on the log.
+    Ingest,
+    /// Matches alerts, decides incidents, actions and messages.
+    Rules,
+    /// Acts on workloads.
+    Actions,
+    /// Writes Incident resources.
+    Incidents,
+    /// Sends messages.
+    Notify,
+    /// Checks Rule, Runbook and NotificationChannel and writes their status.
+    Config,
+}
+
+impl Service {
+    /// All of them.
+    pub const ALL: [Service; 6] =
+        [Service::Ingest, Service::Rules, Service::Actions, Service::Incidents, Service::Notify, Service::Config];
+
+    /// As it stands in `--services`, metrics and `ce_source`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Service::Ingest => "ingest",
+            Service::Rules => "rules",
+            Service::Actions => "actions",
+            Service::Incidents => "incidents",
+            Service::Notify => "notify",
+            Service::Config => "config",
+        }
+    }
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The flags of `eventpulse run`, as given.
+#[derive(Args, Clone, Debug)]
+pub struct RunFlags {
+    /// Services of this process; without it, all of them.
+    #[arg(long, env = "EVENTPULSE_SERVICES", value_delimiter = ',', value_enum)]
+    pub services: Vec<Service>,
+
+    /// Kafka brokers. Without them the log is embedded: one SQLite file in the data directory, all services in this one process.
+    #[arg(long, env = "EVENTPULSE_KAFKA_BROKERS", value_delimiter = ',', value_name = "HOST:PORT")]
+    pub kafka_brokers: Vec<String>,
+
+    /// A setting handed to librdkafka as it is, like security.protocol=SASL_SSL. May be given several times.
+    #[arg(long, env = "EVENTPULSE_KAFKA_CONFIG", value_delimiter = ',', value_name = "KEY=VALUE")]
+    pub kafka_config: Vec<String>,
+
+    /// Put before the name of every topic and consumer group.
+    #[arg(long, env = "EVENTPULSE_TOPIC_PREFIX", default_value = "", value_name = "PREFIX")]
+    pub topic_prefix: String,
+
+    /// Partitions of a topic that has to be created. Fixed for a topic's life.
+    #[arg(long, env = "EVENTPULSE_PARTITIONS", default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub partitions: u32,
+
+    /// Where ingest's outbox, or the embedded log, is kept. Must survive a restart.
+    #[arg(long, env = "EVENTPULSE_DATA_DIR", default_value = "eventpulse-data", value_name = "DIR")]
+    pub data_dir: PathBuf,
+
+    /// Where alerts are received. Without a token it must be loopback: by default 0.0.0.0:8080 with one, 127.0.0.1:8080 without.
+    #[arg(long, env = "EVENTPULSE_LISTEN", value_name = "ADDR")]
+    pub listen: Option<SocketAddr>,
+
+    /// Where /livez, /readyz and /metrics are served.
+    #[arg(long, env = "EVENTPULSE_ADMIN_LISTEN", default_value = "0.0.0.0:8081", value_name = "ADDR")]
+    pub admin_listen: SocketAddr,
+
+    /// A file with the bearer tokens that senders of alerts may use, one a line. Read again when it changes.
+    #[arg(long, env = "EVENTPULSE_AUTH_TOKEN_FILE", value_name = "FILE", conflicts_with = "allow_unauthenticated")]
+    pub auth_token_file: Option<PathBuf>,
+
+    /// Receive alerts from anybody who can reach the port.
+    #[arg(long, env = "EVENTPULSE_ALLOW_UNAUTHENTICATED")]
+    pub allow_unauthenticated: bool,
+
+    /// The name that alert ids are derived from, for alerts of Alertmanager's webhook. Both of a highly available pair share it.
+    #[arg(long, env = "EVENTPULSE_SOURCE", default_value = "alertmanager", value_name = "NAME")]
+    pub source: String,
+
+    /// The most alerts that wait in ingest's outbox while the broker is away; then senders get 503.
+    #[arg(long, env = "EVENTPULSE_OUTBOX_MAX_ALERTS", default_value_t = 1_000_000, value_name = "N")]
+    pub outbox_max_alerts: u64,
+
+    /// How log lines are written.
+    #[arg(long, env = "EVENTPULSE_LOG_FORMAT", value_enum, default_value_t)]
+    pub log_format: LogFormat,
+}
+
+/// A value that does not do, by its flag.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("--{flag}: {problem}")]
+pub struct ConfigError {
+    flag: &'static str,
+    problem: String,
+}
+
+fn wrong(flag: &'static str, problem: impl Into<String>) -> ConfigError {
+    ConfigError { flag, problem: problem.into() }
+}
+
+/// What `eventpulse run` runs with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The services of this process.
+    pub services: Vec<Service>,
+    /// The log.
+    pub bus: BusConfig,
+    /// Where /livez, /readyz and /metrics are served.
+    pub admin_listen: SocketAddr,
+    /// How log lines are written.
+    pub log_format: LogFormat,
+    /// Of the service ingest.
+    pub ingest: IngestConfig,
+    /// Of the service rules.
+    pub rules: RulesConfig,
+    /// Of the service actions.
+    pub actions: ActionsConfig,
+    /// Of the service incidents.
+    pub incidents: IncidentsConfig,
+    /// Of the service notify.
+    pub notify: NotifyConfig,
+}
+
+impl RunFlags {
+    /// Checks everything that can be checked without the network.
+    pub fn resolve(self) -> Result<Config, ConfigError> {
+        let mut services = if self.services.is_empty() { Service::ALL.to_vec() } else { self.services.clone() };
+        services.sort();
+        services.dedup();
+        let bus = self.bus(&services)?;
+        let ingest = self.ingest()?;
+        Ok(Config {
+            services,
+            bus,
+            admin_listen: self.admin_listen,
+            log_format: self.log_format,
+            ingest,
+            rules: RulesConfig::default(),
+            actions: ActionsConfig::default(),
+            incidents: IncidentsConfig::default(),
+            notify: NotifyConfig::default(),
+        })
+    }
+
+    fn bus(&self, services: &[Service]) -> Result<BusConfig, ConfigError> {
+        check_prefix(&self.topic_prefix)?;
+        if self.kafka_brokers.is_empty() {
+            if services.len() < Service::ALL.len() {
+                return Err(wrong(
+                    "services",
+                    "without brokers the log is a file that belongs to one process, which must run every service; \
+                     give --kafka-brokers to run services apart",
+                ));
+            }
+            if let Some(setting) = self.kafka_config.first() {
+                return Err(wrong("kafka-config", format!("{setting:?} is given, but no --kafka-brokers")));
+            }
+            return Ok(BusConfig::Embedded { dir: self.data_dir.clone(), partitions: self.partitions });
+        }
+        for broker in &self.kafka_brokers {
+            let port = broker.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then(|| port.parse::<u16>()));
+            if !matches!(port, Some(Ok(1..))) {
+                return Err(wrong("kafka-brokers", format!("{broker:?} is no HOST:PORT")));
+            }
+        }
+        let extra = self.kafka_config.iter().map(|setting| parse_setting(setting)).collect::<Result<_, _>>()?;
+        Ok(BusConfig::Kafka(KafkaConfig {
+            brokers: self.kafka_brokers.join(","),
+            topic_prefix: self.topic_prefix.clone(),
+            partitions: self.partitions,
+            extra,
+        }))
+    }
+
+    fn ingest(&self) -> Result<IngestConfig, ConfigError> {
+        let open = self.auth_token_file.is_some() || self.allow_unauthenticated;
+        let default_ip = if open { Ipv4Addr::UNSPECIFIED } else { Ipv4Addr::LOCALHOST };
+        let listen = self.listen.unwrap_or_else(|| SocketAddr::new(IpAddr::V4(default_ip), 8080));
+        if !open && !listen.ip().is_loopback() {
+            return Err(wrong(
+                "listen",
+                format!(
+                    "{listen} can be reached from elsewhere, and no token is asked for; give --auth-token-file FILE, \
+                     or --allow-unauthenticated if everybody who can reach the port may raise alerts"
+                ),
+            ));
+        }
+        if self.source.is_empty() || self.source.len() > 63 || !self.source.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
+            return Err(wrong("source", format!("{:?} is not 1 to 63 letters, digits and -", self.source)));
+        }
+        Ok(IngestConfig {
+            listen,
+            auth_token_file: self.auth_token_file.clone(),
+            allow_unauthenticated: self.allow_unauthenticated,
+            source: self.source.clone(),
+            data_dir: self.data_dir.clone(),
+            outbox_max_alerts: self.outbox_max_alerts,
+            ..IngestConfig::default()
+        })
+    }
+}
+
+/// Kafka's rule for topic names (`org.apache.kafka.common.internals.Topic`): letters, digits, `.`, `_` and `-`, 249 in all.
+fn check_prefix(prefix: &str) -> Result<(), ConfigError> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if prefix.len() <= 200 && prefix.chars().all(allowed) {
+        Ok(())
+    } else {
+        Err(wrong("topic-prefix", format!("{prefix:?} may hold at most 200 letters, digits, '.', '_' and '-'")))
+    }
+}
+
+fn parse_setting(setting: &str) -> Result<(String, String), ConfigError> {
+    match setting.split_once('=') {
+        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.to_owned())),
+        _ => Err(wrong("kafka-config", format!("{setting:?} is no KEY=VALUE"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        flags: RunFlags,
+    }
+
+    fn resolve(args: &[&str]) -> Result<Config, ConfigError> {
+        Line::try_parse_from(std::iter::once("run").chain(args.iter().copied())).unwrap().flags.resolve()
+    }
+
+    #[test]
+    fn without_flags_everything_runs_on_the_embedded_log_and_listens_on_loopback() {
+        let config = resolve(&[]).unwrap();
+        assert_eq!(config.services, Service::ALL);
+        assert!(matches!(config.bus, BusConfig::Embedded { partitions: 12, .. }));
+        assert_eq!(config.ingest.listen.to_string(), "127.0.0.1:8080");
+    }
+
+    #[test]
+    fn with_a_token_the_port_is_open() {
+        let config = resolve(&["--auth-token-file", "/run/token"]).unwrap();
+        assert_eq!(config.ingest.listen.to_string(), "0.0.0.0:8080");
+    }
+
+    #[test]
+    fn a_wrong_value_is_named_with_its_remedy() {
+        for (args, says) in [
+            (&["--services", "rules"][..], "--services: without brokers"),
+            (&["--listen", "0.0.0.0:8080"], "--listen: 0.0.0.0:8080 can be reached from elsewhere"),
+            (&["--kafka-brokers", "kafka"], "--kafka-brokers: \"kafka\" is no HOST:PORT"),
+            (&["--kafka-brokers", "kafka:0"], "--kafka-brokers: \"kafka:0\" is no HOST:PORT"),
+            (&["--kafka-brokers", ":9092"], "--kafka-brokers: \":9092\" is no HOST:PORT"),
+            (&["--kafka-config", "a=b"], "--kafka-config: \"a=b\" is given, but no --kafka-brokers"),
+            (&["--kafka-brokers", "k:1", "--kafka-config", "=b"], "--kafka-config: \"=b\" is no KEY=VALUE"),
+            (&["--topic-prefix", "a/b"], "--topic-prefix: \"a/b\""),
+            (&["--source", "http://pod-1"], "--source: \"http://pod-1\""),
+        ] {
+            let error = resolve(args).unwrap_err().to_string();
+            assert!(error.starts_with(says), "{args:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_password_may_hold_an_equals_sign() {
+        let config = resolve(&["--kafka-brokers", "k:9092", "--kafka-config", "sasl.password=a=b"]).unwrap();
+        let BusConfig::Kafka(kafka) = config.bus else { panic!("not Kafka") };
+        assert_eq!(kafka.extra, [("sasl.password".to_owned(), "a=b".to_owned())]);
+    }
+}
