@@ -1,0 +1,41 @@
+//! The channels: each gives a message its form and sends it once. Behind one port with one method; a new kind of channel is a new file.
+
+mod slack;
+mod webhook;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+
+pub use slack::Slack;
+pub use webhook::{
+    HEADER_DUPLICATE, HEADER_IDEMPOTENCY, HEADER_WEBHOOK_ID, HEADER_WEBHOOK_SIGNATURE, HEADER_WEBHOOK_TIMESTAMP,
+    SigningKey, Webhook,
+};
+
+use super::deliver::Outcome;
+use crate::{
+    api::v1alpha1::{MessageTemplate, NotificationSpec},
+    events::NamespacedName,
+};
+
+/// What is to be sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Message<'a> {
+    /// The notification; its name is the idempotency key.
+    pub name: &'a NamespacedName,
+    /// Its state, which says what happened, and whether a copy may have been accepted already.
+    pub spec: &'a NotificationSpec,
+    /// The channel's own templates.
+    pub templates: &'a [MessageTemplate],
+    /// When it is sent.
+    pub now: Timestamp,
+}
+
+/// Where messages go.
+#[async_trait]
+pub trait Channel: Send + Sync {
+    /// Sends once, and says what became of it within `timeout`. Reasons hold no secrets.
+    async fn send(&self, message: Message<'_>, timeout: Duration) -> Outcome;
+}

@@ -1,0 +1,362 @@
+//! One notification at a time: look, prepare, claim, send, write down what became of it. The order is what keeps promise 4: nothing
+//! is sent whose claim is not written, and nothing is acknowledged that is not in a resource.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use jiff::{SignedDuration, Timestamp};
+
+use super::{
+    channels::{Channel, Message, SigningKey, Slack, Webhook},
+    deliver::{Asker, Move, Outcome, Outlook, Readiness, Said, begin, outlook, settle},
+    due::Due,
+    http::{HttpTransport, Secret},
+    lanes::{Lanes, Pass},
+    record::{event_of, first_state, object_of},
+    secrets::Secrets,
+};
+use crate::{
+    api::v1alpha1::{ChannelType, MessageTemplate, Notification, NotificationChannel, NotificationSpec},
+    bus::Ack,
+    events::{DeadLetterReason, Event, NamespacedName, NotificationRequested, Record},
+    runtime::{Context, Handler, Ownership, Step, Store, StoreError, WatchCache, publish_dead_letter},
+};
+
+/// When a notification that the API server refuses to change is looked at again.
+const REFUSED_AGAIN: SignedDuration = SignedDuration::from_secs(30);
+
+/// What happens to a notification.
+#[derive(Debug)]
+pub(super) enum Input {
+    /// It was requested.
+    Requested {
+        request: Box<NotificationRequested>,
+        traceparent: Option<String>,
+        record: Box<Record>,
+        place: String,
+        ack: Ack,
+    },
+    /// Its time has come, or there is room in its channel's lane.
+    Due,
+}
+
+/// Gives a notification's name back to its mailbox.
+pub(super) type Again = Box<dyn Fn(NamespacedName) + Send + Sync>;
+
+pub(super) struct Sender {
+    pub ctx: Context,
+    pub store: Arc<Store<Notification>>,
+    pub channels: Arc<WatchCache<NotificationChannel>>,
+    pub secrets: Secrets,
+    pub http: Arc<dyn HttpTransport>,
+    pub ownership: Arc<Ownership>,
+    pub lanes: Lanes,
+    pub due: Mutex<Due>,
+    /// This incarnation of this replica.
+    pub me: String,
+    pub again: std::sync::OnceLock<Again>,
+}
+
+/// Everything that a try needs.
+struct Prepared {
+    channel: Box<dyn Channel>,
+    templates: Vec<MessageTemplate>,
+    timeout: Duration,
+    /// Whether its secrets were read just now.
+    fresh: bool,
+}
+
+#[async_trait]
+impl Handler<NamespacedName, Input> for Sender {
+    async fn handle(&self, name: &NamespacedName, inputs: Vec<Input>) {
+        let first = inputs.iter().find_map(|input| match input {
+            Input::Requested { request, traceparent, .. } => Some(first_state(request, traceparent.as_deref())),
+            Input::Due => None,
+        });
+        let known = self.store.get(name);
+        // What is another's is not looked after; what was requested here is, because its record is here.
+        if first.is_none() && !known.as_ref().is_some_and(|object| self.owns(&object.spec)) {
+            return self.pass_on(name, known.as_deref());
+        }
+        match self.advance(name, known.as_deref().map(|object| &object.spec), first.as_ref()).await {
+            Ok(()) => inputs.into_iter().for_each(Input::done),
+            Err(StoreError::Shutdown) => return,
+            Err(StoreError::Refused { failure, .. }) => {
+                let message = format!("Notification: {failure}");
+                for input in inputs {
+                    self.refuse(name, input, message.clone()).await;
+                }
+            }
+        }
+        self.pass_on(name, known.as_deref());
+        if let Some(first) = first {
+            self.next_in_line(&channel_of(name, &first));
+        }
+    }
+}
+
+impl Input {
+    fn done(self) {
+        if let Input::Requested { ack, .. } = self {
+            ack.done();
+        }
+    }
+}
+
+impl Sender {
+    pub fn owns(&self, spec: &NotificationSpec) -> bool {
+        self.ownership.owns(&spec.incident.incident_id)
+    }
+
+    pub fn due<T>(&self, work: impl FnOnce(&mut Due) -> T) -> T {
+        work(&mut self.due.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whoever came to an end lets the next one of its channel go on.
+    fn pass_on(&self, name: &NamespacedName, known: Option<&Notification>) {
+        if let Some(known) = known {
+            self.next_in_line(&channel_of(name, &known.spec));
+        }
+    }
+
+    fn next_in_line(&self, channel: &NamespacedName) {
+        if let (Some(next), Some(again)) = (self.lanes.next(channel), self.again.get()) {
+            again(next);
+        }
+    }
+
+    async fn advance(
+        &self,
+        name: &NamespacedName,
+        known: Option<&NotificationSpec>,
+        first: Option<&NotificationSpec>,
+    ) -> Result<(), StoreError> {
+        let Some(view) = known.or(first) else { return Ok(()) };
+        let mut prepared = None;
+        // What is over or waits needs nothing prepared. If the cache lags, the next look prepares it.
+        let readiness = match outlook(known, view.deadline, self.ctx.clock.now()) {
+            Outlook::Try => self.make_ready(name, view, &mut prepared).await,
+            Outlook::Over | Outlook::Wait(_) | Outlook::Expire => Readiness::Busy,
+        };
+        let Some((claimed, pass, prepared)) = self.claim(name, first, &readiness, prepared).await? else {
+            return Ok(());
+        };
+        let (tries, fresh) = (claimed.tries, prepared.fresh);
+        let outcome = self.send(name, &claimed, prepared).await;
+        drop(pass);
+        let outcome = match outcome {
+            // The receiver may have been told of a new URL or key that this replica had not read yet.
+            Outcome::Rejected { reason } if !fresh => {
+                self.secrets.forget(&name.namespace);
+                Outcome::Refused { reason, retry_after: None }
+            }
+            outcome => outcome,
+        };
+        self.write_down(name, tries, &outcome).await
+    }
+
+    async fn make_ready(
+        &self,
+        name: &NamespacedName,
+        view: &NotificationSpec,
+        prepared: &mut Option<(Pass, Prepared)>,
+    ) -> Readiness {
+        let Some(pass) = self.lanes.enter(&channel_of(name, view), name) else { return Readiness::Busy };
+        match self.prepare(name, view).await {
+            Ok(ready) => {
+                let timeout = ready.timeout;
+                *prepared = Some((pass, ready));
+                Readiness::Ready(timeout)
+            }
+            Err(reason) => Readiness::NotReady(reason),
+        }
+    }
+
+    async fn prepare(&self, name: &NamespacedName, view: &NotificationSpec) -> Result<Prepared, String> {
+        let channel_name = channel_of(name, view);
+        let missing = || format!("NotificationChannel {channel_name} is not there");
+        let channel = self.channels.get(&channel_name).ok_or_else(missing)?;
+        let spec = &channel.spec;
+        let timeout = spec.timeout.as_std().clamp(Duration::from_millis(100), Duration::from_secs(300));
+        let http = Arc::clone(&self.http);
+        let incomplete = || format!("NotificationChannel {channel_name} has no member for its type");
+        let (channel, fresh): (Box<dyn Channel>, bool) = match spec.r#type {
+            ChannelType::Slack => {
+                let slack = spec.slack.as_ref().ok_or_else(incomplete)?;
+                let url = self.secrets.get(&name.namespace, &slack.webhook_url_secret_ref).await?;
+                (Box::new(Slack { http, url: text_of(&url.bytes)? }), url.fresh)
+            }
+            ChannelType::Webhook => {
+                let webhook = spec.webhook.as_ref().ok_or_else(incomplete)?;
+                let (url, url_fresh) = match (&webhook.url, &webhook.url_secret_ref) {
+                    (Some(url), _) => (Secret::new(url), true),
+                    (None, Some(reference)) => {
+                        let value = self.secrets.get(&name.namespace, reference).await?;
+                        (text_of(&value.bytes)?, value.fresh)
+                    }
+                    (None, None) => return Err(format!("NotificationChannel {channel_name} has no URL")),
+                };
+                let (signing_key, key_fresh) = match &webhook.signing_secret_ref {
+                    Some(reference) => {
+                        let value = self.secrets.get(&name.namespace, reference).await?;
+                        let key = SigningKey::new(&value.bytes).ok_or("the signing key is empty")?;
+                        (Some(key), value.fresh)
+                    }
+                    None => (None, true),
+                };
+                (Box::new(Webhook { http, url, signing_key }), url_fresh && key_fresh)
+            }
+        };
+        Ok(Prepared { channel, templates: spec.templates.clone(), timeout, fresh })
+    }
+
+    /// Writes the claim, or whatever else the state asks for. Some: the try is ours to make.
+    async fn claim(
+        &self,
+        name: &NamespacedName,
+        first: Option<&NotificationSpec>,
+        readiness: &Readiness,
+        prepared: Option<(Pass, Prepared)>,
+    ) -> Result<Option<(NotificationSpec, Pass, Prepared)>, StoreError> {
+        let mut claiming = None;
+        let mut ours = false;
+        let mut said = None;
+        let object = self
+            .store
+            .transact(name, |current| {
+                let step = begin(current.map(|object| &object.spec), first, readiness, self.asker(claiming));
+                ours = matches!(step, Move::Claim(_) | Move::Claimed);
+                said = None;
+                match step {
+                    // Without a request there is nothing that a cache which lags could hide for long.
+                    Move::Nothing if first.is_none() => Step::Unchanged { publish: Vec::new() },
+                    Move::Nothing => Step::Nothing { publish: Vec::new() },
+                    Move::Claimed => Step::Unchanged { publish: Vec::new() },
+                    Move::Claim(spec) => {
+                        claiming = Some(spec.tries);
+                        Step::Write { object: object_of(name, current, *spec), publish: Vec::new() }
+                    }
+                    Move::Write(spec, saying) => {
+                        said = saying;
+                        let publish = self.events(name, &spec, saying);
+                        Step::Write { object: object_of(name, current, *spec), publish }
+                    }
+                }
+            })
+            .await?;
+        let Some(object) = object else { return Ok(None) };
+        if !ours {
+            self.tell(name, &object.spec, said);
+            return Ok(None);
+        }
+        Ok(prepared.map(|(pass, prepared)| (object.spec.clone(), pass, prepared)))
+    }
+
+    async fn send(&self, name: &NamespacedName, claimed: &NotificationSpec, prepared: Prepared) -> Outcome {
+        let now = self.ctx.clock.now();
+        // Writing the claim may have taken long, or this replica may have been frozen: after `sendUntil` the try is another's.
+        let left = claimed.send_until.map_or(SignedDuration::ZERO, |until| until.duration_since(now));
+        let left = Duration::try_from(left).unwrap_or_default();
+        if left.is_zero() {
+            return Outcome::NotSent;
+        }
+        let message = Message { name, spec: claimed, templates: &prepared.templates, now };
+        prepared.channel.send(message, prepared.timeout.min(left)).await
+    }
+
+    async fn write_down(&self, name: &NamespacedName, tries: i32, outcome: &Outcome) -> Result<(), StoreError> {
+        let mut said = None;
+        let object = self
+            .store
+            .transact(name, |current| {
+                let next = current.and_then(|object| settle(&object.spec, tries, outcome, self.asker(None)));
+                match (current, next) {
+                    (Some(current), Some((spec, saying))) => {
+                        said = saying;
+                        let publish = self.events(name, &spec, saying);
+                        Step::Write { object: object_of(name, Some(current), spec), publish }
+                    }
+                    _ => {
+                        said = None;
+                        Step::Unchanged { publish: Vec::new() }
+                    }
+                }
+            })
+            .await?;
+        self.count(match outcome {
+            Outcome::Delivered => "accepted",
+            Outcome::Refused { .. } => "refused",
+            Outcome::Unknown { .. } => "unknown",
+            Outcome::Rejected { .. } => "rejected",
+            Outcome::NotSent => "not_sent",
+        });
+        if let Some(object) = object {
+            self.tell(name, &object.spec, said);
+        }
+        Ok(())
+    }
+
+    fn asker(&self, claiming: Option<i32>) -> Asker<'_> {
+        // 53 bits are a whole number in a double.
+        let jitter = (self.ctx.random.next_u64() >> 11) as f64 / (1_u64 << 53) as f64;
+        Asker { me: &self.me, claiming, now: self.ctx.clock.now(), jitter }
+    }
+
+    fn events(&self, name: &NamespacedName, spec: &NotificationSpec, said: Option<Said>) -> Vec<Event> {
+        let event = |said| event_of(name, spec, said, self.ctx.source());
+        said.and_then(event).into_iter().collect()
+    }
+
+    fn count(&self, outcome: &'static str) {
+        self.ctx
+            .metrics
+            .counter("eventpulse_notification_tries", "Tries to send a message, by what became of them.")
+            .get_or_create(&vec![("outcome", outcome.into())])
+            .inc();
+    }
+
+    fn tell(&self, name: &NamespacedName, spec: &NotificationSpec, said: Option<Said>) {
+        let (channel, tries) = (&spec.channel_ref.name, spec.tries);
+        let error = spec.last_error.as_deref().unwrap_or_default();
+        match said {
+            Some(Said::Delivered) => tracing::info!(%name, channel, tries, "A message was delivered."),
+            Some(Said::Failed) => tracing::warn!(%name, channel, tries, error, "A message could not be delivered."),
+            None if !error.is_empty() && !spec.phase.is_terminal() => {
+                tracing::info!(%name, channel, tries, error, "A message waits for its next try.");
+            }
+            None => {}
+        }
+    }
+
+    /// The API server refuses the resource for good: the request ends as a dead letter, and the partition goes on.
+    async fn refuse(&self, name: &NamespacedName, input: Input, message: String) {
+        match input {
+            Input::Requested { record, place, ack, .. } => {
+                let letter = record.to_dead_letter(DeadLetterReason::Refused, message, place);
+                if publish_dead_letter(&self.ctx, letter).await {
+                    ack.done();
+                }
+            }
+            Input::Due => {
+                tracing::warn!(%name, message, "A notification cannot be written; it is tried again.");
+                let again = self.ctx.clock.now().saturating_add(REFUSED_AGAIN).unwrap_or(Timestamp::MAX);
+                self.due(|due| due.set(name, Some(again)));
+            }
+        }
+    }
+}
+
+/// The channel of a notification: always of its own namespace.
+fn channel_of(name: &NamespacedName, spec: &NotificationSpec) -> NamespacedName {
+    NamespacedName { namespace: name.namespace.clone(), name: spec.channel_ref.name.clone() }
+}
+
+/// A URL from a Secret, without the newline that files end with.
+fn text_of(bytes: &[u8]) -> Result<Secret, String> {
+    std::str::from_utf8(bytes)
+        .map(|text| Secret::new(text.trim()))
+        .map_err(|_| "the URL in the Secret is no text".into())
+}
