@@ -22,6 +22,7 @@ const SEVERITY_MAX: usize = 128;
 const SUMMARY_MAX: usize = 1024;
 const NAME_MAX: usize = 253;
 const PARAMETER_MAX: usize = 1024;
+const GROUP_VALUE_MAX: usize = 256;
 /// The most bytes of all parameters of a ladder together: the group that remembers them has a bound (promise 6).
 const PARAMETERS_MAX: usize = 16 * 1024;
 /// The label that says which tenant an alert belongs to.
@@ -264,7 +265,8 @@ impl CompiledRule {
         let value = |name: &String| labels.get(name).map_or("", String::as_str);
         let values: Vec<&str> =
             if self.group_by.is_empty() { vec![fingerprint] } else { self.group_by.iter().map(value).collect() };
-        let group = self.group_by.iter().map(|name| (name.clone(), value(name).to_owned())).collect();
+        // The id is made of the whole values; these are for people.
+        let group = self.group_by.iter().map(|name| (name.clone(), one_line(value(name), GROUP_VALUE_MAX))).collect();
         (CorrelationId::new(&self.name.namespace, &self.name.name, &values), group)
     }
 

@@ -6,11 +6,11 @@ use std::{
 };
 
 use async_trait::async_trait;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use kube::api::ObjectMeta;
 
 use super::{
-    decide::{Adopted, GroupKey, RuleView, decide, decided},
+    decide::{Adopted, GroupKey, Limits, RuleView, decide, decided},
     input::{Input, RaisedAlert},
     matching::RuleSet,
     timers::{GroupIndex, rule_of},
@@ -99,7 +99,7 @@ pub(super) struct Groups {
     pub incidents: Arc<WatchCache<Incident>>,
     pub compiled: RwLock<Arc<RuleSet>>,
     pub index: Mutex<GroupIndex>,
-    pub retention: SignedDuration,
+    pub limits: Limits,
     pub storm_threshold: usize,
 }
 
@@ -130,7 +130,7 @@ impl Groups {
         // The newest known spec, whether it compiles or not: a broken edit does not take `suspend` back.
         let suspended = self.rules.get(name).is_none_or(|rule| rule.spec.suspend);
         let open = self.index.lock().unwrap_or_else(PoisonError::into_inner).open_groups(name);
-        RuleView { rule: compiled, suspended, storm: open >= self.storm_threshold, retention: self.retention }
+        RuleView { rule: compiled, suspended, storm: open >= self.storm_threshold, limits: self.limits }
     }
 
     /// An incident of this group that nobody has ended, for a group that is created first.

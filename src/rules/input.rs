@@ -75,24 +75,31 @@ impl RaisedAlert {
 
     /// When an alert that fires is taken as resolved unless it is repeated: `endsAt` + 5 min where it is given (Prometheus), else
     /// the rule's `expireAfter`.
-    pub(super) fn told_expiry(&self, expire_after: SignedDuration, now: Timestamp) -> Timestamp {
+    pub(super) fn told_expiry(&self, expiry: Expiry, now: Timestamp) -> Timestamp {
         match self.alert.ends_at {
-            Some(end) => plus(end, ENDS_AT_GRACE),
-            None => plus(self.accepted_at(now), expire_after),
+            Some(end) => plus(end, expiry.ends_at_grace),
+            None => plus(self.accepted_at(now), expiry.expire_after),
         }
     }
 
     /// The same for an alert that begins. One that waited in the log is believed for so much longer, because its repetitions wait
     /// there behind it.
-    pub(super) fn first_expiry(&self, expire_after: SignedDuration, now: Timestamp) -> Timestamp {
-        let told = self.told_expiry(expire_after, now);
+    pub(super) fn first_expiry(&self, expiry: Expiry, now: Timestamp) -> Timestamp {
+        let told = self.told_expiry(expiry, now);
         let waited = now.duration_since(self.accepted_at(now));
         if waited > WAITED_MIN { plus(told, waited) } else { told }
     }
 }
 
-/// How long after `endsAt` an alert is still believed: Prometheus moves `endsAt` with every repetition.
-const ENDS_AT_GRACE: SignedDuration = SignedDuration::from_mins(5);
+/// How long an alert is believed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Expiry {
+    /// Without an end of its own, after it was accepted.
+    pub expire_after: SignedDuration,
+    /// After its own end.
+    pub ends_at_grace: SignedDuration,
+}
+
 /// A wait in the log below this is no outage.
 const WAITED_MIN: SignedDuration = SignedDuration::from_mins(1);
 

@@ -13,7 +13,7 @@ mod matching;
 mod service;
 mod timers;
 
-pub use decide::{Adopted, Decision, GroupKey, RuleView, decide, is_evictable, next_timer};
+pub use decide::{Adopted, Decision, GroupKey, Limits, RuleView, decide, is_evictable, next_timer};
 pub use input::{Input, InvalidAlert, RaisedAlert};
 pub use matching::{RuleMatch, RuleSet};
 pub use service::{RulesConfig, RulesError, run};

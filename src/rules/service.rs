@@ -9,7 +9,7 @@ use std::{
 use tokio::sync::{broadcast, watch};
 
 use super::{
-    decide::{GroupKey, decided, is_evictable},
+    decide::{GroupKey, Limits, decided, is_evictable},
     group::{Groups, Ledger, Origin, OwnedInput, Work, key_of},
     input::RaisedAlert,
     matching::RuleSet,
@@ -39,10 +39,16 @@ pub struct RulesConfig {
     pub concurrency: usize,
     /// How long the topics keep their records: for so long a repetition may come, and what ended is remembered.
     pub retention: RuleDuration,
+    /// How long after its `endsAt` an alert is believed: Prometheus moves it with every repetition.
+    pub ends_at_grace: RuleDuration,
     /// With so many open groups of one rule, further ones are only counted.
     pub storm_threshold: usize,
     /// How long after a takeover no timer fires: what waits in the log is older than the clock says.
     pub takeover_grace: Duration,
+    /// How often outboxes that others left are looked for.
+    pub sweep_interval: Duration,
+    /// How often groups that are over are looked for.
+    pub eviction_interval: Duration,
     /// How long the watch of Rules may be broken before the consumer group is left, so that another replica takes over.
     pub stale_after: Duration,
 }
@@ -53,8 +59,11 @@ impl Default for RulesConfig {
             max_in_flight: 512,
             concurrency: 64,
             retention: RuleDuration::from_secs(7 * 24 * 3600),
+            ends_at_grace: RuleDuration::from_secs(5 * 60),
             storm_threshold: 1_000,
             takeover_grace: Duration::from_secs(10),
+            sweep_interval: Duration::from_secs(1),
+            eviction_interval: Duration::from_secs(60),
             stale_after: Duration::from_secs(30),
         }
     }
@@ -86,8 +95,7 @@ impl RulesError {
 
 /// How often the clock is asked when nothing is known to be due.
 const TICK_MAX: Duration = Duration::from_millis(250);
-const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
-const EVICTION_INTERVAL: Duration = Duration::from_secs(60);
+/// How often every group is looked at anew, whatever was missed.
 const LOOK_AGAIN_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Runs until shutdown.
@@ -98,7 +106,7 @@ pub async fn run(ctx: Context, config: RulesConfig) -> Result<(), RulesError> {
         incidents: WatchCache::new(),
         compiled: RwLock::default(),
         index: Mutex::default(),
-        retention: config.retention.as_signed(),
+        limits: Limits { retention: config.retention.as_signed(), ends_at_grace: config.ends_at_grace.as_signed() },
         storm_threshold: config.storm_threshold,
         ctx: ctx.clone(),
     });
@@ -118,9 +126,10 @@ pub async fn run(ctx: Context, config: RulesConfig) -> Result<(), RulesError> {
     let (gatekeeper, compiler) = (Arc::clone(&service), Arc::clone(&service));
     let (clock, cleaner) = (Arc::clone(&service), Arc::clone(&service));
     let (compiled, first_compiled) = watch::channel(false);
+    let rules_known = first_compiled.clone();
     ctx.tasks.spawn_infallible("rules-compile", async move { compiler.keep_compiled(compiled).await });
     ctx.tasks.spawn_infallible("rules-gate", async move { gatekeeper.keep_gate(gate, first_compiled).await });
-    ctx.tasks.spawn_infallible("rules-clock", async move { clock.keep_time().await });
+    ctx.tasks.spawn_infallible("rules-clock", async move { clock.keep_time(rules_known).await });
     ctx.tasks.spawn_infallible("rules-sweep", async move { cleaner.keep_clean().await });
     let options = SubscribeOptions {
         group: "rules".into(),
@@ -279,17 +288,17 @@ impl Service {
         gauge.get_or_create(&vec![("state", "usable".into())]).set(count(usable.len()));
         gauge.get_or_create(&vec![("state", "broken".into())]).set(count(known.len() - usable.len()));
         *self.groups.compiled.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(RuleSet::new(usable));
-        self.tell_groups(touched);
+        self.tell_groups(Some(touched));
     }
 
-    /// Groups that wait for their rule to be taken up again hear that it changed.
-    fn tell_groups(&self, rules: &[NamespacedName]) {
+    /// Groups that wait for their rule to be taken up again hear that it may have been: those of these rules, or all.
+    fn tell_groups(&self, rules: Option<&[NamespacedName]>) {
         for group in self.groups.store.list() {
             let name = name_of(group.as_ref());
             let waits = group.spec.episode.as_ref().is_some_and(|episode| episode.step_pending)
                 || group.spec.alerts.iter().any(|alert| alert.facts.is_some());
-            if waits && rules.contains(&rule_of(&name.namespace, &group.spec)) && self.owns(&group.spec.correlation_id)
-            {
+            let concerned = rules.is_none_or(|rules| rules.contains(&rule_of(&name.namespace, &group.spec)));
+            if waits && concerned && self.owns(&group.spec.correlation_id) {
                 self.send_internal(name, &group, OwnedInput::RuleChanged);
             }
         }
@@ -329,12 +338,17 @@ impl Service {
     }
 
     /// Timers of the groups whose partition is this replica's.
-    async fn keep_time(&self) {
+    async fn keep_time(&self, mut rules_known: watch::Receiver<bool>) {
         let store = Arc::clone(&self.groups.store);
         let mut changes = store.changes();
         let mut takeovers = self.ownership.takeovers();
+        let ready = async {
+            store.ready().await;
+            // Without the rules every one of them would look deleted. The sender ends only with the process.
+            let _ = rules_known.wait_for(|known| *known).await;
+        };
         tokio::select! {
-            () = store.ready() => {}
+            () = ready => {}
             () = self.ctx.shutdown.cancelled() => return,
         }
         self.look_at_all();
@@ -353,12 +367,17 @@ impl Service {
                         return;
                     }
                     self.look_at_all();
+                    self.tell_groups(None);
                     let grace = jiff::SignedDuration::try_from(self.config.takeover_grace).unwrap_or_default();
                     not_before = super::input::plus(self.ctx.clock.now(), grace);
                 }
                 () = tokio::time::sleep(self.until_due()) => {}
-                // A timer whose write was refused has left the index, and may be carried out by now.
-                _ = again.tick() => self.look_at_all(),
+                // A timer whose write was refused has left the index, and may be carried out by now; a rule may have been taken up
+                // again while nobody looked.
+                _ = again.tick() => {
+                    self.look_at_all();
+                    self.tell_groups(None);
+                }
             }
             if self.ctx.clock.now() >= not_before {
                 self.fire_due();
@@ -373,12 +392,12 @@ impl Service {
         loop {
             tokio::select! {
                 () = self.ctx.shutdown.cancelled() => return,
-                () = tokio::time::sleep(SWEEP_INTERVAL) => {}
+                () = tokio::time::sleep(self.config.sweep_interval) => {}
             }
             if let Err(StoreError::Shutdown) = store.sweep(|group| self.owns(&group.spec.correlation_id)).await {
                 return;
             }
-            if evicted_at.elapsed() >= EVICTION_INTERVAL {
+            if evicted_at.elapsed() >= self.config.eviction_interval {
                 evicted_at = tokio::time::Instant::now();
                 self.evict().await;
             }
@@ -415,7 +434,7 @@ impl Service {
         for group in self.groups.store.list() {
             let rule = self.groups.rule_set().get(&rule_of(&name_of(group.as_ref()).namespace, &group.spec)).cloned();
             let window = rule.map(|rule| rule.accept_window.as_signed()).unwrap_or_default();
-            let memory = self.groups.retention.max(window);
+            let memory = self.groups.limits.retention.max(window);
             if self.owns(&group.spec.correlation_id)
                 && is_evictable(&group.spec, memory, now)
                 && let Err(error) = self.groups.store.delete(&group).await

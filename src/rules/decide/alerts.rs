@@ -93,7 +93,7 @@ impl Turn<'_> {
         let later_end = raised.alert.ends_at > before.ends_at && raised.alert.ends_at.is_some();
         let newer = raised.accepted_at(self.now) > before.accepted_at;
         if before.in_episode && later_end && newer && self.group.episode.is_some() {
-            let expires_at = raised.first_expiry(self.expire_after(), self.now);
+            let expires_at = raised.first_expiry(self.expiry(), self.now);
             let accepted_at = raised.accepted_at(self.now);
             let alert = &mut self.group.alerts[index];
             alert.status = AlertStatus::Firing;
@@ -114,7 +114,7 @@ impl Turn<'_> {
             ends_at: raised.alert.ends_at,
             status: AlertStatus::Firing,
             accepted_at: raised.accepted_at(self.now),
-            expires_at: Some(raised.first_expiry(self.expire_after(), self.now)),
+            expires_at: Some(raised.first_expiry(self.expiry(), self.now)),
             in_episode: false,
             // Earlier intervals are over: what belongs to them is a repetition.
             closed_through: before.as_ref().map(known_through),
@@ -276,7 +276,7 @@ impl Turn<'_> {
     /// not a write every minute. Judged by what it says and not by the clock, so that it says the same when it comes again.
     fn extend(&mut self, raised: &RaisedAlert, index: usize) {
         let accepted_at = raised.accepted_at(self.now);
-        let told = raised.told_expiry(self.expire_after(), self.now);
+        let told = raised.told_expiry(self.expiry(), self.now);
         let alert = &mut self.group.alerts[index];
         let gained = alert.expires_at.map_or(i128::MAX, |known| told.duration_since(known).as_millis());
         let window = told.duration_since(accepted_at).as_millis();

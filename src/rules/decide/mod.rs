@@ -20,7 +20,7 @@ pub(super) use alerts::known_through;
 pub use events::decided;
 pub use timers::next_timer;
 
-use super::input::{Input, plus};
+use super::input::{Expiry, Input, plus};
 use crate::{
     api::v1alpha1::{AlertGroupSpec, Duration, GroupAlert, LocalReference, StepOutcome},
     compile::CompiledRule,
@@ -47,8 +47,17 @@ pub struct RuleView<'a> {
     pub suspended: bool,
     /// Whether the rule has so many open groups that no further one opens.
     pub storm: bool,
+    /// What the service is configured with.
+    pub limits: Limits,
+}
+
+/// Lengths of time that are the service's and not a rule's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
     /// How long the topics keep their records: for so long a repetition may come.
     pub retention: SignedDuration,
+    /// How long after its `endsAt` an alert is believed: Prometheus moves it with every repetition.
+    pub ends_at_grace: SignedDuration,
 }
 
 /// An unfinished incident that was found for a group which is created first: the group was deleted under it.
@@ -148,6 +157,10 @@ impl Turn<'_> {
         self.rule.rule.map_or(SignedDuration::from_hours(1), |rule| rule.accept_window.as_signed())
     }
 
+    fn expiry(&self) -> Expiry {
+        Expiry { expire_after: self.expire_after(), ends_at_grace: self.rule.limits.ends_at_grace }
+    }
+
     fn expire_after(&self) -> SignedDuration {
         let live = self.rule.rule.map(|rule| rule.expire_after);
         let snapshot = self.group.episode.as_ref().map(|episode| episode.rule.expire_after);
@@ -181,7 +194,7 @@ impl Turn<'_> {
 
     /// Ended alerts are remembered as long as their repetitions may come (promise 6).
     fn forget_old(&mut self) {
-        let memory = self.rule.retention.max(self.accept_window());
+        let memory = self.rule.limits.retention.max(self.accept_window());
         let now = self.now;
         self.group.alerts.retain(|alert| {
             alert.status == AlertStatus::Firing || alert.in_episode || plus(last_touched(alert), memory) > now

@@ -12,7 +12,7 @@ use crate::{
         DecisionReason, Event, EventId, IncidentHeader, IncidentUpdated, NotificationRequested, Payload, Topic,
         UpdateCause,
     },
-    rules::{Adopted, GroupKey, Input, RaisedAlert, RuleView, decide, next_timer},
+    rules::{Adopted, GroupKey, Input, Limits, RaisedAlert, RuleView, decide, next_timer},
 };
 
 /// The seed scenario's rule.
@@ -180,7 +180,10 @@ impl Scenario {
             rule: (!self.deleted).then_some(&self.rule),
             suspended: self.suspended || self.deleted,
             storm: self.storm,
-            retention: SignedDuration::from_hours(24 * 7),
+            limits: Limits {
+                retention: SignedDuration::from_hours(24 * 7),
+                ends_at_grace: SignedDuration::from_mins(5),
+            },
         };
         let decision = decide(&self.key(), self.group.as_ref(), self.adopted.as_ref(), input, view, at(self.now));
         assert_eq!(decision.changed, decision.group != self.group, "`changed` is not what happened");

@@ -569,3 +569,49 @@ async fn a_result_for_a_namespace_that_is_none_is_a_dead_letter() {
     assert!(running.test.api.seen().iter().all(|seen| !seen.path.contains("secrets")));
     running.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_that_was_taken_up_again_while_nobody_looked_goes_on() {
+    let api = FakeApi::new();
+    put_rule(&api, &rule(CPU_HIGH));
+    // As it was left: the first step failed while the rule was suspended.
+    let mut left = Scenario::seed();
+    left.alert(firing(1, 0));
+    left.suspended = true;
+    left.fails(crate::events::ActionFailureReason::RetriesExhausted);
+    api.put(
+        GROUPS,
+        json!({"apiVersion": "eventpulse.io/v1alpha1", "kind": "AlertGroup",
+        "metadata": {"name": left.key().correlation.to_string(), "namespace": "shop"},
+        "spec": serde_json::to_value(left.group.unwrap()).unwrap()}),
+    );
+    let running = Running::start(api, MemoryBus::new(4));
+    let request = until("the next step", || requests(&running.events(Topic::ActionRequested)).pop()).await;
+    assert_eq!(request.step, "restart");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_is_over_is_deleted() {
+    let api = FakeApi::new();
+    put_rule(&api, &rule(CPU_HIGH));
+    let mut over = Scenario::seed();
+    over.alert(firing(1, 0));
+    over.alert(resolved(1, 0, 60));
+    let mut group: AlertGroup =
+        serde_json::from_value(json!({"apiVersion": "eventpulse.io/v1alpha1", "kind": "AlertGroup",
+        "metadata": {"name": over.key().correlation.to_string(), "namespace": "shop"},
+        "spec": serde_json::to_value(over.group.unwrap()).unwrap()}))
+        .unwrap();
+    group.spec.outbox.clear();
+    api.put(GROUPS, serde_json::to_value(&group).unwrap());
+    let running = Running::start_with(api, MemoryBus::new(4), |config| {
+        config.eviction_interval = Duration::from_millis(20);
+        config.sweep_interval = Duration::from_millis(10);
+    });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(running.group().is_some(), "it was deleted although its alerts may come again");
+    running.test.clock.advance(SignedDuration::from_hours(24 * 7 + 1));
+    until("its deletion", || running.group().is_none().then_some(())).await;
+    running.stop().await;
+}
