@@ -1,5 +1,7 @@
 //! What an event says about an incident: the one place that gives each type its meaning (design, section 5, incidents). Pure.
 
+use jiff::{SignedDuration, Timestamp};
+
 use super::{
     facts::{ActionFacts, Facts, Mark, Outcome},
     text::{TARGET_MAX, cut, sane},
@@ -23,6 +25,10 @@ pub const REASON_LADDER_EXHAUSTED: &str = "LadderExhausted";
 /// Reason of the condition `Failed`: nobody can know whether a step took effect, and the rule stops there.
 pub const REASON_OUTCOME_UNKNOWN: &str = "OutcomeUnknown";
 
+/// A time in an event's data may lie so far ahead of the event itself; beyond it it is taken for nonsense, which would stay the
+/// newest for ever.
+const AHEAD_MAX: SignedDuration = SignedDuration::from_hours(24);
+
 /// What the event says. None of a topic that incidents does not follow.
 pub fn said(event: &Event) -> Option<Facts> {
     let header = event.payload.incident()?;
@@ -42,10 +48,10 @@ pub fn said(event: &Event) -> Option<Facts> {
             facts.resolution = Some(Mark::new(event.time, reason, message));
             ("alerts".to_owned(), format!("resolved: {message}"))
         }
-        Payload::ActionRequested(data) => requested(&mut facts, data),
+        Payload::ActionRequested(data) => requested(&mut facts, data, event),
         Payload::ActionCompleted(data) => completed(&mut facts, data, event),
         Payload::ActionFailed(data) => failed(&mut facts, data, event),
-        Payload::NotificationDelivered(data) => delivered(&mut facts, data),
+        Payload::NotificationDelivered(data) => delivered(&mut facts, data, event),
         Payload::NotificationFailed(data) => undelivered(data),
         Payload::AlertRaised(_)
         | Payload::AlertDecided(_)
@@ -61,7 +67,7 @@ pub fn said(event: &Event) -> Option<Facts> {
             AlertStatus::Firing => IncidentAlertState::Firing,
             AlertStatus::Resolved => IncidentAlertState::Resolved,
         };
-        facts.add_alert(alert.alert_id.as_str(), alert.starts_at, state, &alert.fingerprint);
+        facts.add_alert(alert.alert_id.as_str(), not_ahead(alert.starts_at, event), state, &alert.fingerprint);
     }
     facts.bound();
     Some(facts)
@@ -70,7 +76,7 @@ pub fn said(event: &Event) -> Option<Facts> {
 /// Who and what, for the history.
 type Entry = (String, String);
 
-fn requested(facts: &mut Facts, data: &ActionRequested) -> Entry {
+fn requested(facts: &mut Facts, data: &ActionRequested, event: &Event) -> Entry {
     let target = data.target.display();
     let what = format!("{} requested: runbook {} on {target}", step(&data.step, data.attempt), data.runbook);
     let outcome = Outcome { state: IncidentActionState::Requested, finished_at: None, reason: None };
@@ -79,7 +85,7 @@ fn requested(facts: &mut Facts, data: &ActionRequested) -> Entry {
         action: data.action_id.to_string(),
         runbook: Some(data.runbook.clone()),
         target,
-        requested_at: Some(data.decided_at),
+        requested_at: Some(not_ahead(data.decided_at, event)),
         outcome,
     };
     facts.add_action(&data.step, int(data.attempt), action);
@@ -119,8 +125,8 @@ fn failed(facts: &mut Facts, data: &ActionFailed, event: &Event) -> Entry {
     (data.by.clone(), what)
 }
 
-fn delivered(facts: &mut Facts, data: &NotificationDelivered) -> Entry {
-    facts.last_notified_at = Some(sane(data.delivered_at));
+fn delivered(facts: &mut Facts, data: &NotificationDelivered, event: &Event) -> Entry {
+    facts.last_notified_at = Some(sane(not_ahead(data.delivered_at, event)));
     let tries = if data.tries > 1 { format!(" after {} tries", data.tries) } else { String::new() };
     let duplicate = if data.duplicate_possible { ", possibly twice" } else { "" };
     (channel(&data.channel), format!("{} delivered for {}{tries}{duplicate}", data.template, happening(data.event)))
@@ -135,6 +141,10 @@ fn undelivered(data: &NotificationFailed) -> Entry {
         data.message
     );
     (channel(&data.channel), what)
+}
+
+fn not_ahead(time: Timestamp, event: &Event) -> Timestamp {
+    time.min(event.time.saturating_add(AHEAD_MAX).unwrap_or(event.time))
 }
 
 fn ended(action: &ActionId, step_index: u32, target: String, outcome: Outcome) -> ActionFacts {

@@ -131,6 +131,15 @@ fn an_event_that_would_break_a_path_or_stay_the_newest_for_ever_is_refused() {
     assert_eq!(subject(&event(letter, now, "x"), now), Err(Unusable::NoIncident));
 }
 
+#[test]
+fn a_time_far_ahead_of_its_event_does_not_stay_the_newest_for_ever() {
+    let mut message = delivered(jiff::Timestamp::MAX);
+    message.incident.alerts[0].starts_at = jiff::Timestamp::MAX;
+    let status = evolve(None, opened_at(), &Input::Event(&event(message, after(0), "d")));
+    assert_eq!(status.last_notified_at, Some(after(24 * 3_600_000)));
+    assert_eq!(status.alerts[0].starts_at, after(24 * 3_600_000));
+}
+
 /// What somebody can write into the status with `kubectl edit --subresource=status`, as far as its schema allows.
 fn nonsense() -> IncidentStatus {
     let long = "\u{7f}\"".repeat(4_000);
