@@ -111,7 +111,7 @@ pub struct IncidentStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
     /// The newest alerts of the incident, at most 20, by their beginning.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20))]
     #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["alertID".into()]))]
     pub alerts: Vec<IncidentAlert>,
@@ -119,7 +119,7 @@ pub struct IncidentStatus {
     #[serde(default)]
     pub alert_count: i32,
     /// The actions of the incident, in the order of the rule's ladder.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 12))]
     #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["step".into(), "attempt".into()]))]
     pub actions: Vec<IncidentAction>,
@@ -139,23 +139,23 @@ pub struct IncidentStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resolved_at: Option<Timestamp>,
     /// What people decided, and who.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 2))]
     #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["type".into()]))]
     pub decisions: Vec<IncidentDecision>,
     /// What happened, in the order of time: the newest 32 entries, fewer where they are very long.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = kube::core::ListMerge::Atomic)]
     pub history: Vec<HistoryEntry>,
     /// `Resolved`, `Acknowledged` and `Failed`, so that `kubectl wait --for=condition=Resolved` works. `Failed` is no longer true once
     /// the incident is resolved.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
     /// What EventPulse still has to tell its other services about this incident; empty a moment later.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = kube::core::ListMerge::Atomic)]
     pub outbox: Vec<OutboxEntry>,
