@@ -6,13 +6,14 @@ use std::{
     time::Duration,
 };
 
+use async_trait::async_trait;
 use http::Method;
 use jiff::SignedDuration;
 use serde_json::{Value, json};
 
 use super::make::*;
 use crate::{
-    bus::{Bus, MemoryBus},
+    bus::{Bus, BusError, MemoryBus, SubscribeOptions, Subscription},
     events::*,
     incidents::{IncidentsConfig, POLICY_NAME, run},
     testing::{FakeApi, Fault, Seen, TestContext},
@@ -32,7 +33,11 @@ impl World {
 
     /// Starts a replica.
     fn start(&self) -> TestContext {
-        let context = TestContext::with_api("incidents", Arc::clone(&self.bus) as Arc<dyn Bus>, self.api.clone());
+        self.start_on(Arc::clone(&self.bus) as Arc<dyn Bus>)
+    }
+
+    fn start_on(&self, bus: Arc<dyn Bus>) -> TestContext {
+        let context = TestContext::with_api("incidents", bus, self.api.clone());
         let ctx = context.ctx.clone();
         let config = IncidentsConfig { retention_interval: Duration::from_millis(20), ..IncidentsConfig::default() };
         context.ctx.tasks.spawn("incidents", async move { run(ctx, config).await });
@@ -346,15 +351,46 @@ async fn only_the_holder_of_the_partition_deletes() {
     eventually("an empty outbox", || world.status(&name)["outbox"].as_array().is_none_or(Vec::is_empty)).await;
     stop(replica).await;
     // This one sees the incident, but cannot join the group.
-    world.bus.set_available(false);
-    let idle = world.start();
+    let idle = world.start_on(Arc::new(Unjoinable(Arc::clone(&world.bus))));
     idle.clock.advance(SignedDuration::from_hours(24 * 8));
     eventually("a list", || world.api.seen().iter().filter(|seen| seen.query.contains("watch=")).count() > 1).await;
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert!(world.incident(&name).is_some());
-    world.bus.set_available(true);
-    eventually("deleted", || world.incident(&name).is_none()).await;
     stop(idle).await;
+    let holder = world.start();
+    holder.clock.advance(SignedDuration::from_hours(24 * 8));
+    eventually("deleted", || world.incident(&name).is_none()).await;
+    stop(holder).await;
+}
+
+/// A log whose consumer groups nobody can join.
+struct Unjoinable(Arc<MemoryBus>);
+
+#[async_trait]
+impl Bus for Unjoinable {
+    async fn publish(&self, records: Vec<Record>) -> Result<(), BusError> {
+        self.0.publish(records).await
+    }
+
+    async fn subscribe(&self, _: SubscribeOptions) -> Result<Subscription, BusError> {
+        Err(BusError::Subscribe("as a test wants it".into()))
+    }
+
+    fn partitions(&self, topic: Topic) -> u32 {
+        self.0.partitions(topic)
+    }
+
+    fn health(&self) -> Result<(), String> {
+        self.0.health()
+    }
+
+    fn is_local(&self) -> bool {
+        self.0.is_local()
+    }
+
+    async fn close(&self, timeout: Duration) {
+        self.0.close(timeout).await;
+    }
 }
 
 #[tokio::test]
