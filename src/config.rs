@@ -12,7 +12,7 @@ use clap::{Args, ValueEnum};
 
 use crate::{
     actions::ActionsConfig,
-    bus::{BusConfig, KafkaConfig},
+    bus::{BusConfig, EmbeddedConfig, KafkaConfig},
     incidents::IncidentsConfig,
     ingest::IngestConfig,
     notify::NotifyConfig,
@@ -189,7 +189,8 @@ impl RunFlags {
             if let Some(setting) = self.kafka_config.first() {
                 return Err(wrong("kafka-config", format!("{setting:?} is given, but no --kafka-brokers")));
             }
-            return Ok(BusConfig::Embedded { dir: self.data_dir.clone(), partitions: self.partitions });
+            let partitions = self.partitions;
+            return Ok(BusConfig::Embedded(EmbeddedConfig { partitions, ..EmbeddedConfig::new(self.data_dir.join("log")) }));
         }
         for broker in &self.kafka_brokers {
             let port = broker.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then(|| port.parse::<u16>()));
@@ -199,10 +200,10 @@ impl RunFlags {
         }
         let extra = self.kafka_config.iter().map(|setting| parse_setting(setting)).collect::<Result<_, _>>()?;
         Ok(BusConfig::Kafka(KafkaConfig {
-            brokers: self.kafka_brokers.join(","),
             topic_prefix: self.topic_prefix.clone(),
             partitions: self.partitions,
             extra,
+            ..KafkaConfig::new(self.kafka_brokers.join(","))
         }))
     }
 
@@ -271,7 +272,7 @@ mod tests {
     fn without_flags_everything_runs_on_the_embedded_log_and_listens_on_loopback() {
         let config = resolve(&[]).unwrap();
         assert_eq!(config.services, Service::ALL);
-        assert!(matches!(config.bus, BusConfig::Embedded { partitions: 12, .. }));
+        assert!(matches!(config.bus, BusConfig::Embedded(EmbeddedConfig { partitions: 12, .. })));
         assert_eq!(config.ingest.listen.to_string(), "127.0.0.1:8080");
     }
 

@@ -5,7 +5,9 @@
 
 pub mod api;
 pub mod bus;
+pub mod cli;
 pub mod compile;
+pub mod config;
 pub mod events;
 pub mod expression;
 pub mod matcher;

@@ -8,7 +8,9 @@ pub(super) fn check_config(config: &Config) -> anyhow::Result<()> {
     println!("services       {}", services.join(", "));
     match &config.bus {
         BusConfig::Kafka(kafka) => println!("log            Kafka at {}, topics {}alert.raised and so on", kafka.brokers, kafka.topic_prefix),
-        BusConfig::Embedded { dir, partitions } => println!("log            embedded, in {}, {partitions} partitions", dir.display()),
+        BusConfig::Embedded(log) => {
+            println!("log            embedded, in {}, {} partitions", log.directory.display(), log.partitions);
+        }
         BusConfig::Memory { partitions } => println!("log            in memory, {partitions} partitions"),
     }
     println!("alerts         http://{}/webhooks/alertmanager and /api/v2/alerts", config.ingest.listen);

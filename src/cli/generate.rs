@@ -16,7 +16,7 @@ pub(super) struct GenerateArgs {
 
 pub(super) fn generate(args: &GenerateArgs) -> anyhow::Result<()> {
     let crds = crds::documents()?.into_iter().map(|(name, text)| (PathBuf::from("crds").join(name), text));
-    let events = schemas::documents().into_iter().map(|(path, text)| (PathBuf::from(path), text));
+    let events = schemas::documents()?.into_iter().map(|(name, text)| (PathBuf::from("docs/events").join(name), text));
     for (path, text) in crds.chain(events) {
         let path = args.root.join(path);
         if let Some(dir) = path.parent() {

@@ -8,7 +8,7 @@ use crate::{
     actions, bus, config_status, incidents, ingest, notify, rules,
     config::{Config, LogFormat, Service},
     runtime::{
-        Supervisor, admin,
+        Metrics, Supervisor, admin,
         clock::{Clock, SystemClock},
         random::Random,
         telemetry,
@@ -29,8 +29,9 @@ async fn supervise(config: Config) -> anyhow::Result<()> {
         "find the API server: set KUBECONFIG, or run in a pod with a service account; `kubectl version` shows whether it can be found",
     )?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let bus = bus::open(config.bus.clone(), Arc::clone(&clock)).await.context("open the log")?;
-    let supervisor = Supervisor::new(bus, kube, clock, Arc::new(Random::from_system()));
+    let metrics = Metrics::default();
+    let bus = bus::open(config.bus.clone(), Arc::clone(&clock), metrics.clone()).await.context("open the log")?;
+    let supervisor = Supervisor::new(bus, kube, clock, Arc::new(Random::from_system()), metrics);
     let (health, metrics, shutdown) = (supervisor.health(), supervisor.metrics(), supervisor.shutdown());
     supervisor.tasks().spawn("admin", admin::serve(admin_listener, health, metrics, shutdown));
     for service in &config.services {

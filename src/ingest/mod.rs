@@ -1,1 +1,20 @@
-//! The service `ingest`.
+//! The service `ingest`: it accepts alerts over HTTP and puts them on the log.
+//!
+//! In: `POST /webhooks/alertmanager` (Alertmanager's webhook, version 4) and `POST /api/v2/alerts` (what Prometheus sends to an
+//! Alertmanager). Out: alert.raised, dead letters. What is answered with 2xx is on disk or on the log (promise 1): [`outbox`] keeps
+//! it while the broker is away, [`relay`] takes it from there. May not touch: any other service, kube. [`normalise`] and
+//! [`bounds`] are pure.
+
+mod auth;
+pub mod bounds;
+mod http;
+mod intake;
+pub mod normalise;
+mod outbox;
+mod relay;
+mod service;
+
+pub use service::{IngestConfig, IngestError, run};
+
+#[cfg(test)]
+mod tests;

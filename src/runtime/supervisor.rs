@@ -32,9 +32,15 @@ pub struct Supervisor {
 
 impl Supervisor {
     /// Nothing runs yet.
-    pub fn new(bus: Arc<dyn Bus>, kube: kube::Config, clock: Arc<dyn Clock>, random: Arc<Random>) -> Self {
+    pub fn new(
+        bus: Arc<dyn Bus>,
+        kube: kube::Config,
+        clock: Arc<dyn Clock>,
+        random: Arc<Random>,
+        metrics: Metrics,
+    ) -> Self {
         let (tasks, failures) = Tasks::new();
-        let (health, metrics, shutdown) = (Health::default(), Metrics::default(), CancellationToken::new());
+        let (health, shutdown) = (Health::default(), CancellationToken::new());
         Self { bus, kube, clock, random, tasks, failures, health, metrics, shutdown }
     }
 

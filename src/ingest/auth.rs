@@ -1,0 +1,135 @@
+//! Bearer tokens from a file, compared in constant time, read again when the file changes.
+
+use std::{
+    path::PathBuf,
+    sync::{PoisonError, RwLock},
+    time::SystemTime,
+};
+
+use sha2::{Digest, Sha256};
+use subtle::{Choice, ConstantTimeEq};
+
+/// Why there are no tokens.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// The file cannot be read.
+    #[error("--auth-token-file {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file holds no token.
+    #[error("--auth-token-file {}: holds no token; write one a line", path.display())]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// The tokens that are valid now. Several lines are several tokens, so that one can be replaced without a gap.
+pub(super) struct Tokens {
+    path: PathBuf,
+    state: RwLock<State>,
+}
+
+#[derive(Clone, PartialEq)]
+struct State {
+    /// Only hashes are kept, all of one length, so that a comparison tells nothing of a token's length either.
+    hashes: Vec<[u8; 32]>,
+    stamp: Option<(SystemTime, u64)>,
+}
+
+impl Tokens {
+    pub(super) fn load(path: PathBuf) -> Result<Self, TokenError> {
+        let stamp = stamp_of(&path);
+        let hashes = read(&path)?;
+        Ok(Self { path, state: RwLock::new(State { hashes, stamp }) })
+    }
+
+    /// Whether the value of an `Authorization` header holds a valid token. Every token is compared, each in constant time.
+    pub(super) fn allow(&self, header: Option<&[u8]>) -> bool {
+        let Some(token) = header.and_then(|header| header.strip_prefix(b"Bearer ")) else { return false };
+        let given: [u8; 32] = Sha256::digest(token.trim_ascii()).into();
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        state.hashes.iter().fold(Choice::from(0), |found, hash| found | hash.ct_eq(&given)).into()
+    }
+
+    /// Reads the file again if it has changed. An unreadable or empty one changes nothing, and is said.
+    pub(super) fn refresh(&self) {
+        let stamp = stamp_of(&self.path);
+        if self.state.read().unwrap_or_else(PoisonError::into_inner).stamp == stamp {
+            return;
+        }
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        state.stamp = stamp;
+        match read(&self.path) {
+            Ok(hashes) => {
+                tracing::info!(tokens = hashes.len(), "The tokens were read again.");
+                state.hashes = hashes;
+            }
+            Err(error) => tracing::error!(%error, "The tokens stay as they were."),
+        }
+    }
+}
+
+fn stamp_of(path: &PathBuf) -> Option<(SystemTime, u64)> {
+    let meta = std::fs::metadata(path).ok()?;
+    Some((meta.modified().ok()?, meta.len()))
+}
+
+fn read(path: &PathBuf) -> Result<Vec<[u8; 32]>, TokenError> {
+    let text = std::fs::read(path).map_err(|source| TokenError::Read { path: path.clone(), source })?;
+    let lines = text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty());
+    let hashes: Vec<[u8; 32]> = lines.map(|line| Sha256::digest(line).into()).collect();
+    if hashes.is_empty() { Err(TokenError::Empty { path: path.clone() }) } else { Ok(hashes) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_replaced_without_a_gap() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        std::fs::write(&path, "old\n").unwrap();
+        let tokens = Tokens::load(path.clone()).unwrap();
+        assert!(tokens.allow(Some(b"Bearer old")));
+        for header in [
+            None,
+            Some(&b""[..]),
+            Some(b"old"),
+            Some(b"Basic old"),
+            Some(b"Bearer "),
+            Some(b"Bearer olds"),
+            Some(b"Bearer new"),
+        ] {
+            assert!(!tokens.allow(header), "{header:?}");
+        }
+        std::fs::write(&path, "old\r\nnew\n").unwrap();
+        tokens.refresh();
+        assert!(tokens.allow(Some(b"Bearer old")) && tokens.allow(Some(b"Bearer new")));
+        for broken in ["", " \n\n"] {
+            std::fs::write(&path, broken).unwrap();
+            tokens.refresh();
+            assert!(tokens.allow(Some(b"Bearer new")), "{broken:?} takes no token away");
+        }
+        std::fs::remove_file(&path).unwrap();
+        tokens.refresh();
+        assert!(tokens.allow(Some(b"Bearer new")));
+        std::fs::write(&path, "other").unwrap();
+        tokens.refresh();
+        assert!(!tokens.allow(Some(b"Bearer new")) && tokens.allow(Some(b"Bearer other")));
+    }
+
+    #[test]
+    fn without_a_token_it_does_not_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        assert!(matches!(Tokens::load(path.clone()), Err(TokenError::Read { .. })));
+        std::fs::write(&path, "\n").unwrap();
+        assert!(matches!(Tokens::load(path), Err(TokenError::Empty { .. })));
+    }
+}

@@ -1,0 +1,175 @@
+//! One request: authenticate, bound, read, normalise, accept, answer. In this order: nothing of a body is read before its sender
+//! is known, and nothing is answered with 200 before it is durable.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::{Method, Request, Response, StatusCode, body::Body, header};
+use serde_json::json;
+
+use super::{
+    auth::Tokens,
+    bounds,
+    intake::Intake,
+    normalise::{Batch, Format, is_traceparent, normalise},
+};
+use crate::{
+    events::{DeadLetter, Event, EventId, Topic},
+    runtime::Context,
+};
+
+/// Seconds that a sender is asked to wait when nothing can be accepted.
+const RETRY_AFTER_S: u32 = 5;
+
+/// What answering needs, shared by all connections.
+pub(super) struct Endpoint {
+    pub ctx: Context,
+    pub intake: Intake,
+    /// None: everybody who can reach the port may send.
+    pub tokens: Option<Tokens>,
+    pub webhook_source: String,
+    pub alerts_source: String,
+    pub body_timeout: Duration,
+}
+
+type Answer = Response<Full<Bytes>>;
+
+/// Why a body was not read.
+enum Unread {
+    TooLarge,
+    TooSlow,
+    Broken,
+}
+
+impl Endpoint {
+    /// Answers a request. Never fails: whatever is wrong is said.
+    pub(super) async fn answer<B>(&self, request: Request<B>) -> Answer
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let answer = self.respond(request).await;
+        self.ctx
+            .metrics
+            .counter("eventpulse_ingest_requests", "Requests to ingest, by status.")
+            .get_or_create(&vec![("status", answer.status().as_str().to_owned())])
+            .inc();
+        answer
+    }
+
+    async fn respond<B>(&self, request: Request<B>) -> Answer
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let format = match request.uri().path() {
+            path if path == Format::Webhook.path() => Format::Webhook,
+            path if path == Format::Alerts.path() => Format::Alerts,
+            _ => {
+                return closing(
+                    StatusCode::NOT_FOUND,
+                    "alerts are received at POST /webhooks/alertmanager and POST /api/v2/alerts",
+                );
+            }
+        };
+        let authorization = request.headers().get(header::AUTHORIZATION).map(|value| value.as_bytes());
+        if self.tokens.as_ref().is_some_and(|tokens| !tokens.allow(authorization)) {
+            return closing(StatusCode::UNAUTHORIZED, "a valid token is needed: Authorization: Bearer TOKEN");
+        }
+        if request.method() != Method::POST {
+            let mut answer = closing(StatusCode::METHOD_NOT_ALLOWED, "only POST is answered here");
+            answer.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("POST"));
+            return answer;
+        }
+        if request.headers().get(header::CONTENT_ENCODING).is_some_and(|value| value != "identity") {
+            return closing(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Content-Encoding: only identity is supported");
+        }
+        let traceparent = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
+        let traceparent = traceparent.filter(|text| is_traceparent(text)).map(str::to_owned);
+        let body = match self.read(request.into_body()).await {
+            Ok(body) => body,
+            Err(Unread::TooLarge) => {
+                return closing(
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    &format!("the body is larger than {} bytes", bounds::BODY_BYTES),
+                );
+            }
+            Err(Unread::TooSlow) => return closing(StatusCode::REQUEST_TIMEOUT, "the body did not come in time"),
+            Err(Unread::Broken) => return closing(StatusCode::BAD_REQUEST, "the body broke off"),
+        };
+        self.accept(format, &body, traceparent.as_deref()).await
+    }
+
+    async fn read<B>(&self, body: B) -> Result<Bytes, Unread>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        match tokio::time::timeout(self.body_timeout, Limited::new(body, bounds::BODY_BYTES).collect()).await {
+            Ok(Ok(collected)) => Ok(collected.to_bytes()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Unread::TooLarge),
+            Ok(Err(_)) => Err(Unread::Broken),
+            Err(_) => Err(Unread::TooSlow),
+        }
+    }
+
+    async fn accept(&self, format: Format, body: &[u8], traceparent: Option<&str>) -> Answer {
+        let source = if format == Format::Webhook { &self.webhook_source } else { &self.alerts_source };
+        let now = self.ctx.clock.now();
+        let batch = match normalise(body, &super::normalise::Request { format, source, traceparent, now }) {
+            Ok(batch) => batch,
+            Err(error) => return answer(StatusCode::BAD_REQUEST, &json!({"error": error.to_string()})),
+        };
+        let letters = batch.rejected.iter().map(|letter| self.letter_event(letter.clone()));
+        let events: Vec<Event> = batch.accepted.iter().cloned().chain(letters).collect();
+        if let Err(error) = self.intake.accept(&self.ctx, &events).await {
+            self.ctx.health.not_ready("intake", error.to_string());
+            tracing::warn!(%error, "Alerts were not accepted; their sender is asked to come again.");
+            let mut answer = answer(StatusCode::SERVICE_UNAVAILABLE, &json!({"error": error.to_string()}));
+            answer.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from(RETRY_AFTER_S));
+            return answer;
+        }
+        self.ctx.health.ready("intake");
+        self.count(&batch);
+        let errors: Vec<&str> =
+            batch.rejected.iter().take(bounds::ANSWER_ERRORS).map(|letter| letter.message.as_str()).collect();
+        answer(
+            StatusCode::OK,
+            &json!({"accepted": batch.accepted.len(), "rejected": batch.rejected.len(), "errors": errors}),
+        )
+    }
+
+    fn letter_event(&self, letter: DeadLetter) -> Event {
+        Event {
+            id: EventId::new(Topic::DeadLetter.name(), &letter.origin, &format!("{}{}", letter.message, letter.data)),
+            time: self.ctx.clock.now(),
+            source: self.ctx.source(),
+            subject: letter.origin.clone(),
+            key: letter.origin.clone(),
+            traceparent: None,
+            payload: letter.into(),
+        }
+    }
+
+    fn count(&self, batch: &Batch) {
+        let alerts = self.ctx.metrics.counter("eventpulse_ingest_alerts", "Alerts received, by result.");
+        for (result, count) in [("accepted", batch.accepted.len()), ("rejected", batch.rejected.len())] {
+            alerts.get_or_create(&vec![("result", result.to_owned())]).inc_by(count as u64);
+        }
+    }
+}
+
+fn answer(status: StatusCode, body: &serde_json::Value) -> Answer {
+    let mut answer = Response::new(Full::new(Bytes::from(format!("{body}\n"))));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    answer
+}
+
+/// An answer to a request whose body is not read to its end: the connection cannot be used again.
+fn closing(status: StatusCode, message: &str) -> Answer {
+    let mut answer = answer(status, &json!({"error": message}));
+    answer.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+    answer
+}

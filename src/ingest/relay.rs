@@ -1,0 +1,67 @@
+//! Takes what the outbox holds to the log, in order, and removes it when the log has acknowledged it.
+
+use std::{sync::Arc, time::Duration};
+
+use super::outbox::{Held, Outbox};
+use crate::runtime::{Context, consume::publish_until_acknowledged};
+
+const BATCH: usize = 500;
+const DISK_RETRY: Duration = Duration::from_millis(500);
+
+/// Until shutdown, and then once more: what can be published before the process ends is.
+pub(super) async fn relay(ctx: Context, outbox: Arc<Outbox>) {
+    let gauge = ctx
+        .metrics
+        .gauge("eventpulse_outbox_entries", "Alerts that wait for the broker.")
+        .get_or_create(&Vec::new())
+        .clone();
+    loop {
+        let last_round = ctx.shutdown.is_cancelled();
+        while relay_batch(&ctx, &outbox).await {
+            gauge.set(i64::try_from(outbox.held()).unwrap_or(i64::MAX));
+        }
+        gauge.set(i64::try_from(outbox.held()).unwrap_or(i64::MAX));
+        if last_round {
+            outbox.close().await;
+            return;
+        }
+        tokio::select! {
+            () = ctx.shutdown.cancelled() => {}
+            () = outbox.appended() => {}
+        }
+    }
+}
+
+/// True when there may be more.
+async fn relay_batch(ctx: &Context, outbox: &Outbox) -> bool {
+    let held = match outbox.oldest(BATCH).await {
+        Ok(held) if held.is_empty() => return false,
+        Ok(held) => held,
+        Err(error) => {
+            ctx.health.not_ready("outbox", format!("it cannot be read: {error}"));
+            tokio::time::sleep(DISK_RETRY).await;
+            return !ctx.shutdown.is_cancelled();
+        }
+    };
+    let source = ctx.source();
+    let readable = |held: &Held| {
+        held.entry
+            .to_record(&source)
+            .inspect_err(
+                |error| tracing::error!(%error, "The outbox holds an entry that is no event; it is taken out."),
+            )
+            .ok()
+    };
+    let records: Vec<_> = held.iter().filter_map(readable).collect();
+    if !records.is_empty() && !publish_until_acknowledged(ctx, records).await {
+        return false;
+    }
+    if let Err(error) = outbox.remove(held.iter().map(|held| held.seq).collect()).await {
+        // It is published again, which changes nothing (promise 5).
+        ctx.health.not_ready("outbox", format!("it cannot be written: {error}"));
+        tokio::time::sleep(DISK_RETRY).await;
+    } else {
+        ctx.health.ready("outbox");
+    }
+    true
+}

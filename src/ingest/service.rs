@@ -1,0 +1,177 @@
+//! The service: its port, its connections, its relay.
+
+use std::{
+    convert::Infallible,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
+
+use super::{
+    auth::{TokenError, Tokens},
+    http::Endpoint,
+    intake::Intake,
+    outbox::{Outbox, OutboxOpenError},
+    relay::relay,
+};
+use crate::runtime::Context;
+
+/// How the service runs.
+#[derive(Clone, Debug)]
+pub struct IngestConfig {
+    /// Where alerts are received.
+    pub listen: SocketAddr,
+    /// Bearer tokens, one a line.
+    pub auth_token_file: Option<PathBuf>,
+    /// Whether everybody who can reach the port may send.
+    pub allow_unauthenticated: bool,
+    /// The name that alert ids of Alertmanager's webhook are derived from.
+    pub source: String,
+    /// The same for `/api/v2/alerts`.
+    pub alerts_source: String,
+    /// Where the outbox is kept.
+    pub data_dir: PathBuf,
+    /// The most alerts that wait in the outbox; beyond it senders get 503.
+    pub outbox_max_alerts: u64,
+    /// The most connections at once; further ones wait to be accepted.
+    pub max_connections: usize,
+    /// How long a request's headers may take.
+    pub header_timeout: Duration,
+    /// How long a request's body may take.
+    pub body_timeout: Duration,
+    /// How often the token file is looked at.
+    pub token_interval: Duration,
+}
+
+impl Default for IngestConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            auth_token_file: None,
+            allow_unauthenticated: false,
+            source: "alertmanager".into(),
+            alerts_source: "prometheus".into(),
+            data_dir: PathBuf::from("eventpulse-data"),
+            outbox_max_alerts: 1_000_000,
+            max_connections: 1_024,
+            header_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(10),
+            token_interval: Duration::from_secs(1),
+        }
+    }
+}
+
+/// Why the service ended.
+#[derive(Debug, thiserror::Error)]
+pub enum IngestError {
+    /// The port.
+    #[error("--listen {address}: {source}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The tokens.
+    #[error(transparent)]
+    Tokens(#[from] TokenError),
+    /// The outbox.
+    #[error("--data-dir: {0}")]
+    Outbox(#[from] OutboxOpenError),
+}
+
+/// Binds the port and runs the service until shutdown.
+pub async fn run(ctx: Context, config: IngestConfig) -> Result<(), IngestError> {
+    let address = config.listen;
+    let listener = TcpListener::bind(address).await.map_err(|source| IngestError::Listen { address, source })?;
+    serve(ctx, config, listener).await
+}
+
+/// The same on a port that is bound already.
+pub(super) async fn serve(ctx: Context, config: IngestConfig, listener: TcpListener) -> Result<(), IngestError> {
+    let tokens = config.auth_token_file.clone().map(Tokens::load).transpose()?;
+    let intake = if ctx.bus.is_local() {
+        Intake::Log
+    } else {
+        let outbox = Outbox::open(&config.data_dir, config.outbox_max_alerts).await?;
+        ctx.tasks.spawn_infallible("ingest-relay", relay(ctx.clone(), Arc::clone(&outbox)));
+        Intake::Outbox(outbox)
+    };
+    let endpoint = Arc::new(Endpoint {
+        ctx: ctx.clone(),
+        intake,
+        tokens,
+        webhook_source: config.source.clone(),
+        alerts_source: config.alerts_source.clone(),
+        body_timeout: config.body_timeout,
+    });
+    ctx.health.ready("service");
+    tracing::info!(address = ?listener.local_addr().ok(), "Alerts are received.");
+    let permits = Arc::new(Semaphore::new(config.max_connections.max(1)));
+    let mut refresh = tokio::time::interval(config.token_interval);
+    loop {
+        tokio::select! {
+            () = ctx.shutdown.cancelled() => return Ok(()),
+            _ = refresh.tick() => if let Some(tokens) = &endpoint.tokens { tokens.refresh() },
+            (stream, permit) = accept(&listener, &permits) => {
+                let connection = connection(Arc::clone(&endpoint), stream, permit, config.header_timeout);
+                ctx.tasks.spawn_infallible("ingest-connection", connection);
+            }
+        }
+    }
+}
+
+/// The next connection, when there is room for it. A failed accept (too many files, a peer that is gone) is no reason to stop.
+async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>) -> (TcpStream, Option<OwnedSemaphorePermit>) {
+    // The semaphore is never closed.
+    let permit = Arc::clone(permits).acquire_owned().await.ok();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return (stream, permit),
+            Err(error) => {
+                tracing::warn!(%error, "A connection was not accepted.");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+async fn connection(
+    endpoint: Arc<Endpoint>,
+    stream: TcpStream,
+    _permit: Option<OwnedSemaphorePermit>,
+    header_timeout: Duration,
+) {
+    // Small answers must not wait for more.
+    let _ = stream.set_nodelay(true);
+    let shutdown = endpoint.ctx.shutdown.clone();
+    let service = service_fn(move |request| {
+        let endpoint = Arc::clone(&endpoint);
+        async move { Ok::<_, Infallible>(endpoint.answer(request).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(header_timeout)
+        .max_buf_size(32 << 10)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = shutdown.cancelled() => {
+            // The request under way is answered; the next one finds the connection closed.
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "A connection ended early.");
+    }
+}
