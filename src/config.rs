@@ -190,7 +190,10 @@ impl RunFlags {
                 return Err(wrong("kafka-config", format!("{setting:?} is given, but no --kafka-brokers")));
             }
             let partitions = self.partitions;
-            return Ok(BusConfig::Embedded(EmbeddedConfig { partitions, ..EmbeddedConfig::new(self.data_dir.join("log")) }));
+            return Ok(BusConfig::Embedded(EmbeddedConfig {
+                partitions,
+                ..EmbeddedConfig::new(self.data_dir.join("log"))
+            }));
         }
         for broker in &self.kafka_brokers {
             let port = broker.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then(|| port.parse::<u16>()));
@@ -220,7 +223,10 @@ impl RunFlags {
                 ),
             ));
         }
-        if self.source.is_empty() || self.source.len() > 63 || !self.source.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
+        if self.source.is_empty()
+            || self.source.len() > 63
+            || !self.source.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+        {
             return Err(wrong("source", format!("{:?} is not 1 to 63 letters, digits and -", self.source)));
         }
         Ok(IngestConfig {

@@ -7,7 +7,9 @@ pub(super) fn check_config(config: &Config) -> anyhow::Result<()> {
     let services: Vec<&str> = config.services.iter().map(|service| service.name()).collect();
     println!("services       {}", services.join(", "));
     match &config.bus {
-        BusConfig::Kafka(kafka) => println!("log            Kafka at {}, topics {}alert.raised and so on", kafka.brokers, kafka.topic_prefix),
+        BusConfig::Kafka(kafka) => {
+            println!("log            Kafka at {}, topics {}alert.raised and so on", kafka.brokers, kafka.topic_prefix)
+        }
         BusConfig::Embedded(log) => {
             println!("log            embedded, in {}, {} partitions", log.directory.display(), log.partitions);
         }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use anyhow::Context as _;
 
 use crate::{
-    actions, bus, config_status, incidents, ingest, notify, rules,
+    actions, bus,
     config::{Config, LogFormat, Service},
+    config_status, incidents, ingest, notify, rules,
     runtime::{
         Metrics, Supervisor, admin,
         clock::{Clock, SystemClock},
@@ -19,7 +20,8 @@ pub(super) fn run(config: Config) -> anyhow::Result<()> {
     telemetry::init(config.log_format == LogFormat::Json);
     // One provider for the whole process: kube and reqwest would each choose their own (design, section 6).
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the async runtime")?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the async runtime")?;
     runtime.block_on(supervise(config))
 }
 
