@@ -2,11 +2,14 @@
 //!
 //! - [`sink`]: takes messages as Slack and as a generic webhook would, and misbehaves on request;
 //! - [`proxy`]: stands before the API server, and loses, refuses, delays or holds what a rule names;
-//! - [`alerts`]: what Alertmanager and Prometheus send.
+//! - [`eventpulse`]: EventPulse as a process of its own;
+//! - [`alerts`]: what Alertmanager and Prometheus send; [`client`] posts it.
 //!
 //! Everything listens on loopback, on a free port, and ends when its handle is dropped.
 
 pub mod alerts;
+pub mod client;
+pub mod eventpulse;
 pub mod proxy;
 pub mod sink;
 
