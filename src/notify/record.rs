@@ -1,32 +1,19 @@
 //! Between the events and the resource: what a request makes of a notification, and what a notification says. Pure.
 
-use kube::api::ObjectMeta;
+use kube::core::ObjectMeta;
 
 use super::deliver::Said;
 use crate::{
     api::v1alpha1::{
         IncidentAlert, IncidentAlertState, LABEL_INCIDENT, LABEL_RULE, LocalReference, NOTIFICATION_ALERTS_MAX,
-        Notification, NotificationFacts, NotificationIncident, NotificationPhase, NotificationSpec, OutboxEntry,
+        Notification, NotificationFacts, NotificationIncident, NotificationPhase, NotificationSpec,
     },
     events::{
         AlertId, AlertLink, AlertStatus, CorrelationId, Event, EventId, IncidentHeader, IncidentId, NamespacedName,
         NotificationContext, NotificationDelivered, NotificationFailed, NotificationId, NotificationRequested, Payload,
         Topic,
     },
-    runtime::Owned,
 };
-
-impl Owned for Notification {
-    const STATUS_SUBRESOURCE: bool = false;
-
-    fn outbox(&self) -> &[OutboxEntry] {
-        &self.spec.outbox
-    }
-
-    fn set_outbox(&mut self, entries: Vec<OutboxEntry>) {
-        self.spec.outbox = entries;
-    }
-}
 
 /// The resource that a request is about.
 pub fn name_of_request(request: &NotificationRequested) -> NamespacedName {

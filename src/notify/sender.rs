@@ -19,14 +19,26 @@ use super::{
     secrets::Secrets,
 };
 use crate::{
-    api::v1alpha1::{ChannelType, MessageTemplate, Notification, NotificationChannel, NotificationSpec},
+    api::v1alpha1::{ChannelType, MessageTemplate, Notification, NotificationChannel, NotificationSpec, OutboxEntry},
     bus::Ack,
     events::{DeadLetterReason, Event, NamespacedName, NotificationRequested, Record},
-    runtime::{Context, Handler, Ownership, Step, Store, StoreError, WatchCache, publish_dead_letter},
+    runtime::{Context, Handler, Owned, Ownership, Step, Store, StoreError, WatchCache, publish_dead_letter},
 };
 
 /// When a notification that the API server refuses to change is looked at again.
 const REFUSED_AGAIN: SignedDuration = SignedDuration::from_secs(30);
+
+impl Owned for Notification {
+    const STATUS_SUBRESOURCE: bool = false;
+
+    fn outbox(&self) -> &[OutboxEntry] {
+        &self.spec.outbox
+    }
+
+    fn set_outbox(&mut self, entries: Vec<OutboxEntry>) {
+        self.spec.outbox = entries;
+    }
+}
 
 /// What happens to a notification.
 #[derive(Debug)]
