@@ -14,7 +14,7 @@ use super::{
     store::{Incidents, Waiting},
 };
 use crate::{
-    api::v1alpha1::{Duration as ApiDuration, Incident, IncidentDecisionType},
+    api::v1alpha1::{Duration as ApiDuration, Incident, IncidentDecisionType, IncidentPhase},
     bus::{BusError, SubscribeOptions},
     events::{DeadLetterReason, NamespacedName, Topic},
     runtime::{
@@ -194,7 +194,10 @@ impl Service {
                         return;
                     }
                 }
-                _ = retention.tick() => self.delete_expired().await,
+                _ = retention.tick() => {
+                    self.count();
+                    self.delete_expired().await;
+                }
             }
         }
     }
@@ -211,6 +214,20 @@ impl Service {
         let decided = self.store.get(name).is_some_and(|incident| has_new_decision(&incident));
         if decided && self.owns(name) {
             self.mailboxes.send(name.clone(), Waiting::Look);
+        }
+    }
+
+    /// Of each phase, how many incidents of this replica's partitions there are: the sum over the replicas counts each once.
+    fn count(&self) {
+        let incidents = self.store.list();
+        let gauge = self.ctx.metrics.gauge("eventpulse_incidents", "Incidents, by phase.");
+        for phase in [IncidentPhase::Open, IncidentPhase::Mitigating, IncidentPhase::Failed, IncidentPhase::Resolved] {
+            let is_in = |incident: &&Arc<Incident>| {
+                incident.status.as_ref().map(|status| status.phase).unwrap_or_default() == phase
+                    && self.owns(&name_of(incident.as_ref()))
+            };
+            let count = i64::try_from(incidents.iter().filter(is_in).count()).unwrap_or(i64::MAX);
+            gauge.get_or_create(&vec![("phase", format!("{phase:?}"))]).set(count);
         }
     }
 

@@ -78,7 +78,7 @@ fn replayed() -> impl Strategy<Value = (Vec<Event>, Vec<usize>, Vec<usize>)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     #[test]
     fn every_order_repetition_and_interruption_gives_the_same_status((events, order, sizes) in replayed()) {

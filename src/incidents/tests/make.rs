@@ -162,7 +162,7 @@ fn time() -> impl Strategy<Value = Timestamp> {
 
 fn text() -> impl Strategy<Value = String> {
     prop_oneof![
-        10 => "[a-c]{1,3}",
+        30 => "[a-c]{1,3}",
         1 => "\\PC{0,30}",
         1 => Just("\"\\\n\u{0}ü".repeat(400)),
     ]

@@ -3,5 +3,6 @@
 mod bounds;
 mod convergence;
 mod examples;
+mod faults;
 pub mod make;
 mod service;

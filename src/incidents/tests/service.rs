@@ -19,20 +19,20 @@ use crate::{
     testing::{FakeApi, Fault, Seen, TestContext},
 };
 
-const INCIDENTS: &str = "/apis/eventpulse.io/v1alpha1/incidents";
+pub(super) const INCIDENTS: &str = "/apis/eventpulse.io/v1alpha1/incidents";
 
-struct World {
-    bus: Arc<MemoryBus>,
-    api: FakeApi,
+pub(super) struct World {
+    pub bus: Arc<MemoryBus>,
+    pub api: FakeApi,
 }
 
 impl World {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self { bus: Arc::new(MemoryBus::new(2)), api: FakeApi::new() }
     }
 
     /// Starts a replica.
-    fn start(&self) -> TestContext {
+    pub fn start(&self) -> TestContext {
         self.start_on(Arc::clone(&self.bus) as Arc<dyn Bus>)
     }
 
@@ -44,7 +44,7 @@ impl World {
         context
     }
 
-    async fn publish(&self, events: &[Event]) {
+    pub async fn publish(&self, events: &[Event]) {
         let records = events.iter().map(|event| event.encode().unwrap()).collect();
         self.bus.publish(records).await.unwrap();
     }
@@ -53,19 +53,19 @@ impl World {
         self.api.get(INCIDENTS, NAMESPACE, name)
     }
 
-    fn status(&self, name: &str) -> Value {
+    pub fn status(&self, name: &str) -> Value {
         self.incident(name).map(|incident| incident["status"].clone()).unwrap_or_default()
     }
 
     /// What was told, by event id: a repeated publication is the same event.
-    fn told(&self) -> BTreeMap<String, IncidentUpdated> {
+    pub fn told(&self) -> BTreeMap<String, IncidentUpdated> {
         self.events(Topic::IncidentUpdated, |payload| match payload {
             Payload::IncidentUpdated(data) => *data,
             other => panic!("{other:?}"),
         })
     }
 
-    fn letters(&self) -> Vec<DeadLetter> {
+    pub fn letters(&self) -> Vec<DeadLetter> {
         let letters = self.events(Topic::DeadLetter, |payload| match payload {
             Payload::DeadLetter(data) => *data,
             other => panic!("{other:?}"),
@@ -80,7 +80,7 @@ impl World {
 }
 
 /// Polls until it holds; a test that waits in vain says for what.
-async fn eventually(what: &str, holds: impl Fn() -> bool) {
+pub(super) async fn eventually(what: &str, holds: impl Fn() -> bool) {
     for _ in 0..6_000 {
         if holds() {
             return;
@@ -90,14 +90,14 @@ async fn eventually(what: &str, holds: impl Fn() -> bool) {
     panic!("in vain: {what}");
 }
 
-async fn stop(mut context: TestContext) {
+pub(super) async fn stop(mut context: TestContext) {
     context.ctx.shutdown.cancel();
     context.ctx.tasks.finished().await;
     assert!(context.failures.try_recv().is_err(), "a task failed");
 }
 
 /// Events of the seed's scenario, of another incident for each service.
-fn story(service: &str) -> (String, Vec<Event>) {
+pub(super) fn story(service: &str) -> (String, Vec<Event>) {
     let correlation_id = CorrelationId::new(NAMESPACE, "cpu-high", &[service]);
     let incident = IncidentHeader {
         incident_id: IncidentId::new("cpu-high", &correlation_id, &header().alerts[0].alert_id),
