@@ -11,9 +11,9 @@ use schemars::{JsonSchema, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
 use super::v1alpha1::{
-    AlertGroup, AlertGroupSpec, Incident, IncidentSpec, IncidentStatus, Notification, NotificationChannel,
-    NotificationChannelSpec, NotificationChannelStatus, NotificationSpec, Rule, RuleSpec, RuleStatus, Runbook,
-    RunbookSpec, RunbookStatus,
+    Action, ActionSpec, ActionStatus, AlertGroup, AlertGroupSpec, Incident, IncidentSpec, IncidentStatus, Notification,
+    NotificationChannel, NotificationChannelSpec, NotificationChannelStatus, NotificationSpec, Rule, RuleSpec,
+    RuleStatus, Runbook, RunbookSpec, RunbookStatus,
 };
 
 /// The first line of each file.
@@ -46,7 +46,7 @@ pub fn crds() -> Result<Vec<CustomResourceDefinition>, GenerateError> {
         complete::<RunbookSpec, RunbookStatus>(&Runbook::crd())?,
         complete::<NotificationChannelSpec, NotificationChannelStatus>(&NotificationChannel::crd())?,
         complete::<IncidentSpec, IncidentStatus>(&Incident::crd())?,
-        complete::<NotificationSpec, ()>(&Notification::crd())?,
+        complete::<ActionSpec, ActionStatus>(&Action::crd())?,
         complete::<NotificationSpec, ()>(&Notification::crd())?,
         complete::<AlertGroupSpec, ()>(&AlertGroup::crd())?,
     ])
