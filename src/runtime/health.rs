@@ -5,9 +5,12 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+/// By service and part: why it is not ready, where it is not.
+type Parts = BTreeMap<(&'static str, &'static str), Option<String>>;
+
 /// What every service of the process says about itself.
 #[derive(Clone, Debug, Default)]
-pub struct Health(Arc<Mutex<BTreeMap<(&'static str, &'static str), Option<String>>>>);
+pub struct Health(Arc<Mutex<Parts>>);
 
 impl Health {
     /// The part of one service. It is not ready before it says so.
@@ -27,7 +30,7 @@ impl Health {
         self.lock().values().all(Option::is_none)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<(&'static str, &'static str), Option<String>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Parts> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

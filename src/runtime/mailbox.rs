@@ -117,7 +117,9 @@ mod tests {
         }
     }
 
-    fn mailboxes(concurrency: usize) -> (Mailboxes<u8, u32>, Arc<Recorder>, mpsc::UnboundedReceiver<(u8, Vec<u32>)>) {
+    type Calls = mpsc::UnboundedReceiver<(u8, Vec<u32>)>;
+
+    fn mailboxes(concurrency: usize) -> (Mailboxes<u8, u32>, Arc<Recorder>, Calls) {
         let (calls, receiver) = mpsc::unbounded_channel();
         let recorder = Arc::new(Recorder { calls, gate: Semaphore::new(0) });
         let inner = Inner {

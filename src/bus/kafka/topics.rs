@@ -156,7 +156,10 @@ async fn check(connection: &Connection, admin: &AdminClient<LogContext>) -> Resu
     let options = AdminOptions::new().request_timeout(Some(CALL_TIMEOUT));
     let described = match admin.describe_configs(&resources, &options).await {
         Ok(described) => described,
-        Err(error) if is_not_permitted(&error) => return Ok(unchecked(&connection.describe(&error))),
+        Err(error) if is_not_permitted(&error) => {
+            unchecked(&connection.describe(&error));
+            return Ok(());
+        }
         Err(error) => return Err(NotReady::Later(connection.describe(&error))),
     };
     for ((topic, name), result) in names.into_iter().zip(described) {

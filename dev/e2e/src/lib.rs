@@ -1,0 +1,120 @@
+//! A shop to act on: the example of the repository on a real control plane, with a message sink, and EventPulse before it.
+
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use eventpulse_env::{ControlPlaneOptions, Environment, Error, Result};
+use eventpulse_testkit::{eventpulse::Launcher, sink::Sink};
+use serde_json::Value;
+
+/// How long anything may take before a test gives up and says what it saw.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// See the module's text.
+pub struct Shop {
+    /// The control plane, and Kafka where it was asked for.
+    pub environment: Environment,
+    /// Where messages arrive.
+    pub sink: Sink,
+}
+
+/// The repository's root.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+impl Shop {
+    /// Starts the parts and applies CRDs and example, with the sink as the channel's webhook.
+    pub async fn open(name: &str, kafka: bool) -> Result<Self> {
+        let options = ControlPlaneOptions::default();
+        let environment = Environment::builder(name).control_plane(options).kafka(kafka).start().await?;
+        Self::furnish(environment).await
+    }
+
+    /// The same in an environment that is there already.
+    pub async fn furnish(environment: Environment) -> Result<Self> {
+        let file = |source| Error::File { path: "the message sink".into(), source };
+        let sink = Sink::start().await.map_err(file)?;
+        let plane = environment.plane();
+        plane.run_kubectl(&["apply", "--server-side", "-f", &root().join("crds").display().to_string()])?;
+        plane.run_kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"])?;
+        for name in ["00-namespace", "deployment", "remediator", "runbooks", "channel", "rule"] {
+            let path = root().join("examples/shop").join(format!("{name}.yaml"));
+            plane.run_kubectl(&["apply", "--server-side", "-f", &path.display().to_string()])?;
+        }
+        let url = sink.url("/services/T000/B000/demo");
+        let secret = format!(
+            "apiVersion: v1\nkind: Secret\nmetadata: {{name: ops-slack, namespace: shop}}\nstringData: {{url: '{url}'}}\n"
+        );
+        plane.apply(&secret)?;
+        plane.run_kubectl(&["rollout", "status", "-n", "shop", "deployment/svc-a", "--timeout=60s"])?;
+        Ok(Self { environment, sink })
+    }
+
+    /// An EventPulse process of this shop, not started yet.
+    pub fn launcher(&self, name: &str) -> Launcher {
+        Launcher::new(name, self.environment.dir(), &self.environment.plane().kubeconfig())
+    }
+
+    /// Objects of the shop, as `kubectl get -o json` gives them.
+    pub fn get(&self, kind: &str) -> Vec<Value> {
+        let text = self.environment.plane().run_kubectl(&["get", kind, "-n", "shop", "-o", "json"]).unwrap_or_default();
+        let list: Value = serde_json::from_str(&text).unwrap_or_default();
+        list["items"].as_array().cloned().unwrap_or_default()
+    }
+
+    /// Replicas that a Deployment of the shop is asked to have.
+    pub fn replicas(&self, name: &str) -> i64 {
+        let deployments = self.get("deployments");
+        let found = deployments.iter().find(|deployment| deployment["metadata"]["name"] == name);
+        found.and_then(|deployment| deployment["spec"]["replicas"].as_i64()).unwrap_or(-1)
+    }
+
+    /// One more Deployment like the example's.
+    pub fn add_deployment(&self, name: &str) -> Result<()> {
+        let deployment = format!(
+            "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: {name}, namespace: shop}}\nspec:\n  replicas: 1\n  selector: \
+             {{matchLabels: {{app: {name}}}}}\n  template:\n    metadata: {{labels: {{app: {name}}}}}\n    spec: {{containers: \
+             [{{name: main, image: registry.invalid/{name}:1}}]}}\n"
+        );
+        self.environment.plane().apply(&deployment).map(drop)
+    }
+
+    /// Waits until there are so many incidents and all are in one of these phases; panics with what it saw instead.
+    pub async fn incidents_in(&self, count: usize, phases: &[&str]) -> Vec<Value> {
+        self.wait_for(&format!("{count} incidents in {phases:?}"), || {
+            let incidents = self.get("incidents");
+            let all = incidents.iter().all(|incident| phases.iter().any(|phase| incident["status"]["phase"] == *phase));
+            (incidents.len() == count && all).then_some(incidents)
+        })
+        .await
+    }
+
+    /// Waits until `check` gives something; panics with the shop's state when it does not.
+    pub async fn wait_for<T>(&self, what: &str, mut check: impl FnMut() -> Option<T>) -> T {
+        let begin = Instant::now();
+        loop {
+            if let Some(found) = check() {
+                return found;
+            }
+            if begin.elapsed() > PATIENCE {
+                let state = self.environment.plane().run_kubectl(&[
+                    "get",
+                    "eventpulse,deployments",
+                    "-n",
+                    "shop",
+                    "-o",
+                    "wide",
+                ]);
+                panic!(
+                    "{what}: not within {} s. The shop:\n{}",
+                    PATIENCE.as_secs(),
+                    state.unwrap_or_else(|error| error.to_string())
+                );
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
