@@ -1,6 +1,13 @@
 //! The service on the log and the API server in memory, against the testkit's sink over real HTTP.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use eventpulse_testkit::sink::{Answer, Received, Sink};
@@ -350,6 +357,36 @@ async fn a_crash_between_sending_and_writing_it_down_gives_one_marked_copy() {
     assert_eq!(marks(&sink.received()), [false, true]);
     assert_eq!(sink.count_by_key(), [(request.notification_id.to_string(), 2)].into());
     other.stop().await;
+}
+
+/// A replica that was frozen after its claim must not send when its time is over: the try is another's by then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sender_whose_time_is_over_before_it_sends_does_not_send() {
+    let (api, bus, sink) = world("10s").await;
+    let running = Running::start(&api, &bus, 1, 0);
+    let clock = Arc::clone(&running.test.clock);
+    let frozen = AtomicBool::new(false);
+    api.on_request(move |seen| {
+        let claim = seen.method == Method::POST && seen.path.ends_with("/notifications");
+        if claim && !frozen.swap(true, Ordering::SeqCst) {
+            clock.advance(SignedDuration::from_secs(16));
+        }
+        Fault::None
+    });
+    let request = request("hook", "Opened");
+    running.ask(&request, "a").await;
+    running.in_phase(&request, NotificationPhase::Delivered).await;
+    // What was sent is the second claim's, and since the first one sent nothing, it is no second copy.
+    let received = sink.received();
+    assert_eq!(marks(&received), [false]);
+    let noon = noon().as_second();
+    assert_eq!(received[0].header("webhook-timestamp"), Some((noon + 16).to_string().as_str()));
+    let writes: Vec<_> =
+        api.seen().into_iter().filter(|seen| seen.path.contains("/notifications") && seen.is_write()).collect();
+    let phases: Vec<_> =
+        writes.iter().map(|seen| seen.body["spec"]["phase"].as_str().unwrap_or_default().to_owned()).collect();
+    assert_eq!(phases[..4], ["Sending", "Waiting", "Sending", "Delivered"]);
+    running.stop().await;
 }
 
 /// The claim's answer was lost, and the claim was not: it is known again, so nothing is marked.
