@@ -234,14 +234,13 @@ impl Sender {
         prepared: Option<(Pass, Prepared)>,
     ) -> Result<Option<(NotificationSpec, Pass, Prepared)>, StoreError> {
         let mut claiming = None;
-        let mut ours = false;
-        let mut said = None;
+        let (mut ours, mut wrote, mut said) = (false, false, None);
         let object = self
             .store
             .transact(name, |current| {
                 let step = begin(current.map(|object| &object.spec), first, readiness, self.asker(claiming));
                 ours = matches!(step, Move::Claim(_) | Move::Claimed);
-                said = None;
+                (wrote, said) = (matches!(step, Move::Write(..)), None);
                 match step {
                     // Without a request there is nothing that a cache which lags could hide for long.
                     Move::Nothing if first.is_none() => Step::Unchanged { publish: Vec::new() },
@@ -260,8 +259,10 @@ impl Sender {
             })
             .await?;
         let Some(object) = object else { return Ok(None) };
-        if !ours {
+        if wrote {
             self.tell(name, &object.spec, said);
+        }
+        if !ours {
             return Ok(None);
         }
         Ok(prepared.map(|(pass, prepared)| (object.spec.clone(), pass, prepared)))
