@@ -72,6 +72,14 @@ pub enum OpenError {
         /// The mode that SQLite fell back to.
         mode: String,
     },
+    /// Other users could not be kept from reading it.
+    #[error("set the permissions of {}: {source}", path.display())]
+    Protect {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// The thread could not be started.
     #[error("start the writer of {}: {source}", path.display())]
     Thread {
@@ -90,6 +98,7 @@ impl OpenError {
             OpenError::Foreign { .. } => "foreign_file",
             OpenError::TooNew { .. } => "too_new",
             OpenError::NoWal { .. } => "no_wal",
+            OpenError::Protect { .. } => "protect",
             OpenError::Thread { .. } => "thread",
         }
     }
@@ -251,6 +260,10 @@ fn open_writer(path: &Path, schema: Schema) -> Result<Connection, OpenError> {
     let open = |source| OpenError::Open { path: path.to_owned(), source };
     let mut connection = Connection::open(path).map_err(open)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(open)?;
+    // Alerts can hold what is nobody else's business; SQLite gives its other files the permissions of this one.
+    #[cfg(unix)]
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))
+        .map_err(|source| OpenError::Protect { path: path.to_owned(), source })?;
     let application: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0)).map_err(open)?;
     let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(open)?;
     if tables > 0 && application != schema.application_id {

@@ -221,3 +221,16 @@ async fn a_commit_waits_for_the_disk() {
     // FULL and INCREMENTAL.
     assert_eq!(settings, Ok((2, 2)));
 }
+
+#[cfg(unix)]
+#[tokio::test]
+async fn other_users_cannot_read_it() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().unwrap();
+    let file = open(directory.path());
+    insert(&file, 1).await.unwrap();
+    for name in ["t.sqlite", "t.sqlite-wal"] {
+        let mode = std::fs::metadata(directory.path().join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+}

@@ -296,18 +296,18 @@ pub async fn a_suppressed_wakeup_is_noticed_and_repaired<H: Harness>() {
     let bus = harness.bus();
     let mut member = Member::join(&*bus, "rules", 10).await;
     member.until("assigned", |member| member.assigned.len() == PARTITIONS as usize).await;
-    bus.publish(vec![record(&key_for(0), "heard")]).await.unwrap();
-    member.until_messages(1).await;
-    assert_eq!(member.finish(), ["heard"]);
-    // Another wake-up (of the acknowledgement before) may happen to find the record; then it is tried again.
-    eventually("a wake-up is missed", async || {
-        harness.suppress_next_wakeup();
-        bus.publish(vec![record(&key_for(0), "missed")]).await.unwrap();
-        member.until_messages(1).await;
-        assert_eq!(member.finish(), ["missed"], "it comes nevertheless");
-        harness.repaired_wakeups() > 0
-    })
-    .await;
+    // The first time nothing of the partition was ever heard, the second time its place is known. Another wake-up, like that of
+    // an acknowledgement, may happen to find a record; then it is tried again.
+    for repaired in 1..=2 {
+        eventually("a wake-up is missed", async || {
+            harness.suppress_next_wakeup();
+            bus.publish(vec![record(&key_for(0), "missed")]).await.unwrap();
+            member.until_messages(1).await;
+            assert_eq!(member.finish(), ["missed"], "it comes nevertheless");
+            harness.repaired_wakeups() >= repaired
+        })
+        .await;
+    }
     bus.publish(vec![record(&key_for(0), "heard again")]).await.unwrap();
     member.until_messages(1).await;
     assert_eq!(member.finish(), ["heard again"]);
