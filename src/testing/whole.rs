@@ -1,0 +1,190 @@
+//! The services that decide and act, together, on one log in memory and one API server in memory: the seed scenario.
+
+use std::{sync::Arc, time::Duration};
+
+use serde_json::{Value, json};
+
+use super::{FakeApi, Fault, TestContext};
+use crate::{
+    actions,
+    bus::{Bus, MemoryBus},
+    events::{AlertRaised, AlertStatus, Event, EventId, Topic},
+    incidents, rules,
+};
+
+const KINDS: &str = "/apis/eventpulse.io/v1alpha1";
+const DEPLOYMENTS: &str = "/apis/apps/v1/deployments";
+
+struct Whole {
+    api: FakeApi,
+    bus: MemoryBus,
+    services: Vec<TestContext>,
+}
+
+impl Whole {
+    fn start(api: FakeApi) -> Self {
+        let bus = MemoryBus::new(4);
+        let context = |name| TestContext::with_api(name, Arc::new(bus.clone()), api.clone());
+        let services = vec![context("rules"), context("actions"), context("incidents")];
+        let ctx = |index: usize| services[index].ctx.clone();
+        services[0].ctx.tasks.spawn("rules", rules::run(ctx(0), rules::RulesConfig::default()));
+        services[1].ctx.tasks.spawn("actions", actions::run(ctx(1), actions::ActionsConfig::default()));
+        services[2].ctx.tasks.spawn("incidents", incidents::run(ctx(2), incidents::IncidentsConfig::default()));
+        Self { api, bus, services }
+    }
+
+    async fn raise(&self, status: AlertStatus) {
+        let labels = [("alertname", "CPUHigh"), ("severity", "warning"), ("service", "svc-a")];
+        let time = |text: &str| text.parse().unwrap();
+        let alert = AlertRaised {
+            alert_id: None,
+            source: "prom".into(),
+            fingerprint: None,
+            status,
+            labels: labels.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
+            annotations: [("summary".to_owned(), "CPU of svc-a".to_owned())].into(),
+            starts_at: time("2026-01-01T11:59:00Z"),
+            ends_at: (status == AlertStatus::Resolved).then(|| time("2026-01-01T12:00:00Z")),
+            generator_url: None,
+            accepted_at: time("2026-01-01T12:00:00Z"),
+        };
+        let event = Event {
+            id: EventId::new("alert.raised", "x", &format!("{status:?}")),
+            time: time("2026-01-01T12:00:00Z"),
+            source: "test".into(),
+            subject: "x".into(),
+            key: "x".into(),
+            traceparent: None,
+            payload: alert.into(),
+        };
+        self.bus.publish(vec![event.encode().unwrap()]).await.unwrap();
+    }
+
+    async fn phase(&self, phase: &str) -> Value {
+        for _ in 0..2000 {
+            let incidents = self.api.all(&format!("{KINDS}/incidents"));
+            assert!(incidents.len() <= 1, "more than one incident");
+            if let Some(incident) = incidents.into_iter().find(|incident| incident["status"]["phase"] == phase) {
+                return incident;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!(
+            "no incident is {phase}: {:#?}\n{:#?}",
+            self.api.all(&format!("{KINDS}/incidents")),
+            self.services.iter().map(|service| service.health.report()).collect::<Vec<_>>()
+        );
+    }
+
+    fn replicas(&self) -> Value {
+        self.api.get(DEPLOYMENTS, "shop", "svc-a").unwrap()["spec"]["replicas"].clone()
+    }
+
+    async fn stop(mut self) {
+        for service in &mut self.services {
+            service.ctx.shutdown.cancel();
+            tokio::time::timeout(Duration::from_secs(20), service.ctx.tasks.finished()).await.expect("it stops");
+            assert_eq!(service.failures.try_recv().ok(), None, "a task failed");
+        }
+    }
+}
+
+fn scenario() -> FakeApi {
+    let api = FakeApi::new();
+    let meta = |name: &str| json!({"name": name, "namespace": "shop"});
+    let kind = |kind: &str, name: &str, spec: Value| json!({"apiVersion": "eventpulse.io/v1alpha1", "kind": kind, "metadata": meta(name), "spec": spec});
+    let target = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "$(alert.labels.service)"});
+    api.put(
+        &format!("{KINDS}/rules"),
+        kind(
+            "Rule",
+            "cpu-high",
+            json!({
+                "match": {"matchers": ["alertname=\"CPUHigh\""]},
+                "groupBy": ["service"],
+                "actions": [
+                    {"name": "add-replica", "runbookRef": {"name": "scale-up"}, "targetRef": target,
+                     "parameters": [{"name": "delta", "value": "1"}]},
+                    {"name": "restart", "runbookRef": {"name": "restart"}, "targetRef": target}
+                ],
+                "notifications": [{"channelRef": {"name": "ops"}, "template": "IncidentOpened", "events": ["Opened"]}]
+            }),
+        ),
+    );
+    let fast = json!({"limit": 1, "backoff": {"initial": "1ms", "max": "2ms"}});
+    api.put(
+        &format!("{KINDS}/runbooks"),
+        kind(
+            "Runbook",
+            "scale-up",
+            json!({
+                "serviceAccountName": "remediator", "retry": fast,
+                "parameters": [{"name": "delta", "type": "Integer", "default": "1", "minimum": 1, "maximum": 5}],
+                "steps": [{"name": "scale", "type": "Scale", "scale": {"delta": "$(params.delta)", "maxReplicas": 10}}]
+            }),
+        ),
+    );
+    api.put(
+        &format!("{KINDS}/runbooks"),
+        kind(
+            "Runbook",
+            "restart",
+            json!({
+                "serviceAccountName": "remediator", "retry": fast,
+                "steps": [{"name": "restart", "type": "Restart", "restart": {}}]
+            }),
+        ),
+    );
+    api.put(
+        DEPLOYMENTS,
+        json!({"apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {"name": "svc-a", "namespace": "shop", "generation": 1},
+        "spec": {"replicas": 3, "selector": {"matchLabels": {"app": "a"}},
+            "template": {"metadata": {"labels": {"app": "a"}}, "spec": {"containers": [{"name": "a", "image": "a"}]}}},
+        "status": {"observedGeneration": 1}}),
+    );
+    api
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alert_scales_its_deployment_once_and_the_incident_is_resolved() {
+    let whole = Whole::start(scenario());
+    for _ in 0..5 {
+        whole.raise(AlertStatus::Firing).await;
+    }
+    let incident = whole.phase("Resolved").await;
+    assert_eq!(whole.replicas(), 4);
+    assert_eq!(incident["status"]["actions"][0]["state"], "Completed");
+    assert_eq!(whole.bus.records(Topic::NotificationRequested).len(), 1);
+    whole.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_fails_is_followed_by_the_next_one() {
+    let api = scenario();
+    api.on_request(|seen| {
+        let scales = seen.method == "PATCH" && seen.body.to_string().contains("/spec/replicas");
+        if scales { Fault::Answer(403) } else { Fault::None }
+    });
+    let whole = Whole::start(api);
+    whole.raise(AlertStatus::Firing).await;
+    let incident = whole.phase("Resolved").await;
+    assert_eq!(whole.replicas(), 3);
+    let states: Vec<&Value> = incident["status"]["actions"].as_array().unwrap().iter().map(|a| &a["state"]).collect();
+    assert_eq!(states, ["Failed", "Completed"]);
+    whole.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ladder_at_its_end_is_a_failed_incident_until_the_alert_ends() {
+    let api = scenario();
+    api.on_request(|seen| {
+        if seen.method == "PATCH" && seen.path.contains("/deployments/") { Fault::Answer(403) } else { Fault::None }
+    });
+    let whole = Whole::start(api);
+    whole.raise(AlertStatus::Firing).await;
+    whole.phase("Failed").await;
+    whole.raise(AlertStatus::Resolved).await;
+    whole.phase("Resolved").await;
+    whole.stop().await;
+}
