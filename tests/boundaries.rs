@@ -27,8 +27,15 @@ const SHARED: [(&str, &[&str]); 8] = [
 const TOP: [&str; 4] = ["main.rs", "lib.rs", "cli", "config.rs"];
 
 /// Files and folders that decide and compute, and do nothing else. Each must exist.
-const PURE: [&str; 24] = [
+const PURE: [&str; 30] = [
+    "actions/breaker.rs",
+    "actions/budget.rs",
+    "actions/judge.rs",
+    "actions/plan.rs",
+    "actions/resolve.rs",
+    "actions/ring.rs",
     "api",
+    "bus/partition.rs",
     "compile",
     "config_status/reason.rs",
     "config_status/status.rs",
@@ -51,7 +58,6 @@ const PURE: [&str; 24] = [
     "rules/input.rs",
     "rules/matching.rs",
     "template",
-    "bus/partition.rs",
 ];
 
 /// What a pure file knows nothing of, and why.
