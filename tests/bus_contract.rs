@@ -1,5 +1,7 @@
 //! The bus's contract on the two adapters that need nothing else: memory and embedded.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A helper that fails is a test that fails.
+
 mod contract;
 
 use std::{path::Path, sync::Arc, time::Duration};

@@ -1,5 +1,7 @@
 //! The bus's contract on Apache Kafka: a real broker, shared by the cases, each with topics of its own.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A helper that fails is a test that fails.
+
 mod contract;
 
 use std::{

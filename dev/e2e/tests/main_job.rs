@@ -1,5 +1,7 @@
 //! What EventPulse exists for, on real parts.
 
+#![allow(clippy::unwrap_used)] // A helper that fails is a test that fails.
+
 use std::time::Duration;
 
 use eventpulse_e2e::Shop;

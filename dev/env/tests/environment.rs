@@ -1,5 +1,7 @@
 //! The environment keeps its word: two at once, nothing of the user's is looked at, nothing is left behind.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A helper that fails is a test that fails.
+
 use std::{path::Path, time::Duration};
 
 use eventpulse_env::{ControlPlaneOptions, Environment, Tool, Tools};
