@@ -41,6 +41,8 @@ impl Supervisor {
     ) -> Self {
         let (tasks, failures) = Tasks::new();
         let (health, shutdown) = (Health::default(), CancellationToken::new());
+        // Not ready before every service is there to say what it waits for.
+        health.service("process");
         Self { bus, kube, clock, random, tasks, failures, health, metrics, shutdown }
     }
 
@@ -83,6 +85,7 @@ impl Supervisor {
     pub async fn run(mut self) -> std::io::Result<Result<(), TaskFailure>> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        self.health.service("process").ready("service");
         let outcome = tokio::select! {
             _ = terminate.recv() => Ok(()),
             _ = interrupt.recv() => Ok(()),

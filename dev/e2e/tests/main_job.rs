@@ -43,14 +43,14 @@ async fn a_a_metric_crosses_its_threshold_and_the_deployment_is_scaled_over_kafk
          [{{static_configs: [{{targets: ['{address}']}}]}}]}}\n"
     );
     let rules = "groups:\n- name: shop\n  rules:\n  - alert: CPUHigh\n    expr: vector(97) > 90\n    labels: {severity: warning, service: \
-                 svc-a, namespace: shop}\n    annotations: {summary: 'CPU of {{ $labels.service }} is at {{ $value }} %'}\n";
+                 svc-a, namespace: shop}\n    annotations: {summary: 'CPU is at {{ $value }} %'}\n";
     shop.environment.start_prometheus(&prometheus, rules).await.unwrap();
     shop.environment.versions().iter().for_each(|line| println!("  {line}"));
 
     let incident = shop.incidents_in(1, &["Resolved"]).await.remove(0);
     assert_eq!(shop.replicas("svc-a"), 4);
     let messages = shop.sink.wait_for(1, START).await.unwrap();
-    assert!(messages[0].json().to_string().contains("CPU of svc-a is at 97 %"), "{}", messages[0].json());
+    assert!(messages[0].json().to_string().contains("CPU is at 97 %"), "{}", messages[0].json());
     let incident = shop
         .wait_for("the whole history", || {
             let incident = shop
