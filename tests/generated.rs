@@ -1,4 +1,4 @@
-//! Generated files are what the types say. `make generate` repairs them: it runs this test with `GENERATE=1`.
+//! Generated files are what the types say. `make generate` repairs them; this test with `GENERATE=1` also removes what is left over.
 #![allow(clippy::unwrap_used)]
 
 use std::{
