@@ -89,7 +89,7 @@ impl NotifyError {
 /// How often the clock is asked when nothing is known to be due.
 const TICK_MAX: Duration = Duration::from_millis(250);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
-const RETENTION_INTERVAL: Duration = Duration::from_secs(60);
+const RETENTION_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Runs until shutdown, over the machine's own HTTP client.
 pub async fn run(ctx: Context, config: NotifyConfig) -> Result<(), NotifyError> {
