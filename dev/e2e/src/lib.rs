@@ -1,16 +1,20 @@
 //! A shop to act on: the example of the repository on a real control plane, with a message sink, and EventPulse before it.
 
 use std::{
+    io,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use eventpulse_env::{ControlPlaneOptions, Environment, Error, Result};
-use eventpulse_testkit::{eventpulse::Launcher, sink::Sink};
+use eventpulse_testkit::{eventpulse::Launcher, proxy::Proxy, sink::Sink};
 use serde_json::Value;
 
 /// How long anything may take before a test gives up and says what it saw.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long a part, or EventPulse, may take to start or to stop.
+pub const START: Duration = Duration::from_secs(60);
 
 /// See the module's text.
 pub struct Shop {
@@ -51,6 +55,24 @@ impl Shop {
         plane.apply(&secret)?;
         plane.run_kubectl(&["rollout", "status", "-n", "shop", "deployment/svc-a", "--timeout=60s"])?;
         Ok(Self { environment, sink })
+    }
+
+    /// The shop with a proxy before its API server, and an EventPulse, not started yet, that reaches it through the proxy.
+    pub async fn open_behind_a_proxy(name: &str) -> Result<(Self, Proxy, Launcher)> {
+        let shop = Self::open(name, false).await?;
+        let (proxy, launcher) = shop.proxied("eventpulse").await?;
+        Ok((shop, proxy, launcher))
+    }
+
+    /// A proxy before the API server, and an EventPulse of this name, not started yet, that reaches it through this proxy only.
+    pub async fn proxied(&self, name: &str) -> Result<(Proxy, Launcher)> {
+        let dir = self.environment.dir();
+        let broken =
+            |error| Error::File { path: "the proxy before the API server".into(), source: io::Error::other(error) };
+        let proxy = Proxy::before(&self.environment.plane().kubeconfig()).await.map_err(broken)?;
+        let kubeconfig = dir.join(format!("{name}-proxy.kubeconfig"));
+        proxy.write_kubeconfig(&kubeconfig).map_err(broken)?;
+        Ok((proxy, Launcher::new(name, dir, &kubeconfig)))
     }
 
     /// An EventPulse process of this shop, not started yet.
@@ -117,4 +139,16 @@ impl Shop {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
+}
+
+/// Events and who is behind them, in the order of the incident's history.
+pub fn history(incident: &Value) -> Vec<(String, String)> {
+    let entries = incident["status"]["history"].as_array().cloned().unwrap_or_default();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    entries.iter().map(|entry| (text(&entry["event"]), text(&entry["by"]))).collect()
+}
+
+/// Whether the incident's history has this event by this one.
+pub fn has(incident: &Value, event: &str, by: &str) -> bool {
+    history(incident).iter().any(|(e, b)| e == event && b == by)
 }
