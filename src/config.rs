@@ -12,12 +12,19 @@ use clap::{Args, ValueEnum};
 
 use crate::{
     actions::ActionsConfig,
-    bus::{BusConfig, EmbeddedConfig, KafkaConfig},
+    api::v1alpha1::Duration,
+    bus::{BusConfig, EmbeddedConfig, KafkaConfig, Retention},
     incidents::IncidentsConfig,
     ingest::IngestConfig,
     notify::NotifyConfig,
     rules::RulesConfig,
 };
+
+/// The least and the most that topics and finished resources may be kept for: nothing is kept for ever (promise 6).
+const RETENTION_LEAST: Duration = Duration::from_secs(60);
+const RETENTION_MOST: Duration = Duration::from_secs(400 * 24 * 3600);
+const GRACE_LEAST: Duration = Duration::from_secs(1);
+const GRACE_MOST: Duration = Duration::from_secs(24 * 3600);
 
 /// A service of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum)]
@@ -115,6 +122,26 @@ pub struct RunFlags {
     #[arg(long, env = "EVENTPULSE_OUTBOX_MAX_ALERTS", default_value_t = 1_000_000, value_name = "N")]
     pub outbox_max_alerts: u64,
 
+    /// How long after its `endsAt` an alert is still believed to fire. Prometheus moves endsAt with every repetition.
+    #[arg(long, env = "EVENTPULSE_ENDS_AT_GRACE", default_value = "5m", value_name = "DURATION")]
+    pub ends_at_grace: Duration,
+
+    /// How long topics keep their events. For so long anything may come again. Kept by topics that are created.
+    #[arg(long, env = "EVENTPULSE_TOPIC_RETENTION", default_value = "24h", value_name = "DURATION")]
+    pub topic_retention: Duration,
+
+    /// How long Actions and Notifications are kept after their end. At least --topic-retention: they are what tells a repetition.
+    #[arg(long, env = "EVENTPULSE_ACTION_TTL", default_value = "168h", value_name = "DURATION")]
+    pub action_ttl: Duration,
+
+    /// How long Incidents are kept after their end. At least --action-ttl.
+    #[arg(long, env = "EVENTPULSE_INCIDENT_TTL", default_value = "168h", value_name = "DURATION")]
+    pub incident_ttl: Duration,
+
+    /// How long AlertGroups remember what has ended. At least --incident-ttl.
+    #[arg(long, env = "EVENTPULSE_GROUP_TTL", default_value = "168h", value_name = "DURATION")]
+    pub group_ttl: Duration,
+
     /// How log lines are written.
     #[arg(long, env = "EVENTPULSE_LOG_FORMAT", value_enum, default_value_t)]
     pub log_format: LogFormat,
@@ -161,6 +188,7 @@ impl RunFlags {
         let mut services = if self.services.is_empty() { Service::ALL.to_vec() } else { self.services.clone() };
         services.sort();
         services.dedup();
+        self.check_retention()?;
         let bus = self.bus(&services)?;
         let ingest = self.ingest()?;
         Ok(Config {
@@ -169,11 +197,48 @@ impl RunFlags {
             admin_listen: self.admin_listen,
             log_format: self.log_format,
             ingest,
-            rules: RulesConfig::default(),
-            actions: ActionsConfig::default(),
-            incidents: IncidentsConfig::default(),
-            notify: NotifyConfig::default(),
+            rules: RulesConfig {
+                retention: self.group_ttl,
+                ends_at_grace: self.ends_at_grace,
+                ..RulesConfig::default()
+            },
+            actions: ActionsConfig { ttl: self.action_ttl.as_signed(), ..ActionsConfig::default() },
+            incidents: IncidentsConfig { ttl: self.incident_ttl, ..IncidentsConfig::default() },
+            notify: NotifyConfig { ttl: self.action_ttl, ..NotifyConfig::default() },
         })
+    }
+
+    /// What remembers must outlive what may come again (promise 5; design, section 5, retention).
+    fn check_retention(&self) -> Result<(), ConfigError> {
+        let chain = [
+            ("topic-retention", self.topic_retention),
+            ("action-ttl", self.action_ttl),
+            ("incident-ttl", self.incident_ttl),
+            ("group-ttl", self.group_ttl),
+        ];
+        for (flag, value) in chain {
+            if !(RETENTION_LEAST..=RETENTION_MOST).contains(&value) {
+                return Err(wrong(flag, format!("{value} is not from {RETENTION_LEAST} to {RETENTION_MOST}")));
+            }
+        }
+        if let Some(pair) = chain.windows(2).find(|pair| pair[0].1 > pair[1].1) {
+            let ((shorter, least), (flag, value)) = (pair[0], pair[1]);
+            let problem = format!(
+                "{value} is less than --{shorter}, which is {least}: what came again would find nothing that remembers it; give at \
+                 least {least}, or a shorter --{shorter}"
+            );
+            return Err(wrong(flag, problem));
+        }
+        if !(GRACE_LEAST..=GRACE_MOST).contains(&self.ends_at_grace) {
+            let problem = format!("{} is not from {GRACE_LEAST} to {GRACE_MOST}", self.ends_at_grace);
+            return Err(wrong("ends-at-grace", problem));
+        }
+        Ok(())
+    }
+
+    fn retention(&self) -> Retention {
+        let events = self.topic_retention.as_std();
+        Retention { events, ledger: Retention::default().ledger.max(events) }
     }
 
     fn bus(&self, services: &[Service]) -> Result<BusConfig, ConfigError> {
@@ -192,6 +257,7 @@ impl RunFlags {
             let partitions = self.partitions;
             return Ok(BusConfig::Embedded(EmbeddedConfig {
                 partitions,
+                retention: self.retention(),
                 ..EmbeddedConfig::new(self.data_dir.join("log"))
             }));
         }
@@ -205,6 +271,7 @@ impl RunFlags {
         Ok(BusConfig::Kafka(KafkaConfig {
             topic_prefix: self.topic_prefix.clone(),
             partitions: self.partitions,
+            retention: self.retention(),
             extra,
             ..KafkaConfig::new(self.kafka_brokers.join(","))
         }))
@@ -300,10 +367,37 @@ mod tests {
             (&["--kafka-brokers", "k:1", "--kafka-config", "=b"], "--kafka-config: \"=b\" is no KEY=VALUE"),
             (&["--topic-prefix", "a/b"], "--topic-prefix: \"a/b\""),
             (&["--source", "http://pod-1"], "--source: \"http://pod-1\""),
+            (&["--action-ttl", "1h"], "--action-ttl: 1h is less than --topic-retention, which is 24h"),
+            (&["--topic-retention", "169h"], "--action-ttl: 168h is less than --topic-retention"),
+            (&["--incident-ttl", "100h"], "--incident-ttl: 100h is less than --action-ttl"),
+            (&["--incident-ttl", "200h"], "--group-ttl: 168h is less than --incident-ttl"),
+            (&["--topic-retention", "0s"], "--topic-retention: 0s is not from 1m to 9600h"),
+            (&["--group-ttl", "99999h"], "--group-ttl: 99999h is not from 1m to 9600h"),
+            (&["--ends-at-grace", "0ms"], "--ends-at-grace: 0s is not from 1s to 24h"),
         ] {
             let error = resolve(args).unwrap_err().to_string();
             assert!(error.starts_with(says), "{args:?}: {error}");
         }
+    }
+
+    #[test]
+    fn what_is_no_duration_is_refused_with_an_example() {
+        for text in ["", "1d", "-5m", "1.5h", "5", "five", "９s"] {
+            let line = Line::try_parse_from(["run", "--topic-retention", text]);
+            let error = line.err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(error.contains("--topic-retention") && error.contains("like 30s or 1h30m"), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn retention_reaches_every_service() {
+        let args = ["--topic-retention", "1h", "--action-ttl", "2h", "--incident-ttl", "3h", "--group-ttl", "4h"];
+        let config = resolve(&args).unwrap();
+        let BusConfig::Embedded(log) = &config.bus else { panic!("not embedded") };
+        let hours = |duration: Duration| duration.as_millis() / 3_600_000;
+        assert_eq!(log.retention.events.as_secs(), 3600);
+        assert_eq!((config.actions.ttl.as_hours(), hours(config.notify.ttl)), (2, 2));
+        assert_eq!((hours(config.incidents.ttl), hours(config.rules.retention)), (3, 4));
     }
 
     #[test]

@@ -18,6 +18,11 @@ pub(super) fn check_config(config: &Config) -> anyhow::Result<()> {
     println!("alerts         http://{}/webhooks/alertmanager and /api/v2/alerts", config.ingest.listen);
     println!("authentication {}", authentication(config));
     println!("admin          http://{}/livez, /readyz?verbose, /metrics", config.admin_listen);
+    let (actions, incidents) = (config.notify.ttl, config.incidents.ttl);
+    println!(
+        "kept           Actions and Notifications {actions}, Incidents {incidents}, groups {}",
+        config.rules.retention
+    );
     println!("The configuration is valid.");
     Ok(())
 }

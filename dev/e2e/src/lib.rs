@@ -1,5 +1,7 @@
 //! A shop to act on: the example of the repository on a real control plane, with a message sink, and EventPulse before it.
 
+pub mod effects;
+
 use std::{
     io,
     path::{Path, PathBuf},
@@ -32,7 +34,7 @@ pub fn root() -> PathBuf {
 impl Shop {
     /// Starts the parts and applies CRDs and example, with the sink as the channel's webhook.
     pub async fn open(name: &str, kafka: bool) -> Result<Self> {
-        let options = ControlPlaneOptions::default();
+        let options = ControlPlaneOptions { audit_bodies: true, ..ControlPlaneOptions::default() };
         let environment = Environment::builder(name).control_plane(options).kafka(kafka).start().await?;
         Self::furnish(environment).await
     }
@@ -87,6 +89,18 @@ impl Shop {
         list["items"].as_array().cloned().unwrap_or_default()
     }
 
+    /// Changes an object of the shop, by a merge patch in YAML or JSON.
+    pub fn patch(&self, object: &str, patch: &str) -> Result<()> {
+        self.environment.plane().run_kubectl(&["patch", "-n", "shop", object, "--type=merge", "-p", patch]).map(drop)
+    }
+
+    /// What must hold once everything is quiet: each action of the shop with at most one committed effect, by the audit log.
+    pub fn assert_no_action_twice(&self) {
+        let effects = effects::effects_by_action(self.environment.plane());
+        let twice: Vec<_> = effects.iter().filter(|(_, count)| **count > 1).collect();
+        assert!(twice.is_empty(), "actions with more than one effect: {twice:?}");
+    }
+
     /// Replicas that a Deployment of the shop is asked to have.
     pub fn replicas(&self, name: &str) -> i64 {
         let deployments = self.get("deployments");
@@ -116,28 +130,29 @@ impl Shop {
 
     /// Waits until `check` gives something; panics with the shop's state when it does not.
     pub async fn wait_for<T>(&self, what: &str, mut check: impl FnMut() -> Option<T>) -> T {
+        self.wait_for_async(what, async || check()).await
+    }
+
+    /// The same for a check that has to wait itself.
+    pub async fn wait_for_async<T>(&self, what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
         let begin = Instant::now();
         loop {
-            if let Some(found) = check() {
+            if let Some(found) = check().await {
                 return found;
             }
-            if begin.elapsed() > PATIENCE {
-                let state = self.environment.plane().run_kubectl(&[
-                    "get",
-                    "eventpulse,deployments",
-                    "-n",
-                    "shop",
-                    "-o",
-                    "wide",
-                ]);
-                panic!(
-                    "{what}: not within {} s. The shop:\n{}",
-                    PATIENCE.as_secs(),
-                    state.unwrap_or_else(|error| error.to_string())
-                );
-            }
+            assert!(
+                begin.elapsed() <= PATIENCE,
+                "{what}: not within {} s. The shop:\n{}",
+                PATIENCE.as_secs(),
+                self.state()
+            );
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
+    }
+
+    fn state(&self) -> String {
+        let args = ["get", "eventpulse,deployments", "-n", "shop", "-o", "wide"];
+        self.environment.plane().run_kubectl(&args).unwrap_or_else(|error| error.to_string())
     }
 }
 

@@ -235,7 +235,7 @@ fn kafka_version(tools: &Tools) -> String {
     jars.into_iter()
         .flatten()
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .find_map(|name| Some(name.strip_prefix("kafka-server-")?.strip_suffix(".jar")?.to_owned()))
-        .filter(|version| version.starts_with(|c: char| c.is_ascii_digit()))
+        .filter_map(|name| Some(name.strip_prefix("kafka-server-")?.strip_suffix(".jar")?.to_owned()))
+        .find(|version| version.starts_with(|c: char| c.is_ascii_digit()))
         .unwrap_or_else(|| "unknown".into())
 }

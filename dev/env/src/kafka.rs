@@ -8,6 +8,7 @@ use std::{
 
 use crate::{
     error::{Error, Result, at},
+    kafka_client::KafkaClient,
     ports::free_port,
     process::{Process, Spec, clean, last_lines},
     tools::{Tool, Tools},
@@ -20,6 +21,8 @@ const CLUSTER_ID: &str = "ZXZlbnRwdWxzZS1lbnYtMQ";
 
 /// A broker, running or stopped.
 pub struct Kafka {
+    jars: PathBuf,
+    dir: PathBuf,
     port: u16,
     process: Process,
 }
@@ -36,7 +39,7 @@ impl Kafka {
             .arg(format!("{}/*", jars.display()))
             .arg("kafka.Kafka")
             .arg(properties.display().to_string());
-        let kafka = Self { port, process: Process::spawn(spec)? };
+        let kafka = Self { dir: dir.to_owned(), port, process: Process::spawn(spec)?, jars };
         kafka.wait_until_ready().await?;
         Ok(kafka)
     }
@@ -44,6 +47,11 @@ impl Kafka {
     /// `127.0.0.1:PORT`.
     pub fn bootstrap(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Kafka's own command line tools on this broker: a client that is not ours.
+    pub fn client(&self) -> KafkaClient {
+        KafkaClient::new(&self.jars, &self.dir, self.bootstrap())
     }
 
     /// The broker's process, for freezing and killing.

@@ -1,5 +1,7 @@
 //! `Incident`: one episode of trouble, from its first alert to its end. The truth that `kubectl get incidents` shows.
 
+use std::cmp::Ordering;
+
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
@@ -256,8 +258,9 @@ pub enum IncidentDecisionType {
     Resolved,
 }
 
-/// One thing that happened.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+/// One thing that happened. Ordered by time; of one moment an incident's opening comes first, and then ids decide, so that every
+/// replica has the same order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HistoryEntry {
     /// When it was decided.
@@ -270,4 +273,19 @@ pub struct HistoryEntry {
     pub by: String,
     /// What was done or happened.
     pub what: String,
+}
+
+impl Ord for HistoryEntry {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let key = |entry: &Self| (entry.time, entry.event != "incident.opened");
+        key(self).cmp(&key(other)).then_with(|| {
+            (&self.id, &self.event, &self.by, &self.what).cmp(&(&other.id, &other.event, &other.by, &other.what))
+        })
+    }
+}
+
+impl PartialOrd for HistoryEntry {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }

@@ -218,3 +218,13 @@ fn of_two_decisions_in_two_writes_nobody_is_named_for_sure() {
     assert_eq!(by(2), vec![("bob".to_owned(), true); 2]);
     assert_eq!(by(3), vec![("bob or another user".to_owned(), false); 2]);
 }
+
+#[test]
+fn of_one_moment_the_opening_comes_first_in_the_history() {
+    let request = requested("add-replica", 0, 1);
+    for ids in [["a", "z"], ["z", "a"]] {
+        let events = [event(request.clone(), after(0), ids[0]), event(opened(header()), after(0), ids[1])];
+        let told: Vec<String> = after_events(&events).history.into_iter().map(|entry| entry.event).collect();
+        assert_eq!(told, ["incident.opened", "action.requested"], "{ids:?}");
+    }
+}

@@ -85,8 +85,8 @@ impl Turn<'_> {
                     n.channel == again.channel && n.template == again.template && n.repeat_interval.is_some()
                 };
                 let interval = notifications.iter().find(of_this).and_then(|n| n.repeat_interval);
-                // A zero interval would never be over: once a minute is often enough.
-                let interval_ms = interval.unwrap_or_default().as_millis().max(60_000);
+                // An interval of nothing would never be over; the schema's least is a second.
+                let interval_ms = interval.unwrap_or_default().as_millis().max(1_000);
                 let missed = now.duration_since(again.next_at).as_millis() / i128::from(interval_ms);
                 let steps = i64::try_from(missed).unwrap_or(i64::MAX).saturating_add(1);
                 #[cfg(test)]

@@ -108,15 +108,18 @@ fn a_failed_incident_is_told_again_and_once_after_an_outage() {
 }
 
 #[test]
-fn an_interval_of_nothing_does_not_repeat_without_end() {
-    let mut group = Scenario::with(|rule| {
-        rule.spec.actions.truncate(1);
-        rule.spec.notifications[2].repeat_interval = Some(Duration::default());
-    });
-    group.alert(firing(1, 0));
-    group.fails(ActionFailureReason::Refused);
-    assert_eq!(said(&group.timer(0)).len(), 1);
-    assert_eq!(group.due(), Some(60));
+fn a_short_interval_is_kept_and_one_of_nothing_does_not_repeat_without_end() {
+    for (interval, first, then) in [(Duration::from_secs(2), 2, 4), (Duration::default(), 0, 1)] {
+        let mut group = Scenario::with(|rule| {
+            rule.spec.actions.truncate(1);
+            rule.spec.notifications[2].repeat_interval = Some(interval);
+        });
+        group.alert(firing(1, 0));
+        group.fails(ActionFailureReason::Refused);
+        assert_eq!(group.due(), Some(first));
+        assert_eq!(said(&group.timer(first)).len(), 1);
+        assert_eq!(group.due(), Some(then));
+    }
 }
 
 #[test]

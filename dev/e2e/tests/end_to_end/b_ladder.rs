@@ -1,11 +1,27 @@
 //! (b) A step that fails is fenced, reported, and followed by the next.
 
-use eventpulse_e2e::{START, Shop, has, history};
+use std::{collections::BTreeSet, time::Duration};
+
+use eventpulse_e2e::{
+    START, Shop,
+    effects::{Committed, committed, effects_by_action},
+    has, history,
+};
 use eventpulse_testkit::{
     alerts::{Alert, webhook},
     proxy::{Fault, When},
 };
 use jiff::Timestamp;
+use serde_json::{Value, json};
+
+fn entry(incident: &Value, event: &str) -> Value {
+    let entries = incident["status"]["history"].as_array().cloned().unwrap_or_default();
+    entries.into_iter().find(|entry| entry["event"] == event).unwrap_or_default()
+}
+
+fn fences(shop: &Shop) -> Vec<Committed> {
+    committed(shop.environment.plane(), "deployments").into_iter().filter(Committed::is_fence).collect()
+}
 
 /// (b) Scaling is refused with 503 until the retries are used up: fence, action.failed, the restart is requested, a second message,
 /// Resolved.
@@ -22,16 +38,65 @@ async fn b_when_scaling_fails_the_restart_follows_and_resolves() {
         (4, 3),
         "one try and three retries, and nothing of them took effect"
     );
-    shop.sink.wait_for(2, START).await.unwrap();
+    let messages = shop.sink.wait_for(2, START).await.unwrap();
+    assert_eq!(messages.len(), 2, "that it opened, and that the first step failed");
     let deployment = shop.get("deployments").remove(0);
-    let ring = deployment["metadata"]["annotations"]["eventpulse.io/applied-actions"].as_str().unwrap().to_owned();
-    assert!(ring.contains(":aborted"), "the fence stands: {ring}");
+    // The fence stood before the failure was told.
+    let (fences, failed) = (fences(&shop), entry(&incident, "action.failed"));
+    assert!(
+        fences.len() == 1 && fences[0].at <= failed["time"].as_str().unwrap().parse().unwrap(),
+        "{fences:?} {failed}"
+    );
+    assert_eq!(fences[0].user, "system:serviceaccount:shop:remediator");
     assert!(!deployment["spec"]["template"]["metadata"]["annotations"].is_null(), "it was restarted");
     assert!(
         has(&incident, "action.failed", "runbook scale-up as system:serviceaccount:shop:remediator"),
         "{:?}",
         history(&incident)
     );
+    let steps: Vec<_> = shop.get("actions").iter().map(|action| action["status"]["phase"].clone()).collect();
+    assert!(steps.len() == 2 && steps.contains(&json!("Failed")) && steps.contains(&json!("Completed")), "{steps:?}");
+    shop.assert_no_action_twice();
+    shop.environment.stop().await;
+}
+
+/// (b) Restarts are refused too: both steps are fenced, the incident is Failed, and people are told of it again and again.
+#[tokio::test(flavor = "multi_thread")]
+async fn b_when_the_restart_fails_too_the_incident_is_failed_and_people_are_told_again() {
+    let (shop, proxy, launcher) = Shop::open_behind_a_proxy("e2e-b2").await.unwrap();
+    let told = |template: &str, event: &str| json!({"channelRef": {"name": "ops-slack"}, "template": template, "events": [event]});
+    let mut failed = told("IncidentFailed", "Failed");
+    failed["repeatInterval"] = json!("2s");
+    let notifications = [told("IncidentOpened", "Opened"), told("ActionFailed", "ActionFailed"), failed];
+    shop.patch("rule/cpu-high", &json!({"spec": {"notifications": notifications}}).to_string()).unwrap();
+    let scaling = proxy.rule("no scaling", When::patch_of_replicas(), Fault::Answer(503));
+    let restarts = proxy.rule("no restart", When::patch_of_template(), Fault::Answer(503));
+    let eventpulse = launcher.start(START).await.unwrap();
+    let body = webhook(&[Alert::cpu_high("svc-a", Timestamp::now())]);
+    assert!(eventpulse.post("webhooks/alertmanager", &body).await.unwrap().is_success());
+    let incident = shop.incidents_in(1, &["Failed"]).await.remove(0);
+    // Opened, two failed actions, and the failed incident three times.
+    let messages = shop.sink.wait_for(6, START).await.unwrap();
+    let keys: BTreeSet<_> = messages.iter().map(|message| message.idempotency_key().unwrap().to_owned()).collect();
+    assert_eq!(keys.len(), messages.len(), "each repetition is a message of its own");
+    assert_eq!((scaling.matched(), restarts.matched(), shop.replicas("svc-a")), (4, 4, 3));
+    let actions = shop.get("actions");
+    assert!(
+        actions.len() == 2 && actions.iter().all(|action| action["status"]["reason"] == "RetriesExhausted"),
+        "{actions:#?}"
+    );
+    assert_eq!(fences(&shop).len(), 2);
+    let failures = history(&incident).iter().filter(|(event, _)| event == "action.failed").count();
+    assert_eq!(failures, 2, "{:?}", history(&incident));
+    // The repetition ends with the incident: its alert clears.
+    let resolved = webhook(&[Alert::cpu_high("svc-a", Timestamp::now()).resolved(Timestamp::now())]);
+    assert!(eventpulse.post("webhooks/alertmanager", &resolved).await.unwrap().is_success());
+    shop.incidents_in(1, &["Resolved"]).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let told = shop.sink.received().len();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(shop.sink.received().len(), told, "nobody is told of what is over");
+    assert!(effects_by_action(shop.environment.plane()).is_empty());
     shop.environment.stop().await;
 }
 
@@ -50,5 +115,6 @@ async fn b_when_even_the_fence_cannot_be_written_the_outcome_is_unknown_and_the_
     let messages = shop.sink.wait_for(2, START).await.unwrap();
     assert!(messages.iter().any(|message| message.json().to_string().contains("ailed")), "people are told");
     assert_eq!(shop.replicas("svc-a"), 3);
+    assert!(effects_by_action(shop.environment.plane()).is_empty() && fences(&shop).is_empty());
     shop.environment.stop().await;
 }

@@ -1,6 +1,6 @@
 //! What EventPulse exists for, on real parts: the release binary as processes of its own, reached only by HTTP, kubectl and Kafka.
 //!
-//! A module for each letter of the list in `docs/design.md`, named for what it proves.
+//! A module for each letter of the list in `docs/design.md`, section 11, named for what it proves.
 
 #![allow(clippy::unwrap_used)] // A helper that fails is a test that fails.
 
@@ -8,3 +8,6 @@ mod a_main_job;
 mod b_ladder;
 mod c_repetition;
 mod e_kill;
+mod g_resolution;
+mod i_breaker;
+mod producer;

@@ -1,0 +1,81 @@
+//! What was really done to workloads, by the API server's own audit log: whatever EventPulse believes, this is what happened.
+
+use std::collections::BTreeMap;
+
+use eventpulse_env::ControlPlane;
+use jiff::Timestamp;
+use serde_json::Value;
+
+/// A write that the API server answered with 2xx.
+#[derive(Clone, Debug)]
+pub struct Committed {
+    /// When it was answered.
+    pub at: Timestamp,
+    /// `create`, `patch`, `update`, …
+    pub verb: String,
+    /// `deployments`, `incidents/status`, …
+    pub resource: String,
+    /// The object.
+    pub name: String,
+    /// Who: the account that was impersonated, where one was.
+    pub user: String,
+    /// The body.
+    pub request: Value,
+}
+
+impl Committed {
+    fn read(line: &str) -> Option<Self> {
+        let event: Value = serde_json::from_str(line).ok()?;
+        let code = event["responseStatus"]["code"].as_i64()?;
+        if !(200..300).contains(&code) {
+            return None;
+        }
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let object = &event["objectRef"];
+        let subresource = object["subresource"].as_str().map(|name| format!("/{name}")).unwrap_or_default();
+        let user = event["impersonatedUser"]["username"].as_str().or(event["user"]["username"].as_str());
+        let named = [&object["name"], &event["responseObject"]["metadata"]["name"]];
+        Some(Self {
+            at: event["stageTimestamp"].as_str()?.parse().ok()?,
+            verb: text(&event["verb"]),
+            resource: text(&object["resource"]) + &subresource,
+            name: named.into_iter().find_map(Value::as_str).unwrap_or_default().to_owned(),
+            user: user.unwrap_or_default().to_owned(),
+            request: event["requestObject"].clone(),
+        })
+    }
+
+    fn change(&self, pointer: &str) -> Option<&Value> {
+        let changes = self.request.as_array()?.iter().filter(|operation| operation["op"] != "test");
+        changes.into_iter().find(|operation| operation["path"].as_str().is_some_and(|path| path.starts_with(pointer)))
+    }
+
+    /// The action that this write is the effect of: it changes what an action may change, and signs the ring. None for a fence.
+    pub fn effect_of(&self) -> Option<String> {
+        self.change("/spec/replicas").or_else(|| self.change("/spec/template"))?;
+        let ring = self.change("/metadata/annotations/eventpulse.io~1applied-actions")?["value"].as_str()?;
+        let last = ring.rsplit(' ').next()?;
+        Some(last.split(':').next()?.to_owned())
+    }
+
+    /// Whether this write is a fence.
+    pub fn is_fence(&self) -> bool {
+        self.change("/metadata/annotations/eventpulse.io~1applied-actions")
+            .is_some_and(|change| change["value"].as_str().is_some_and(|ring| ring.ends_with(":aborted")))
+    }
+}
+
+/// Every committed write of a resource, in the order of the log; of every resource with an empty name.
+pub fn committed(plane: &ControlPlane, resource: &str) -> Vec<Committed> {
+    let text = std::fs::read_to_string(plane.audit_log()).unwrap_or_default();
+    text.lines().filter_map(Committed::read).filter(|write| resource.is_empty() || write.resource == resource).collect()
+}
+
+/// How many committed effects each action had on Deployments: promise 2 says one at most.
+pub fn effects_by_action(plane: &ControlPlane) -> BTreeMap<String, usize> {
+    let mut effects = BTreeMap::new();
+    for action in committed(plane, "deployments").iter().filter_map(Committed::effect_of) {
+        *effects.entry(action).or_default() += 1;
+    }
+    effects
+}
