@@ -383,7 +383,7 @@ mod tests {
     #[test]
     fn what_is_no_duration_is_refused_with_an_example() {
         for text in ["", "1d", "-5m", "1.5h", "5", "five", "９s"] {
-            let line = Line::try_parse_from(["run", "--topic-retention", text]);
+            let line = Line::try_parse_from(["run", &format!("--topic-retention={text}")]);
             let error = line.err().map(|error| error.to_string()).unwrap_or_default();
             assert!(error.contains("--topic-retention") && error.contains("like 30s or 1h30m"), "{text:?}: {error}");
         }

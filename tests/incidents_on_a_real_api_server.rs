@@ -19,8 +19,9 @@ use tokio_util::sync::CancellationToken;
 /// The documented example of a topic, as if it were said today about the incident of this name.
 fn example(topic: Topic, incident: &str) -> Event {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("docs/events/{topic}.example.json"));
-    let today = jiff::Timestamp::now().to_string();
-    let text = std::fs::read_to_string(file).unwrap().replace("2026-01-02", &today[..10]);
+    // Of the hour before this one: never ahead of the clock, whatever time of the day it is.
+    let hour = (jiff::Timestamp::now() - jiff::SignedDuration::from_hours(1)).strftime("%Y-%m-%dT%H:").to_string();
+    let text = std::fs::read_to_string(file).unwrap().replace("2026-01-02T03:", &hour);
     let text = text.replace("cpu-high-5ng27vhhim", incident);
     let document: Value = serde_json::from_str(&text).unwrap();
     let headers = document["headers"].as_object().unwrap().iter();

@@ -3,6 +3,7 @@
 //! In: facts that a service has decided. Out: [`Event`]s, as records of the log and back, and the JSON Schemas of `docs/events/`.
 //! Pure: no clock, no random source, no I/O. May not touch: bus adapters, runtime, any service.
 
+pub mod bounds;
 mod decode;
 mod encode;
 mod examples;

@@ -492,11 +492,18 @@ macro_rules! payload {
                 }
             }
 
-            /// Reads the data of one topic's events.
-            pub(super) fn from_json(topic: Topic, data: &[u8]) -> serde_json::Result<Self> {
-                Ok(match topic {
-                    $(Topic::$topic => Payload::$topic(serde_json::from_slice(data)?)),+
-                })
+            /// Reads the data of one topic's events. An error names the field.
+            pub(super) fn from_json(
+                topic: Topic,
+                data: &[u8],
+            ) -> Result<Self, serde_path_to_error::Error<serde_json::Error>> {
+                let mut reader = serde_json::Deserializer::from_slice(data);
+                let payload = match topic {
+                    $(Topic::$topic => Payload::$topic(serde_path_to_error::deserialize(&mut reader)?)),+
+                };
+                let root = serde_path_to_error::Track::new().path();
+                reader.end().map_err(|error| serde_path_to_error::Error::new(root, error))?;
+                Ok(payload)
             }
 
             /// The JSON Schema of one topic's data.

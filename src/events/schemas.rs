@@ -170,12 +170,14 @@ const README_PRODUCER: &str = "
 `alert.raised` may be written by anyone. In its data `source`, `status`, `labels`, `startsAt` and `acceptedAt` are needed; `alertId`
 and `fingerprint` are computed where they are missing. Use one key for all that you say about one alert, so that its beginning and its
 end keep their order: the fingerprint will do. An alert is told apart by source, fingerprint and `startsAt`, so a repetition is no
-second alert.
+second alert; one that was accepted longer ago than the rule's `acceptWindow` opens nothing, so the time here is now. An alert has the
+same bounds as at the webhook.
 
 ```sh
-jq -c .data alert.raised.example.json | kcat -P -b \"$BROKER\" -t alert.raised -k cpu-high-svc-a \\
+now=$(date -u +%Y-%m-%dT%H:%M:%SZ)
+jq -c --arg now \"$now\" '.data | .acceptedAt = $now | .startsAt = $now | del(.alertId)' alert.raised.example.json | kcat -P -b \"$BROKER\" -t alert.raised -k cpu-high-svc-a \\
   -H ce_specversion=1.0 -H ce_type=io.eventpulse.alert.raised.v1 -H ce_id=my-first-event \\
-  -H ce_source=my-monitoring -H ce_time=2026-01-02T03:04:05Z
+  -H ce_source=my-monitoring -H ce_time=$now
 ```
 
 What cannot be read goes to `dead.letter` with its reason, its origin and its original bytes, and holds up nothing.

@@ -1,17 +1,16 @@
 //! What comes into a group, read once from the events. Pure.
 
+use std::collections::BTreeMap;
+
 use jiff::{SignedDuration, Timestamp};
 
 use crate::events::{
-    ActionCompleted, ActionFailed, AlertId, AlertRaised, AlertStatus, EventId, IncidentUpdated, fingerprint_of,
+    ActionCompleted, ActionFailed, AlertId, AlertRaised, AlertStatus, EventId, IncidentUpdated, bounds, fingerprint_of,
 };
 
 /// The most characters of a fingerprint and of a source's name.
 const FINGERPRINT_MAX: usize = 64;
 const SOURCE_MAX: usize = 128;
-/// The most labels, and annotations, of one alert.
-const PAIRS_MAX: usize = 256;
-
 /// An alert that was accepted, with everything that a foreign producer may leave out.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RaisedAlert {
@@ -45,9 +44,8 @@ impl RaisedAlert {
         if alert.labels.is_empty() {
             return invalid("labels", "at least one is needed");
         }
-        if alert.labels.len() > PAIRS_MAX || alert.annotations.len() > PAIRS_MAX {
-            return invalid("labels", "at most 256 labels and 256 annotations are taken");
-        }
+        check_texts("labels", &alert.labels, bounds::LABEL_VALUE_BYTES)?;
+        check_texts("annotations", &alert.annotations, bounds::ANNOTATION_VALUE_BYTES)?;
         let fingerprint = match alert.fingerprint.take() {
             Some(given) if given.is_empty() || given.chars().count() > FINGERPRINT_MAX => {
                 return invalid("fingerprint", "1 to 64 characters are needed");
@@ -89,6 +87,27 @@ impl RaisedAlert {
         let waited = now.duration_since(self.accepted_at(now));
         if waited > WAITED_MIN { plus(told, waited) } else { told }
     }
+}
+
+/// The bounds that ingest holds its senders to hold for a foreign producer too (promise 6).
+fn check_texts(field: &'static str, texts: &BTreeMap<String, String>, value_bytes: usize) -> Result<(), InvalidAlert> {
+    let invalid = |problem| Err(InvalidAlert { field, problem });
+    if texts.len() > bounds::LABELS {
+        return invalid(format!("{} of them, at most {} are accepted", texts.len(), bounds::LABELS));
+    }
+    for (name, value) in texts {
+        let shown: String = name.chars().take(64).collect();
+        if name.is_empty() || name.len() > bounds::NAME_BYTES {
+            return invalid(format!("{shown:?}: a name has 1 to {} bytes", bounds::NAME_BYTES));
+        }
+        if value.len() > value_bytes {
+            return invalid(format!(
+                "{shown}: the value has {} bytes, at most {value_bytes} are accepted",
+                value.len()
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// How long an alert is believed.

@@ -238,6 +238,8 @@ async fn what_cannot_be_used_is_a_dead_letter_and_holds_up_nothing() {
         raised(&|data| data["labels"] = json!(null)),
         raised(&|data| data["source"] = json!("")),
         raised(&|data| data["fingerprint"] = json!("f".repeat(65))),
+        raised(&|data| data["labels"]["x"] = json!("y".repeat(4_097))),
+        raised(&|data| data["annotations"] = json!({"": "without a name"})),
         raised(&|data| data["startsAt"] = json!("yesterday")),
         foreign,
     ];
@@ -252,8 +254,8 @@ async fn what_cannot_be_used_is_a_dead_letter_and_holds_up_nothing() {
             _ => None,
         })
         .collect();
-    assert_eq!(reasons.iter().filter(|reason| **reason == DeadLetterReason::InvalidAlert).count(), 3);
-    assert_eq!(reasons.len(), 5);
+    assert_eq!(reasons.iter().filter(|reason| **reason == DeadLetterReason::InvalidAlert).count(), 5);
+    assert_eq!(reasons.len(), 7);
     running.stop().await;
 }
 

@@ -19,7 +19,9 @@ async fn shop(name: &str, spec: &str) -> (Shop, EventPulse) {
 }
 
 async fn post(eventpulse: &EventPulse, alert: &Alert) {
-    assert!(eventpulse.post("webhooks/alertmanager", &webhook(&[alert.clone()])).await.unwrap().is_success());
+    assert!(
+        eventpulse.post("webhooks/alertmanager", &webhook(std::slice::from_ref(alert))).await.unwrap().is_success()
+    );
 }
 
 /// The incident once its one action is Completed: it is Mitigating, because its alert still fires.

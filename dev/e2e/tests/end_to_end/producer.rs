@@ -83,7 +83,6 @@ async fn a_plain_producer_raises_an_alert_and_what_it_breaks_is_a_dead_letter_th
     let letters = shop
         .wait_for_async("a dead letter for each broken record", async || {
             let letters = kafka.client().read(&["dead.letter"]).await.unwrap();
-            eprintln!("{} {letters:#?}", letters.len());
             (letters.len() >= broken.len()).then_some(letters)
         })
         .await;
