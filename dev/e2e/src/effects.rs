@@ -6,7 +6,7 @@ use eventpulse_env::ControlPlane;
 use jiff::Timestamp;
 use serde_json::Value;
 
-/// A write that the API server answered with 2xx.
+/// A write that the API server answered with 2xx. One whose caller died meanwhile is a 504 in the log, committed or not, and not here.
 #[derive(Clone, Debug)]
 pub struct Committed {
     /// When it was answered.

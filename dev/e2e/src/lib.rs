@@ -3,6 +3,7 @@
 pub mod effects;
 
 use std::{
+    collections::BTreeMap,
     io,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -89,6 +90,13 @@ impl Shop {
         list["items"].as_array().cloned().unwrap_or_default()
     }
 
+    /// The phases of the objects of a kind with this label, in no order: little to read where there are many.
+    pub fn phases(&self, kind: &str, label: &str) -> Vec<String> {
+        let args = ["get", kind, "-n", "shop", "-l", label, "-o", "jsonpath={.items[*].status.phase}"];
+        let text = self.environment.plane().run_kubectl(&args).unwrap_or_default();
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
     /// Changes an object of the shop, by a merge patch in YAML or JSON.
     pub fn patch(&self, object: &str, patch: &str) -> Result<()> {
         self.environment.plane().run_kubectl(&["patch", "-n", "shop", object, "--type=merge", "-p", patch]).map(drop)
@@ -99,6 +107,30 @@ impl Shop {
         let effects = effects::effects_by_action(self.environment.plane());
         let twice: Vec<_> = effects.iter().filter(|(_, count)| **count > 1).collect();
         assert!(twice.is_empty(), "actions with more than one effect: {twice:?}");
+    }
+
+    /// Workloads to act on, by the hundred: Deployments `t0`, `t1`, … that are paused and have no replicas, so that none has a pod.
+    pub fn add_targets(&self, count: usize) -> Result<()> {
+        let targets: String = (0..count)
+            .map(|i| {
+                format!(
+                    "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: t{i}, namespace: shop}}\nspec:\n  replicas: 0\n  \
+                     paused: true\n  selector: {{matchLabels: {{app: t{i}}}}}\n  template:\n    metadata: {{labels: {{app: \
+                     t{i}}}}}\n    spec: {{containers: [{{name: main, image: registry.invalid/t:1}}]}}\n---\n"
+                )
+            })
+            .collect();
+        self.environment.plane().apply(&targets).map(drop)
+    }
+
+    /// What every target of [`add_targets`](Self::add_targets) is asked to have: its name and its replicas.
+    pub fn targets(&self) -> BTreeMap<String, i64> {
+        let deployments = self.get("deployments");
+        let target = |deployment: &Value| {
+            let name = deployment["metadata"]["name"].as_str().filter(|name| name.starts_with('t'))?;
+            Some((name.to_owned(), deployment["spec"]["replicas"].as_i64()?))
+        };
+        deployments.iter().filter_map(target).collect()
     }
 
     /// Replicas that a Deployment of the shop is asked to have.

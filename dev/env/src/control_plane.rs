@@ -227,7 +227,9 @@ fn apiserver(spec: Spec, dir: &Path, port: u16, etcd_port: u16, options: &Contro
         .arg(format!("--token-auth-file={}", file("tokens.csv")))
         .args(["--authorization-mode=RBAC", "--allow-privileged=true", "--profiling=false"])
         .arg(format!("--audit-policy-file={}", file("audit-policy.yaml")))
-        .arg(format!("--audit-log-path={}", file("audit.log"))))
+        .arg(format!("--audit-log-path={}", file("audit.log")))
+        // Megabytes: whoever counts in it needs it in one piece.
+        .arg("--audit-log-maxsize=100000"))
 }
 
 fn controller_manager(spec: Spec, dir: &Path) -> Spec {
