@@ -3,7 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use super::outbox::{Outbox, OutboxError};
-use crate::{api::v1alpha1::OutboxEntry, events::Event, runtime::Context};
+use crate::{
+    api::v1alpha1::OutboxEntry,
+    events::Event,
+    runtime::{Context, group_commit::WriteError},
+};
 
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -25,6 +29,13 @@ pub enum IntakeError {
     /// The log.
     #[error("the log does not take it: {0}")]
     Log(String),
+    /// An event that cannot be written down.
+    #[error("it cannot be written: {0}")]
+    Unwritable(String),
+}
+
+fn unwritable(error: impl std::fmt::Display) -> IntakeError {
+    IntakeError::Unwritable(error.to_string())
 }
 
 impl Intake {
@@ -35,12 +46,15 @@ impl Intake {
         }
         match self {
             Intake::Outbox(outbox) => {
-                let entries: Vec<OutboxEntry> =
-                    events.iter().filter_map(|event| OutboxEntry::try_from(event).ok()).collect();
-                Ok(outbox.append(entries).await?)
+                let entries =
+                    events.iter().map(OutboxEntry::try_from).collect::<Result<Vec<_>, _>>().map_err(unwritable)?;
+                let outbox = Arc::clone(outbox);
+                // A sender that hangs up drops this future, but not the write that it has begun, nor its count.
+                let appended = ctx.tasks.complete("ingest-append", async move { outbox.append(entries).await }).await;
+                Ok(appended.unwrap_or(Err(OutboxError::Write(WriteError::Closed)))?)
             }
             Intake::Log => {
-                let records = events.iter().filter_map(|event| event.encode().ok()).collect();
+                let records = events.iter().map(Event::encode).collect::<Result<Vec<_>, _>>().map_err(unwritable)?;
                 match tokio::time::timeout(PUBLISH_TIMEOUT, ctx.bus.publish(records)).await {
                     Ok(Ok(())) => Ok(()),
                     Ok(Err(error)) => Err(IntakeError::Log(error.to_string())),

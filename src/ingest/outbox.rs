@@ -1,13 +1,8 @@
 //! What was accepted and is not on the log yet: a table on disk. An answer of 2xx means that it is in here (promise 1).
 
-use std::{
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::{path::Path, sync::Arc};
 
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::Notify;
 
 use crate::{
@@ -57,7 +52,8 @@ pub enum OutboxOpenError {
 /// See the module's text.
 pub(super) struct Outbox {
     file: GroupCommit,
-    held: AtomicU64,
+    /// How many wait, as everybody may see; reserved before they are written.
+    held: Gauge,
     max: u64,
     appended: Notify,
 }
@@ -69,20 +65,20 @@ pub(super) struct Held {
 }
 
 impl Outbox {
-    pub(super) async fn open(dir: &Path, max: u64) -> Result<Arc<Self>, OutboxOpenError> {
+    /// `held` shows how many wait.
+    pub(super) async fn open(dir: &Path, max: u64, held: Gauge) -> Result<Arc<Self>, OutboxOpenError> {
         let lock = Arc::new(DirectoryLock::acquire(dir)?);
         let file = GroupCommit::open(lock, FILE, SCHEMA)?;
-        let held: i64 = file.write(|db| db.query_row("SELECT count(*) FROM outbox", [], |row| row.get(0))).await?;
-        let held = AtomicU64::new(u64::try_from(held).unwrap_or(0));
+        held.set(file.write(|db| db.query_row("SELECT count(*) FROM outbox", [], |row| row.get(0))).await?);
         Ok(Arc::new(Self { file, held, max, appended: Notify::new() }))
     }
 
-    /// Returns when all of them are on disk.
+    /// Returns when all of them are on disk. Not to be dropped before it returns: it counts.
     pub(super) async fn append(&self, entries: Vec<OutboxEntry>) -> Result<(), OutboxError> {
-        let count = entries.len() as u64;
-        let held = self.held.fetch_add(count, Ordering::AcqRel);
-        if held + count > self.max {
-            self.held.fetch_sub(count, Ordering::AcqRel);
+        let count = i64::try_from(entries.len()).unwrap_or(i64::MAX);
+        let held = u64::try_from(self.held.inc_by(count)).unwrap_or(0);
+        if held.saturating_add(entries.len() as u64) > self.max {
+            self.held.dec_by(count);
             return Err(OutboxError::Full { held, max: self.max });
         }
         let rows: Vec<String> = entries.iter().filter_map(|entry| serde_json::to_string(entry).ok()).collect();
@@ -94,7 +90,7 @@ impl Outbox {
             })
             .await;
         if let Err(error) = written {
-            self.held.fetch_sub(count, Ordering::AcqRel);
+            self.held.dec_by(count);
             return Err(error.into());
         }
         self.appended.notify_one();
@@ -135,13 +131,8 @@ impl Outbox {
                 seqs.iter().try_fold(0, |count, seq| delete.execute([seq]).map(|one| count + one))
             })
             .await?;
-        self.held.fetch_sub(removed as u64, Ordering::AcqRel);
+        self.held.dec_by(i64::try_from(removed).unwrap_or(0));
         Ok(())
-    }
-
-    /// How many wait.
-    pub(super) fn held(&self) -> u64 {
-        self.held.load(Ordering::Acquire)
     }
 
     /// Waits until something was appended since the last wait.

@@ -10,17 +10,9 @@ const DISK_RETRY: Duration = Duration::from_millis(500);
 
 /// Until shutdown, and then once more: what can be published before the process ends is.
 pub(super) async fn relay(ctx: Context, outbox: Arc<Outbox>) {
-    let gauge = ctx
-        .metrics
-        .gauge("eventpulse_outbox_entries", "Alerts that wait for the broker.")
-        .get_or_create(&Vec::new())
-        .clone();
     loop {
         let last_round = ctx.shutdown.is_cancelled();
-        while relay_batch(&ctx, &outbox).await {
-            gauge.set(i64::try_from(outbox.held()).unwrap_or(i64::MAX));
-        }
-        gauge.set(i64::try_from(outbox.held()).unwrap_or(i64::MAX));
+        while relay_batch(&ctx, &outbox).await {}
         if last_round {
             outbox.close().await;
             return;

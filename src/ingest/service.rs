@@ -101,7 +101,9 @@ pub(super) async fn serve(ctx: Context, config: IngestConfig, listener: TcpListe
     let intake = if ctx.bus.is_local() {
         Intake::Log
     } else {
-        let outbox = Outbox::open(&config.data_dir, config.outbox_max_alerts).await?;
+        let held = ctx.metrics.gauge("eventpulse_outbox_entries", "Alerts that wait for the broker.");
+        let held = held.get_or_create(&Vec::new()).clone();
+        let outbox = Outbox::open(&config.data_dir, config.outbox_max_alerts, held).await?;
         ctx.tasks.spawn_infallible("ingest-relay", relay(ctx.clone(), Arc::clone(&outbox)));
         Intake::Outbox(outbox)
     };

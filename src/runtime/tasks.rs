@@ -4,7 +4,7 @@
 use std::{fmt::Display, future::Future, panic::AssertUnwindSafe};
 
 use futures::FutureExt;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
 /// A task that ended as it should not have.
@@ -58,6 +58,20 @@ impl Tasks {
         self.spawn(task, future.map(Ok::<(), std::convert::Infallible>));
     }
 
+    /// Runs something to its end even if its caller is dropped meanwhile, and gives its result; none when it panicked.
+    pub async fn complete<T: Send + 'static>(
+        &self,
+        task: &'static str,
+        future: impl Future<Output = T> + Send + 'static,
+    ) -> Option<T> {
+        let (reply, result) = oneshot::channel();
+        self.spawn_infallible(task, async move {
+            // The caller may be gone; what it asked for is done all the same.
+            let _ = reply.send(future.await);
+        });
+        result.await.ok()
+    }
+
     /// Waits until every task has ended.
     pub async fn finished(&self) {
         self.tracker.close();
@@ -96,5 +110,21 @@ mod tests {
         }
         seen.sort();
         assert_eq!(seen, ["task broken: no disk", "task panics: panicked: at work"]);
+    }
+
+    #[tokio::test]
+    async fn what_is_to_be_completed_is_even_if_its_caller_goes_away() {
+        let (tasks, _failures) = Tasks::new();
+        assert_eq!(tasks.complete("sum", async { 1 + 1 }).await, Some(2));
+        let (go, wait) = oneshot::channel::<()>();
+        let (done, seen) = oneshot::channel();
+        let caller = tasks.complete("late", async move {
+            wait.await.unwrap();
+            done.send(()).unwrap();
+        });
+        assert!(tokio::time::timeout(std::time::Duration::from_millis(10), caller).await.is_err());
+        go.send(()).unwrap();
+        seen.await.unwrap();
+        assert_eq!(tasks.complete("panics", async { panic!("at work") }).await, None::<()>);
     }
 }

@@ -41,7 +41,8 @@ fn alert(run: usize, target: usize, starts_at: Timestamp) -> Value {
 /// again only what got no 2xx. Set `EVENTPULSE_SEED` to the number that was printed to have the same moments again.
 #[tokio::test(flavor = "multi_thread")]
 async fn e_killed_with_9_at_a_random_moment_nothing_is_lost_and_nothing_done_twice() {
-    let seed = std::env::var("EVENTPULSE_SEED").map_or_else(|_| Timestamp::now().as_microsecond(), |text| text.parse().unwrap());
+    let seed = std::env::var("EVENTPULSE_SEED")
+        .map_or_else(|_| Timestamp::now().as_microsecond(), |text| text.parse().unwrap());
     println!("\n  EVENTPULSE_SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed as u64);
     let shop = Shop::open("e2e-e", false).await.unwrap();
@@ -67,13 +68,18 @@ async fn e_killed_with_9_at_a_random_moment_nothing_is_lost_and_nothing_done_twi
         })
         .await;
         let seconds = begin.elapsed().as_secs_f32();
-        println!("  run {run}: killed when {at} of {ALERTS} were answered, {again} sent again, all resolved after {seconds:.1} s");
+        println!(
+            "  run {run}: killed when {at} of {ALERTS} were answered, {again} sent again, all resolved after {seconds:.1} s"
+        );
         let wrong: Vec<_> = shop.targets().into_iter().filter(|(_, replicas)| *replicas != run as i64 + 1).collect();
         assert!(wrong.is_empty(), "each target once in each run; run {run}, seed {seed}: {wrong:?}");
     }
     // A patch whose sender died before its answer is a 504 in the audit log, whether it was committed or not: few are.
     let effects = effects_by_action(shop.environment.plane()).len();
-    assert!(effects > RUNS * ALERTS * 9 / 10 && effects <= RUNS * ALERTS, "{effects} effects in the audit log, seed {seed}");
+    assert!(
+        effects > RUNS * ALERTS * 9 / 10 && effects <= RUNS * ALERTS,
+        "{effects} effects in the audit log, seed {seed}"
+    );
     shop.assert_no_action_twice();
     assert_eq!(shop.get("incidents").len(), RUNS * ALERTS, "seed {seed}");
     shop.environment.stop().await;

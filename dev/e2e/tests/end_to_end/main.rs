@@ -7,7 +7,11 @@
 mod a_main_job;
 mod b_ladder;
 mod c_repetition;
+mod d_replicas;
 mod e_kill;
+mod f_broker_away;
 mod g_resolution;
+mod h_frozen;
+mod h_rewound;
 mod i_breaker;
 mod producer;
