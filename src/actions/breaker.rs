@@ -51,6 +51,13 @@ impl Breakers {
         self.0.get(key).is_some_and(|state| !matches!(state, State::Closed { .. }))
     }
 
+    /// The one call of a half-open breaker was not made after all: the next one who asks may make it.
+    pub fn unused(&mut self, key: &str) {
+        if let Some(state @ State::HalfOpen { .. }) = self.0.get_mut(key) {
+            *state = State::Open { until: Timestamp::UNIX_EPOCH };
+        }
+    }
+
     /// A call was answered: the server works, whatever it said.
     pub fn success(&mut self, key: &str) {
         self.0.remove(key);
@@ -115,6 +122,11 @@ mod tests {
         assert_eq!(breakers.admit("a", at(42)), Admission::Wait(at(71)));
         assert_eq!(breakers.admit("a", at(71)), Admission::Go);
         assert_eq!(breakers.admit("a", at(131)), Admission::Go, "the probe's answer never came");
+        breakers.unused("a");
+        assert_eq!(breakers.admit("a", at(131)), Admission::Go, "the probe was never sent");
+        breakers.failure("a", &settings(), at(131));
+        breakers.unused("a");
+        assert_eq!(breakers.admit("a", at(132)), Admission::Wait(at(161)), "an open one stays open");
     }
 
     #[test]

@@ -5,19 +5,24 @@
 //! [`resolve`] and [`ring`] are pure.
 //!
 //! The protocol (design, section 5), and where it stands:
-//! claim ([`claim`]) → before every send read the target, then the Action ([`run`]) → one JSON Patch with tests and ring ([`plan`])
-//! → what an answer or its absence means ([`judge`]) → fence before giving up ([`run`]) → result and outbox in one write.
+//! claim ([`claim`]) → before every send read the target, then the Action ([`turn`]) → one JSON Patch with tests and ring ([`plan`],
+//! [`send`]) → what an answer or its absence means ([`judge`]) → fence before giving up ([`fence`]) → result and outbox in one
+//! write ([`end`]). [`run`] goes round until then.
 
 pub mod breaker;
 pub mod budget;
 mod claim;
+mod end;
+mod fence;
 pub mod judge;
 pub mod plan;
 pub mod resolve;
 pub mod ring;
 mod run;
+mod send;
 mod service;
 mod target;
+mod turn;
 
 pub use service::{ActionsConfig, ActionsError, run};
 

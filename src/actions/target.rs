@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 
 use crate::{
-    api::v1alpha1::TargetReference,
+    api::v1alpha1::{TargetReference, workload_resource},
     runtime::{ApiFailure, classify},
 };
 
@@ -91,17 +91,15 @@ fn has_causes(error: &Error) -> bool {
 
 /// The name comes from labels of an alert, so it is checked before it becomes part of a path.
 fn path_of(namespace: &str, target: &TargetReference) -> Result<String, String> {
-    let plural = match (target.api_version.as_str(), target.kind.as_str()) {
-        ("apps/v1", "Deployment") => "deployments",
-        (version, kind) => {
-            return Err(format!("{version} {kind} is no kind that can be acted on; supported: apps/v1 Deployment"));
-        }
+    let (version, kind) = (target.api_version.as_str(), target.kind.as_str());
+    let Some(resource) = workload_resource(version, kind) else {
+        return Err(format!("{version} {kind} is no kind that can be acted on; supported: apps/v1 Deployment"));
     };
     if !is_subdomain(&target.name) {
         let name: String = target.name.chars().take(80).collect();
         return Err(format!("{name:?} can be no name of a {}", target.kind));
     }
-    Ok(format!("/apis/apps/v1/namespaces/{namespace}/{plural}/{}", target.name))
+    Ok(format!("/apis/{version}/namespaces/{namespace}/{resource}/{}", target.name))
 }
 
 /// RFC 1123, as Kubernetes checks names.

@@ -129,8 +129,16 @@ impl StepType {
     /// Whether a step of this type can act on workloads of this API version and kind.
     pub fn acts_on(self, api_version: &str, kind: &str) -> bool {
         match self {
-            StepType::Scale | StepType::Restart => api_version == "apps/v1" && kind == "Deployment",
+            StepType::Scale | StepType::Restart => workload_resource(api_version, kind).is_some(),
         }
+    }
+}
+
+/// The resource, as in the API server's paths, of a kind of workload that can be acted on; none for all others.
+pub fn workload_resource(api_version: &str, kind: &str) -> Option<&'static str> {
+    match (api_version, kind) {
+        ("apps/v1", "Deployment") => Some("deployments"),
+        _ => None,
     }
 }
 

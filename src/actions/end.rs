@@ -1,0 +1,156 @@
+//! How an action ends: with what it did, or, after the fence, with why it did not.
+
+use super::{
+    fence::Fenced,
+    judge::needs_fence,
+    run::{Work, cut},
+    service::Actions,
+};
+use crate::{
+    api::v1alpha1::{ACTION_MESSAGE_MAX, Action, ActionPhase, ActionStatus, OnUnknownOutcome},
+    events::{ActionCompleted, ActionFailed, ActionFailureReason, Event, Topic},
+    runtime::{Step, StoreError},
+};
+
+impl Actions {
+    pub(super) async fn complete(&self, work: &mut Work, what: String) -> Result<(), StoreError> {
+        let now = self.ctx.clock.now();
+        let request = &work.request;
+        let event = self.event(
+            work,
+            Topic::ActionCompleted,
+            now,
+            ActionCompleted {
+                incident: request.incident.clone(),
+                action_id: request.action_id.clone(),
+                step: request.step.clone(),
+                step_index: request.step_index,
+                attempt: request.attempt,
+                target: request.target.clone(),
+                resolves: request.resolves,
+                what: cut(&what, ACTION_MESSAGE_MAX),
+                by: work.by(),
+            },
+        );
+        let what = Some(cut(&what, ACTION_MESSAGE_MAX));
+        let status = ActionStatus {
+            phase: ActionPhase::Completed,
+            reason: None,
+            message: None,
+            waiting_for: None,
+            what,
+            finished_at: Some(now),
+            ..work.status()
+        };
+        self.count("completed");
+        // The effect is in the ring: whatever somebody else has written meanwhile, this is how it ended.
+        self.finish(work, status, event, true).await
+    }
+
+    /// Makes sure that nothing can land any more, then says that it failed.
+    pub(super) async fn give_up(
+        &self,
+        work: &mut Work,
+        reason: ActionFailureReason,
+        message: String,
+    ) -> Result<(), StoreError> {
+        let undecided = reason == ActionFailureReason::OutcomeUnknown;
+        let gone = matches!(reason, ActionFailureReason::TargetNotFound | ActionFailureReason::Stale);
+        let (reason, message) = if undecided || gone || !needs_fence(&work.plans) {
+            (reason, message)
+        } else {
+            let status = ActionStatus {
+                phase: ActionPhase::Fencing,
+                waiting_for: None,
+                message: Some(cut(&message, ACTION_MESSAGE_MAX)),
+                ..work.status()
+            };
+            if !self.write_status(work, status, Vec::new()).await? {
+                return Ok(());
+            }
+            match self.fence(work).await {
+                Fenced::Done => (reason, message),
+                Fenced::Applied(what) => return self.complete(work, what).await,
+                Fenced::Impossible(why) => (ActionFailureReason::OutcomeUnknown, format!("{message}; {why}")),
+            }
+        };
+        self.fail_with(work, reason, &message).await
+    }
+
+    async fn fail_with(&self, work: &mut Work, reason: ActionFailureReason, message: &str) -> Result<(), StoreError> {
+        let now = self.ctx.clock.now();
+        let request = &work.request;
+        let stops =
+            reason == ActionFailureReason::OutcomeUnknown && request.on_unknown_outcome == OnUnknownOutcome::Stop;
+        let message = cut(message, ACTION_MESSAGE_MAX);
+        let event = self.event(
+            work,
+            Topic::ActionFailed,
+            now,
+            ActionFailed {
+                incident: request.incident.clone(),
+                action_id: request.action_id.clone(),
+                step: request.step.clone(),
+                step_index: request.step_index,
+                attempt: request.attempt,
+                target: request.target.clone(),
+                reason,
+                message: message.clone(),
+                by: work.by(),
+                ends_ladder: request.last || stops,
+            },
+        );
+        let skipped =
+            matches!(reason, ActionFailureReason::Stale | ActionFailureReason::Suspended) && work.plans.is_empty();
+        let phase = if skipped { ActionPhase::Skipped } else { ActionPhase::Failed };
+        let label = reason_label(reason);
+        let status = ActionStatus {
+            phase,
+            reason: Some(label.clone()),
+            message: Some(message),
+            waiting_for: None,
+            finished_at: Some(now),
+            ..work.status()
+        };
+        self.count(if skipped { "skipped" } else { "failed" });
+        self.finish(work, status, event, false).await
+    }
+
+    /// The terminal state and the result, in one write; `anyway` where the result holds whatever the Action says by now.
+    async fn finish(
+        &self,
+        work: &mut Work,
+        status: ActionStatus,
+        event: Event,
+        anyway: bool,
+    ) -> Result<(), StoreError> {
+        if !anyway {
+            return self.write_status(work, status, vec![event]).await.map(drop);
+        }
+        let stored = self.store.transact(&work.name, |current| match current {
+            Some(action) if !action.status.as_ref().is_some_and(|status| status.phase.is_terminal()) => {
+                let outbox = action.status.as_ref().map(|status| status.outbox.clone()).unwrap_or_default();
+                let status = ActionStatus { outbox, ..status.clone() };
+                Step::Write { object: Action { status: Some(status), ..action.clone() }, publish: vec![event.clone()] }
+            }
+            _ => Step::Unchanged { publish: Vec::new() },
+        });
+        if let Some(stored) = stored.await? {
+            work.action = stored;
+        }
+        Ok(())
+    }
+
+    fn count(&self, result: &'static str) {
+        self.ctx
+            .metrics
+            .counter("eventpulse_actions_finished", "Actions that came to their end, by result.")
+            .get_or_create(&vec![("result", result.into())])
+            .inc();
+    }
+}
+
+/// As the closed list has it, in the form of Kubernetes' reasons.
+fn reason_label(reason: ActionFailureReason) -> String {
+    format!("{reason:?}")
+}
