@@ -32,6 +32,7 @@ pub struct ControlPlane {
     kubectl: PathBuf,
     server: String,
     ca_pem: String,
+    admin_token: String,
     etcd: Option<Process>,
     apiserver: Option<Process>,
     others: Vec<Process>,
@@ -44,11 +45,12 @@ impl ControlPlane {
         options: &ControlPlaneOptions,
         detached: bool,
     ) -> Result<Self> {
-        let ca_pem = pki::write(dir)?;
+        let admin_token = pki::random_hex(32)?;
+        let ca_pem = pki::write(dir, &admin_token)?;
         let port = free_port();
         let server = format!("https://127.0.0.1:{port}");
         let kubeconfig = dir.join("kubeconfig");
-        let text = pki::kubeconfig(&server, &dir.join("ca.crt"), pki::ADMIN_TOKEN);
+        let text = pki::kubeconfig(&server, &dir.join("ca.crt"), &admin_token);
         std::fs::write(&kubeconfig, text).map_err(at(&kubeconfig))?;
         let spec = |name: &str| {
             Ok::<_, Error>(Spec::new(name, tools.program(Tool::Kubernetes, name)?, dir).detached(detached))
@@ -63,6 +65,7 @@ impl ControlPlane {
             kubectl: tools.program(Tool::Kubernetes, "kubectl")?,
             server,
             ca_pem,
+            admin_token,
             etcd: Some(etcd),
             apiserver: Some(apiserver),
             others: Vec::new(),
@@ -87,7 +90,7 @@ impl ControlPlane {
 
     /// The administrator's token.
     pub fn admin_token(&self) -> &str {
-        pki::ADMIN_TOKEN
+        &self.admin_token
     }
 
     /// A kubeconfig that knows this one server, as administrator.
@@ -103,8 +106,8 @@ impl ControlPlane {
     /// A kubectl that can reach this server and no other.
     pub fn kubectl(&self) -> Command {
         let mut command = Command::new(&self.kubectl);
-        clean(&mut command);
-        command.env("HOME", &self.dir).env("KUBECONFIG", self.kubeconfig());
+        clean(&mut command, &self.dir);
+        command.env("KUBECONFIG", self.kubeconfig());
         command.arg("--kubeconfig").arg(self.kubeconfig());
         command
     }

@@ -186,8 +186,8 @@ impl Environment {
     fn version(&self, tool: Tool, name: &str, args: &[&str]) -> String {
         let Ok(program) = self.tools.program(tool, name) else { return format!("{name}: not built") };
         let mut command = Command::new(program);
-        crate::process::clean(&mut command);
-        let output = command.args(args).env("HOME", &self.dir).output();
+        crate::process::clean(&mut command, &self.dir);
+        let output = command.args(args).output();
         let text =
             output.map(|o| String::from_utf8_lossy(&[o.stdout, o.stderr].concat()).into_owned()).unwrap_or_default();
         format!("{name}: {}", text.lines().next().unwrap_or("says nothing"))

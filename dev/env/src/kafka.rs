@@ -32,7 +32,7 @@ impl Kafka {
         let jars = tools.dir(Tool::Kafka)?;
         let (port, controller_port) = (free_port(), free_port());
         let properties = write_properties(dir, port, controller_port)?;
-        format(&jars, &properties)?;
+        format(dir, &jars, &properties)?;
         let spec = Spec::new("kafka", "java", dir)
             .detached(detached)
             .args(["-Xms256m", "-Xmx768m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp"])
@@ -92,9 +92,9 @@ fn write_properties(dir: &Path, port: u16, controller_port: u16) -> Result<PathB
     Ok(path)
 }
 
-fn format(jars: &Path, properties: &Path) -> Result<()> {
+fn format(dir: &Path, jars: &Path, properties: &Path) -> Result<()> {
     let mut command = Command::new("java");
-    clean(&mut command);
+    clean(&mut command, dir);
     command.args(["-XX:TieredStopAtLevel=1", "-cp"]).arg(format!("{}/*", jars.display()));
     command.args(["kafka.tools.StorageTool", "format", "--ignore-formatted", "-t", CLUSTER_ID, "-c"]).arg(properties);
     let output = command.output().map_err(|source| Error::Spawn { name: "java".into(), source })?;

@@ -152,7 +152,7 @@ impl KafkaClient {
 
     async fn run(&self, class: &str, args: &[String], input: &str) -> Result<String> {
         let mut command = Command::new("java");
-        clean(&mut command);
+        clean(&mut command, &self.dir);
         command.args([
             "-XX:TieredStopAtLevel=1",
             "-XX:+UseSerialGC",

@@ -1,16 +1,25 @@
 //! Certificates, keys and tokens of one instance. They live as long as its directory.
 
-use std::path::Path;
+use std::{fmt::Write as _, fs::File, io::Read as _, path::Path};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
 
 use crate::error::{Result, at};
 
-/// The token of the administrator (group `system:masters`).
-pub(crate) const ADMIN_TOKEN: &str = "eventpulse-env-admin";
+/// So many bytes that nobody can guess, in hexadecimal: tokens, and names that nobody has taken before.
+pub(crate) fn random_hex(bytes: usize) -> Result<String> {
+    let source = Path::new("/dev/urandom");
+    let mut random = vec![0; bytes];
+    File::open(source).and_then(|mut file| file.read_exact(&mut random)).map_err(at(source))?;
+    Ok(random.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}"); // Writing to a string cannot fail.
+        text
+    }))
+}
 
-/// Writes `ca.crt`, `apiserver.crt`, `apiserver.key`, `sa.key`, `sa.pub` and `tokens.csv`. Gives the CA's certificate.
-pub(crate) fn write(dir: &Path) -> Result<String> {
+/// Writes `ca.crt`, `apiserver.crt`, `apiserver.key`, `sa.key`, `sa.pub` and `tokens.csv`, in which `admin_token` is the
+/// administrator's (group `system:masters`). Gives the CA's certificate.
+pub(crate) fn write(dir: &Path, admin_token: &str) -> Result<String> {
     let mut ca = CertificateParams::new(Vec::<String>::new())?;
     ca.distinguished_name.push(DnType::CommonName, "eventpulse-env");
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -27,7 +36,7 @@ pub(crate) fn write(dir: &Path) -> Result<String> {
         ("apiserver.key", key.serialize_pem()),
         ("sa.key", accounts.serialize_pem()),
         ("sa.pub", accounts.public_key_pem()),
-        ("tokens.csv", format!("{ADMIN_TOKEN},admin,admin,system:masters\n")),
+        ("tokens.csv", format!("{admin_token},admin,admin,system:masters\n")),
     ] {
         let path = dir.join(name);
         std::fs::write(&path, text).map_err(at(&path))?;

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsString,
     fs::{File, OpenOptions},
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
@@ -20,22 +21,22 @@ use crate::error::{Error, Result, at};
 
 const LAST_LINES: usize = 15;
 const POLL: Duration = Duration::from_millis(20);
-/// Variables that would lead a child to a cluster, an account or a proxy that is not the environment's.
-const FOREIGN: [&str; 14] = [
-    "KUBECONFIG",
-    "KUBERNETES_SERVICE_HOST",
-    "KUBERNETES_SERVICE_PORT",
-    "KUBERNETES_MASTER",
-    "HTTP_PROXY",
-    "HTTPS_PROXY",
-    "ALL_PROXY",
-    "http_proxy",
-    "https_proxy",
-    "all_proxy",
-    "NO_PROXY",
-    "no_proxy",
-    "KUBECTL_COMMAND_HEADERS",
-    "KUBECACHEDIR",
+/// All that a child sees of the caller's environment: where programs and temporary files are, how texts and times are written, and
+/// what a coverage run needs. Anything else could lead it to a cluster, a broker, an account, a proxy or a collector that is not the
+/// environment's, or change what a part does (`ETCD_…`, `EVENTPULSE_…`, `OTEL_…`).
+const KEPT: [&str; 12] = [
+    "PATH",
+    "TMPDIR",
+    "USER",
+    "LOGNAME",
+    "TERM",
+    "TZ",
+    "LANG",
+    "LANGUAGE",
+    "JAVA_HOME",
+    "LD_LIBRARY_PATH",
+    "RUST_BACKTRACE",
+    "LLVM_PROFILE_FILE",
 ];
 
 /// What to start.
@@ -97,19 +98,22 @@ impl Spec {
         };
         let log = OpenOptions::new().create(true).append(true).open(self.log()).map_err(at(self.log()))?;
         let errors = log.try_clone().map_err(at(self.log()))?;
-        clean(&mut command);
-        command.args(&self.args).current_dir(&self.dir).env("HOME", &self.dir).envs(&self.env);
+        clean(&mut command, &self.dir);
+        command.args(&self.args).current_dir(&self.dir).envs(&self.env);
         command.stdin(Stdio::null()).stdout(log).stderr(errors);
         Ok(command)
     }
 }
 
-/// Takes everything out of a command's environment that would lead it elsewhere.
-pub fn clean(command: &mut Command) {
-    for name in FOREIGN {
-        command.env_remove(name);
-    }
-    command.env("NO_PROXY", "*").env("no_proxy", "*");
+/// Gives a command an environment that leads it nowhere else; `home` is its home directory. Variables of its own come after this.
+pub fn clean(command: &mut Command, home: &Path) {
+    clean_from(command, home, std::env::vars_os());
+}
+
+fn clean_from(command: &mut Command, home: &Path, caller: impl IntoIterator<Item = (OsString, OsString)>) {
+    let kept = |name: &OsString| name.to_str().is_some_and(|name| KEPT.contains(&name) || name.starts_with("LC_"));
+    command.env_clear().envs(caller.into_iter().filter(|(name, _)| kept(name)));
+    command.env("HOME", home).env("NO_PROXY", "*").env("no_proxy", "*");
 }
 
 /// A running child. Dropping it ends it, unless it is detached.
@@ -335,14 +339,47 @@ mod tests {
         assert!(error.contains("the line \"ready\" did not happen") && error.contains("busy"), "{error}");
     }
 
+    #[test]
+    fn a_child_gets_nothing_of_the_users_but_what_is_listed() {
+        let poison = [
+            "KUBECONFIG",
+            "KUBERNETES_SERVICE_HOST",
+            "KUBERC",
+            "HTTPS_PROXY",
+            "https_proxy",
+            "EVENTPULSE_KAFKA_BROKERS",
+            "EVENTPULSE_AUTH_TOKEN_FILE",
+            "ETCD_DATA_DIR",
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "JAVA_TOOL_OPTIONS",
+            "SSLKEYLOGFILE",
+        ];
+        let good = ["PATH", "LC_ALL", "TMPDIR"];
+        let caller = poison.iter().chain(&good).chain(&["HOME"]).map(|name| (OsString::from(name), "theirs".into()));
+        let mut command = Command::new("part");
+        clean_from(&mut command, Path::new("/instance"), caller);
+        let seen: BTreeMap<_, _> = command.get_envs().map(|(name, value)| (name.to_str().unwrap(), value)).collect();
+        let names: Vec<&str> = seen.keys().copied().collect();
+        assert_eq!(names, ["HOME", "LC_ALL", "NO_PROXY", "PATH", "TMPDIR", "no_proxy"]);
+        assert_eq!(seen["HOME"].unwrap(), "/instance");
+    }
+
+    /// Cargo gives its tests variables of its own; a child that inherited anything would have them.
     #[tokio::test]
-    async fn a_child_does_not_see_the_users_cluster_or_proxy() {
+    async fn a_child_inherits_nothing() {
+        assert!(std::env::var_os("CARGO_MANIFEST_DIR").is_some(), "run this test with cargo");
         let dir = tempfile::tempdir().unwrap();
-        let script = "echo \"[$KUBECONFIG$KUBERNETES_SERVICE_HOST$HTTPS_PROXY] $HOME $NO_PROXY\"; echo end; sleep 60";
-        let poisoned = spec(dir.path(), script);
-        let part = Process::spawn(poisoned).unwrap();
+        let part = Process::spawn(spec(dir.path(), "env; echo end; sleep 60").env("OWN", "yes")).unwrap();
         part.wait_for_log("end", Duration::from_secs(20)).await.unwrap();
-        assert!(part.log().starts_with(&format!("[] {} *", dir.path().display())), "{}", part.log());
+        let log = part.log();
+        // The shell adds the last two.
+        let given = |name: &str| {
+            KEPT.contains(&name) || ["HOME", "NO_PROXY", "no_proxy", "OWN", "PWD", "SHLVL", "_"].contains(&name)
+        };
+        let names = log.lines().filter_map(|line| line.split_once('=').map(|(name, _)| name));
+        let foreign: Vec<&str> = names.filter(|name| !given(name) && !name.starts_with("LC_")).collect();
+        assert!(foreign.is_empty() && log.contains("OWN=yes"), "{foreign:?}\n{log}");
+        assert!(log.contains(&format!("HOME={}\n", dir.path().display())), "{log}");
     }
 
     #[test]

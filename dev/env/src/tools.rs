@@ -16,7 +16,6 @@ use crate::{
 
 const BUILD_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
-const KUBERNETES_VERSION: &str = "v1.37.2";
 
 /// Something that the environment runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,17 +57,30 @@ impl Tool {
         }
     }
 
-    /// What `-ldflags` writes into the programs, so that they know their own version.
-    fn stamp(self) -> String {
-        match self {
-            Tool::Kubernetes => format!(
-                "-X k8s.io/component-base/version.gitVersion={KUBERNETES_VERSION} -X k8s.io/component-base/version.gitMajor=1 \
-                 -X k8s.io/component-base/version.gitMinor=37"
-            ),
-            Tool::Alertmanager => "-X github.com/prometheus/common/version.Version=0.31.1".into(),
-            Tool::Prometheus => "-X github.com/prometheus/common/version.Version=3.16.0".into(),
+    /// What `-ldflags` writes into the programs, so that they know their own version. `go_mod` is the pin.
+    fn stamp(self, go_mod: &str) -> Option<String> {
+        let version = |module| pinned(go_mod, module);
+        Some(match self {
+            Tool::Kubernetes => {
+                let version = version("k8s.io/kubernetes")?;
+                let (major, minor) = version.strip_prefix('v')?.split_once('.')?;
+                let (minor, _) = minor.split_once('.')?;
+                let package = "k8s.io/component-base/version";
+                format!("-X {package}.gitVersion={version} -X {package}.gitMajor={major} -X {package}.gitMinor={minor}")
+            }
+            Tool::Alertmanager => {
+                let version = version("github.com/prometheus/alertmanager")?.strip_prefix('v')?;
+                format!("-X github.com/prometheus/common/version.Version={version}")
+            }
+            Tool::Prometheus => {
+                // Prometheus 3.16.0 is v0.316.0 as a module.
+                let version = version("github.com/prometheus/prometheus")?.strip_prefix("v0.3")?;
+                let (minor, patch) = version.split_once('.')?;
+                let minor: u32 = minor.parse().ok()?;
+                format!("-X github.com/prometheus/common/version.Version=3.{minor}.{patch}")
+            }
             Tool::Kwok | Tool::Kafka => String::new(),
-        }
+        })
     }
 
     /// Packages to build, and what else decides the result.
@@ -135,26 +147,26 @@ impl Tools {
             key(&[&source.join("pom.xml")], &[])?
         } else {
             let (packages, flags) = tool.packages();
-            key(&[&source.join("go.mod"), &source.join("go.sum")], &[packages, flags, &[&tool.stamp()]].concat())?
+            let stamp = self.stamp(tool)?;
+            key(&[&source.join("go.mod"), &source.join("go.sum")], &[packages, flags, &[&stamp]].concat())?
         };
         Ok(self.cache.join(format!("{}-{key}", tool.name())))
     }
 
-    /// A program of the control plane: the one of `KUBEBUILDER_ASSETS` when it is there and of the same minor version, else ours.
+    /// One of a tool's programs.
     pub fn program(&self, tool: Tool, name: &str) -> Result<PathBuf> {
-        if tool == Tool::Kubernetes
-            && let Some(assets) = std::env::var_os("KUBEBUILDER_ASSETS")
-        {
-            let path = PathBuf::from(assets).join(name);
-            if path.is_file() && within_skew(&path, name) {
-                return Ok(path);
-            }
-        }
         Ok(self.dir(tool)?.join(name))
     }
 
     fn source(&self, tool: Tool) -> PathBuf {
         if tool == Tool::Kafka { self.sources.join("kafka") } else { self.sources.join("tools").join(tool.name()) }
+    }
+
+    fn stamp(&self, tool: Tool) -> Result<String> {
+        let file = self.source(tool).join("go.mod");
+        let text = std::fs::read_to_string(&file).map_err(at(&file))?;
+        let reason = || format!("{} does not pin a version of it", file.display());
+        tool.stamp(&text).ok_or_else(|| Error::Build { what: tool.name().into(), reason: reason() })
     }
 
     fn build(&self, tool: Tool) -> Result<()> {
@@ -190,7 +202,7 @@ impl Tools {
         let (packages, flags) = tool.packages();
         let source = self.source(tool);
         let total = count_packages(&source, packages, flags);
-        let stamp = format!("-s -w {}", tool.stamp());
+        let stamp = format!("-s -w {}", self.stamp(tool)?);
         let mut command = Command::new("go");
         command.arg("build").args(["-v", "-trimpath", "-mod=readonly", "-ldflags", &stamp]).args(flags);
         command
@@ -237,13 +249,12 @@ impl Tools {
     }
 }
 
-fn within_skew(path: &Path, name: &str) -> bool {
-    if name == "etcd" {
-        return true;
-    }
-    let argument = if name == "kubectl" { ["version", "--client"].as_slice() } else { ["--version"].as_slice() };
-    let output = Command::new(path).args(argument).env_remove("KUBECONFIG").output();
-    output.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("v1.37."))
+/// The version that a `go.mod` requires of a module.
+fn pinned<'a>(go_mod: &'a str, module: &str) -> Option<&'a str> {
+    go_mod.lines().find_map(|line| {
+        let mut words = line.trim().trim_start_matches("require ").split_whitespace();
+        (words.next() == Some(module)).then(|| words.next())?
+    })
 }
 
 fn count_packages(source: &Path, packages: &[&str], flags: &[&str]) -> Option<usize> {
@@ -338,6 +349,25 @@ mod tests {
         assert_eq!(version_after("openjdk version \"17.0.15\" 2025-04-15", "version \""), Some(17));
         assert_eq!(version_after("\u{1b}[1mApache Maven 3.8.7\u{1b}[m", "Apache Maven "), Some(3));
         assert_eq!(version_after("nonsense", "go1."), None);
+    }
+
+    #[test]
+    fn programs_are_stamped_with_the_version_that_is_pinned() {
+        let stamp = |tool: Tool, line: &str| {
+            tool.stamp(&format!("module x\n\nrequire (\n\ta.io/a v0.0.1\n\t{line} // indirect\n)\n"))
+        };
+        let kubernetes = stamp(Tool::Kubernetes, "k8s.io/kubernetes v1.38.4").unwrap();
+        for part in ["gitVersion=v1.38.4", "gitMajor=1", "gitMinor=38"] {
+            assert!(kubernetes.contains(&format!("-X k8s.io/component-base/version.{part}")), "{kubernetes}");
+        }
+        let ends = |tool, line, end| stamp(tool, line).is_some_and(|stamp: String| stamp.ends_with(end));
+        assert!(ends(Tool::Alertmanager, "github.com/prometheus/alertmanager v0.31.1", "version.Version=0.31.1"));
+        assert!(ends(Tool::Prometheus, "github.com/prometheus/prometheus v0.316.0", "version.Version=3.16.0"));
+        assert!(ends(Tool::Prometheus, "github.com/prometheus/prometheus v0.305.2", "version.Version=3.5.2"));
+        assert_eq!(stamp(Tool::Kubernetes, "k8s.io/kubernetes-not v1.38.4"), None);
+        for tool in Tool::ALL.into_iter().filter(|tool| *tool != Tool::Kafka) {
+            assert!(Tools::new().stamp(tool).is_ok(), "{tool:?}");
+        }
     }
 
     #[test]

@@ -41,7 +41,7 @@ async fn two_control_planes_run_at_once_and_leave_nothing_behind() {
     assert!(dirs.iter().all(|dir| !dir.exists()));
 }
 
-/// `KUBECONFIG`, `~/.kube/config` and the in-cluster account all point to a server that must not be asked. The test runs itself
+/// `KUBECONFIG`, `~/.kube/config`, the in-cluster account and a proxy all point to a server that must not be asked. The test runs itself
 /// again with them, because a process's environment cannot be changed safely while it has threads.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_users_own_cluster_is_never_looked_at() {
@@ -67,6 +67,9 @@ async fn the_users_own_cluster_is_never_looked_at() {
             .env("KUBERNETES_SERVICE_HOST", "127.0.0.1")
             .env("KUBERNETES_SERVICE_PORT", port.to_string())
             .env("HTTPS_PROXY", format!("http://127.0.0.1:{port}"))
+            // etcd would end at once, and any part could see where the user's own broker is.
+            .env("ETCD_DATA_DIR", home.path())
+            .env("EVENTPULSE_KAFKA_BROKERS", format!("127.0.0.1:{port}"))
             .status()
             .unwrap();
         assert!(status.success());
@@ -77,6 +80,16 @@ async fn the_users_own_cluster_is_never_looked_at() {
         Environment::builder("poisoned").control_plane(ControlPlaneOptions::default()).start().await.unwrap();
     let nodes = environment.plane().run_kubectl(&["get", "nodes", "-o", "name"]).unwrap();
     assert_eq!(nodes.trim(), "node/node-0");
+    for process in environment.processes() {
+        let variables = std::fs::read_to_string(format!("/proc/{}/environ", process.pid())).unwrap();
+        let foreign: Vec<&str> = variables
+            .split('\0')
+            .filter(|variable| {
+                ["EVENTPULSE_", "ETCD_", "KUBE", "HTTPS_"].iter().any(|prefix| variable.starts_with(prefix))
+            })
+            .collect();
+        assert!(variables.contains("HOME=") && foreign.is_empty(), "{}: {foreign:?}", process.name());
+    }
     environment.stop().await;
 }
 
