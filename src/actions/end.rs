@@ -1,5 +1,8 @@
 //! How an action ends: with what it did, or, after the fence, with why it did not.
 
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
 use super::{
     fence::Fenced,
     judge::needs_fence,
@@ -11,6 +14,9 @@ use crate::{
     events::{ActionCompleted, ActionFailed, ActionFailureReason, Event, Topic},
     runtime::{Step, StoreError},
 };
+
+/// Whether it took effect, as a condition that `kubectl wait` knows.
+const CONDITION_COMPLETED: &str = "Completed";
 
 impl Actions {
     pub(super) async fn complete(&self, work: &mut Work, what: String) -> Result<(), StoreError> {
@@ -38,6 +44,7 @@ impl Actions {
             reason: None,
             message: None,
             waiting_for: None,
+            conditions: vec![condition(work, true, "Applied", what.as_deref().unwrap_or_default(), now)],
             what,
             finished_at: Some(now),
             ..work.status()
@@ -55,8 +62,7 @@ impl Actions {
         message: String,
     ) -> Result<(), StoreError> {
         let undecided = reason == ActionFailureReason::OutcomeUnknown;
-        let gone = matches!(reason, ActionFailureReason::TargetNotFound | ActionFailureReason::Stale);
-        let (reason, message) = if undecided || gone || !needs_fence(&work.plans) {
+        let (reason, message) = if undecided || !needs_fence(&work.plans) {
             (reason, message)
         } else {
             let status = ActionStatus {
@@ -106,7 +112,8 @@ impl Actions {
         let label = reason_label(reason);
         let status = ActionStatus {
             phase,
-            reason: Some(label.clone()),
+            conditions: vec![condition(work, false, &label, &message, now)],
+            reason: Some(label),
             message: Some(message),
             waiting_for: None,
             finished_at: Some(now),
@@ -147,6 +154,18 @@ impl Actions {
             .counter("eventpulse_actions_finished", "Actions that came to their end, by result.")
             .get_or_create(&vec![("result", result.into())])
             .inc();
+    }
+}
+
+fn condition(work: &Work, completed: bool, reason: &str, message: &str, now: Timestamp) -> Condition {
+    Condition {
+        type_: CONDITION_COMPLETED.to_owned(),
+        status: if completed { "True" } else { "False" }.to_owned(),
+        reason: reason.to_owned(),
+        message: message.to_owned(),
+        // As metav1.Time has it: whole seconds.
+        last_transition_time: Time(Timestamp::from_second(now.as_second()).unwrap_or(now)),
+        observed_generation: work.action.metadata.generation,
     }
 }
 

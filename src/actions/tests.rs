@@ -221,6 +221,8 @@ async fn an_annotation_rewound_between_a_send_and_its_lost_answer_never_leads_to
     })
     .await;
     assert_eq!((action["status"]["reason"].as_str(), replicas(&api)), (Some("OutcomeUnknown"), 3));
+    let condition = &action["status"]["conditions"][0];
+    assert_eq!((condition["status"].as_str(), condition["reason"].as_str()), (Some("False"), Some("OutcomeUnknown")));
     assert_eq!(sends.load(Ordering::SeqCst), 1);
 }
 
@@ -241,6 +243,8 @@ async fn a_change_by_somebody_else_is_planned_again_and_is_no_try() {
     .await;
     assert_eq!((action["status"]["phase"].as_str(), action["status"]["tries"].as_i64()), (Some("Completed"), Some(1)));
     assert_eq!((action["status"]["plans"].as_array().unwrap().len(), replicas(&api)), (6, 4));
+    let condition = &action["status"]["conditions"][0];
+    assert_eq!((condition["type"].as_str(), condition["status"].as_str()), (Some("Completed"), Some("True")));
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! `Action`: one try of one step on one target, from its claim to its end. Written by EventPulse only.
 
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -220,6 +221,11 @@ pub struct ActionStatus {
     /// When it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<Timestamp>,
+    /// `Completed`, once it has ended: `True` when it took effect, else `False` with the reason, so that `kubectl wait` works.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
     /// Its result, as long as its publication is not acknowledged.
     #[serde(default)]
     #[schemars(length(max = 32))]
