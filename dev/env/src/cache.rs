@@ -34,8 +34,8 @@ pub(crate) fn key(files: &[&Path], words: &[&str]) -> Result<String> {
     Ok(hasher.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Held while one process builds; the others wait for it and then find the result.
-pub(crate) fn lock(path: &Path, what: &str, timeout: Duration) -> Result<File> {
+/// Held while one process builds; the others wait for it and then find the result. Whoever no longer wants it drops the future.
+pub(crate) async fn lock(path: &Path, what: &str, timeout: Duration) -> Result<File> {
     let file = File::create(path).map_err(at(path))?;
     let deadline = Instant::now() + timeout;
     let mut told = false;
@@ -47,7 +47,7 @@ pub(crate) fn lock(path: &Path, what: &str, timeout: Duration) -> Result<File> {
                     eprintln!("  another process builds {what}; waiting for it");
                     told = true;
                 }
-                std::thread::sleep(Duration::from_millis(500));
+                tokio::time::sleep(Duration::from_millis(500)).await;
             }
             Err(TryLockError::WouldBlock) => {
                 let remedy = format!("see what holds {}, end it if it hangs, and try again", path.display());

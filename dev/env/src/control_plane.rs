@@ -11,11 +11,14 @@ use crate::{
     pki,
     ports::free_port,
     process::{Process, Spec, clean},
+    run::Run,
     tools::{Tool, Tools},
 };
 
 const START_TIMEOUT: Duration = Duration::from_secs(90);
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longer than any `--timeout` that is given to kubectl.
+const KUBECTL_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// How the control plane runs.
 #[derive(Clone, Debug, Default)]
@@ -114,23 +117,18 @@ impl ControlPlane {
 
     /// Runs kubectl and gives what it printed.
     pub fn run_kubectl(&self, args: &[&str]) -> Result<String> {
-        let output =
-            self.kubectl().args(args).output().map_err(|source| Error::Spawn { name: "kubectl".into(), source })?;
-        printed(args, output)
+        self.kubectl_with(args, "")
     }
 
     /// `kubectl apply` of a text.
     pub fn apply(&self, yaml: &str) -> Result<String> {
-        use std::io::Write;
-        let args = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
-        let spawn = |source| Error::Spawn { name: "kubectl".into(), source };
+        self.kubectl_with(&["apply", "--server-side", "--force-conflicts", "-f", "-"], yaml)
+    }
+
+    fn kubectl_with(&self, args: &[&str], input: &str) -> Result<String> {
         let mut command = self.kubectl();
-        command.args(args).stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
-        let mut child = command.stderr(std::process::Stdio::piped()).spawn().map_err(spawn)?;
-        if let Some(mut input) = child.stdin.take() {
-            input.write_all(yaml.as_bytes()).map_err(spawn)?;
-        }
-        printed(&args, child.wait_with_output().map_err(spawn)?)
+        command.args(args);
+        printed(args, Run::start("kubectl", command, input)?.end_blocking(KUBECTL_TIMEOUT)?)
     }
 
     /// The API server's process.
@@ -174,9 +172,8 @@ impl ControlPlane {
         let ready = async || {
             let mut command = self.kubectl();
             command.args(["get", "--raw", "/readyz", "--request-timeout=2s"]);
-            tokio::task::spawn_blocking(move || command.output())
-                .await
-                .is_ok_and(|result| result.is_ok_and(|o| o.status.success()))
+            let Ok(run) = Run::start("kubectl", command, "") else { return false };
+            run.end(KUBECTL_TIMEOUT).await.is_ok_and(|output| output.status.success())
         };
         apiserver.wait_for("being ready", START_TIMEOUT, ready).await
     }

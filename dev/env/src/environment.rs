@@ -3,17 +3,22 @@
 use std::{
     path::{Path, PathBuf},
     process::Command,
-    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
 };
 
 use crate::{
     control_plane::{ControlPlane, ControlPlaneOptions},
-    error::{Error, Result, at},
+    error::Result,
+    instance::{make_dir, stop_processes},
     kafka::Kafka,
     monitoring::{Alertmanager, Prometheus},
+    pki::random_hex,
     process::Process,
+    run::Run,
     tools::{Tool, Tools},
 };
+
+const VERSION_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What to start. See [`Environment::builder`].
 #[derive(Clone, Debug)]
@@ -38,19 +43,19 @@ impl EnvironmentBuilder {
         self
     }
 
-    /// Its directory, which must not exist; by default a new one below the system's temporary directory.
+    /// Its directory, which must not exist yet; by default a new one below the system's temporary directory.
     pub fn dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.dir = Some(dir.into());
         self
     }
 
-    /// Everything goes on running when this process ends.
+    /// Everything can go on running when this process ends: see [`Environment::leave`].
     pub fn keep(mut self, keep: bool) -> Self {
         self.keep = keep;
         self
     }
 
-    /// Builds what is missing and starts everything; when a part fails, what was started is stopped.
+    /// Builds what is missing and starts everything; when a part fails, or the future is dropped, what was started is stopped.
     pub async fn start(self) -> Result<Environment> {
         let tools = Tools::new();
         let mut needed = Vec::new();
@@ -60,13 +65,17 @@ impl EnvironmentBuilder {
         if self.kafka {
             needed.push(Tool::Kafka);
         }
-        ensure(&tools, needed).await?;
-        let dir = self.dir.clone().unwrap_or_else(|| new_dir(&self.name));
-        std::fs::create_dir_all(&dir).map_err(at(&dir))?;
+        tools.ensure(&needed).await?;
+        let dir = match &self.dir {
+            Some(dir) => dir.clone(),
+            None => new_dir(&self.name)?,
+        };
+        make_dir(&dir)?;
         let mut environment = Environment {
             dir: dir.clone(),
             tools,
-            keep: self.keep,
+            detached: self.keep,
+            left: false,
             plane: None,
             kafka: None,
             alertmanagers: Vec::new(),
@@ -87,25 +96,17 @@ impl EnvironmentBuilder {
     }
 }
 
-/// Builds take minutes: they must not hold up whoever drives this future.
-async fn ensure(tools: &Tools, needed: Vec<Tool>) -> Result<()> {
-    let tools = tools.clone();
-    tokio::task::spawn_blocking(move || tools.ensure(&needed))
-        .await
-        .map_err(|error| Error::Build { what: "the tools".into(), reason: error.to_string() })?
+fn new_dir(name: &str) -> Result<PathBuf> {
+    let (pid, suffix) = (std::process::id(), random_hex(4)?);
+    Ok(std::env::temp_dir().join(format!("eventpulse-{name}-{pid}-{suffix}")))
 }
 
-fn new_dir(name: &str) -> PathBuf {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    std::env::temp_dir().join(format!("eventpulse-{name}-{}-{count}", std::process::id()))
-}
-
-/// Running parts. Dropping it stops them and removes the directory, unless it is kept.
+/// Running parts. Dropping it stops them, and whatever else was recorded in its directory, and removes that, unless it was left.
 pub struct Environment {
     dir: PathBuf,
     tools: Tools,
-    keep: bool,
+    detached: bool,
+    left: bool,
     plane: Option<ControlPlane>,
     kafka: Option<Kafka>,
     alertmanagers: Vec<Alertmanager>,
@@ -145,16 +146,16 @@ impl Environment {
 
     /// Starts one more Alertmanager; several make a highly available pair as far as receivers can tell.
     pub async fn start_alertmanager(&mut self, name: &str, config: &str) -> Result<&Alertmanager> {
-        ensure(&self.tools, vec![Tool::Alertmanager]).await?;
-        let alertmanager = Alertmanager::start(&self.dir, &self.tools, name, config, self.keep).await?;
+        self.tools.ensure(&[Tool::Alertmanager]).await?;
+        let alertmanager = Alertmanager::start(&self.dir, &self.tools, name, config, self.detached).await?;
         self.alertmanagers.push(alertmanager);
         Ok(&self.alertmanagers[self.alertmanagers.len() - 1])
     }
 
     /// Starts Prometheus.
     pub async fn start_prometheus(&mut self, config: &str, rules: &str) -> Result<&Prometheus> {
-        ensure(&self.tools, vec![Tool::Prometheus]).await?;
-        Ok(self.prometheus.insert(Prometheus::start(&self.dir, &self.tools, config, rules, self.keep).await?))
+        self.tools.ensure(&[Tool::Prometheus]).await?;
+        Ok(self.prometheus.insert(Prometheus::start(&self.dir, &self.tools, config, rules, self.detached).await?))
     }
 
     /// The versions of the parts that can run here, one a line.
@@ -187,7 +188,8 @@ impl Environment {
         let Ok(program) = self.tools.program(tool, name) else { return format!("{name}: not built") };
         let mut command = Command::new(program);
         crate::process::clean(&mut command, &self.dir);
-        let output = command.args(args).output();
+        command.args(args);
+        let output = Run::start(name, command, "").and_then(|run| run.end_blocking(VERSION_TIMEOUT));
         let text =
             output.map(|o| String::from_utf8_lossy(&[o.stdout, o.stderr].concat()).into_owned()).unwrap_or_default();
         format!("{name}: {}", text.lines().next().unwrap_or("says nothing"))
@@ -202,8 +204,7 @@ impl Environment {
     }
 
     /// Stops everything in order and removes the directory.
-    pub async fn stop(mut self) {
-        self.keep = false;
+    pub async fn stop(self) {
         if let Some(plane) = &self.plane {
             plane.stop().await;
         }
@@ -216,14 +217,24 @@ impl Environment {
     }
 }
 
+impl Environment {
+    /// Everything goes on running without this process; [`stop_instance`](crate::stop_instance) stops it. It must have been started
+    /// with [`EnvironmentBuilder::keep`].
+    pub fn leave(mut self) {
+        self.left = self.detached;
+    }
+}
+
 impl Drop for Environment {
     fn drop(&mut self) {
-        if self.keep {
+        if self.left {
             return;
         }
         for process in self.processes() {
             process.kill();
         }
+        // A part that failed to start, or a program beside the parts, that would outlive this process.
+        let _ = stop_processes(&self.dir, Duration::ZERO);
         if std::env::var_os("EVENTPULSE_KEEP_LOGS").is_none() {
             let _ = std::fs::remove_dir_all(&self.dir);
         }

@@ -13,6 +13,12 @@ pub enum Error {
         /// What to do.
         remedy: String,
     },
+    /// The machine lacks something that a build needs.
+    #[error("{problems}")]
+    Machine {
+        /// What it lacks, each with what to do.
+        problems: String,
+    },
     /// A build did not work.
     #[error("build {what}: {reason}")]
     Build {

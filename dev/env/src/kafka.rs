@@ -11,6 +11,7 @@ use crate::{
     kafka_client::KafkaClient,
     ports::free_port,
     process::{Process, Spec, clean, last_lines},
+    run::Run,
     tools::{Tool, Tools},
 };
 
@@ -32,7 +33,7 @@ impl Kafka {
         let jars = tools.dir(Tool::Kafka)?;
         let (port, controller_port) = (free_port(), free_port());
         let properties = write_properties(dir, port, controller_port)?;
-        format(dir, &jars, &properties)?;
+        format(dir, &jars, &properties).await?;
         let spec = Spec::new("kafka", "java", dir)
             .detached(detached)
             .args(["-Xms256m", "-Xmx768m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp"])
@@ -92,12 +93,12 @@ fn write_properties(dir: &Path, port: u16, controller_port: u16) -> Result<PathB
     Ok(path)
 }
 
-fn format(dir: &Path, jars: &Path, properties: &Path) -> Result<()> {
+async fn format(dir: &Path, jars: &Path, properties: &Path) -> Result<()> {
     let mut command = Command::new("java");
     clean(&mut command, dir);
     command.args(["-XX:TieredStopAtLevel=1", "-cp"]).arg(format!("{}/*", jars.display()));
     command.args(["kafka.tools.StorageTool", "format", "--ignore-formatted", "-t", CLUSTER_ID, "-c"]).arg(properties);
-    let output = command.output().map_err(|source| Error::Spawn { name: "java".into(), source })?;
+    let output = Run::start("kafka's StorageTool", command, "")?.end(START_TIMEOUT).await?;
     if output.status.success() {
         return Ok(());
     }

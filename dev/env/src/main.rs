@@ -1,12 +1,12 @@
 //! `eventpulse-env`: what `make env-up`, `make env-down` and `make env-tools` call.
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use eventpulse_env::{ControlPlaneOptions, Environment, Tool, Tools, cache_dir, process::stop_recorded};
+use eventpulse_env::{ControlPlaneOptions, Environment, InstanceName, Tool, Tools, interrupted, stop_instance};
+
+/// Where EventPulse receives alerts when nothing else is said.
+const EVENTPULSE: &str = "127.0.0.1:8080";
 
 /// A real control plane, Kafka, Alertmanager and Prometheus on this machine, on loopback only.
 ///
@@ -36,7 +36,7 @@ enum Command {
 struct Name {
     /// The instance: several can run at once.
     #[arg(long, default_value = "default")]
-    name: String,
+    name: InstanceName,
 }
 
 #[derive(Args)]
@@ -46,6 +46,12 @@ struct Up {
     /// A Kafka broker too.
     #[arg(long)]
     kafka: bool,
+    /// An Alertmanager too, which sends to an EventPulse on its default port.
+    #[arg(long)]
+    alertmanager: bool,
+    /// A Prometheus too. Its alerts go to the Alertmanager if there is one, else straight to an EventPulse on its default port.
+    #[arg(long)]
+    prometheus: bool,
     /// etcd writes to disk before it answers, as in production.
     #[arg(long)]
     fsync: bool,
@@ -72,44 +78,49 @@ impl From<ToolName> for Tool {
     }
 }
 
-fn instance_dir(name: &str) -> PathBuf {
-    cache_dir().join("instances").join(name)
+#[tokio::main]
+async fn main() -> anyhow::Result<ExitCode> {
+    let command = Cli::parse().command;
+    let interrupted = interrupted()?;
+    tokio::select! {
+        result = run(command) => result.map(|()| ExitCode::SUCCESS),
+        // Dropping the other future has stopped builds and parts.
+        code = interrupted => {
+            eprintln!("interrupted; what was started is stopped");
+            Ok(ExitCode::from(code))
+        }
+    }
 }
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    match Cli::parse().command {
+async fn run(command: Command) -> anyhow::Result<()> {
+    match command {
         Command::Up(options) => up(options).await,
         Command::Down(Name { name }) => down(&name),
         Command::Tools { tools } => {
             let tools: Vec<Tool> =
                 if tools.is_empty() { Tool::ALL.to_vec() } else { tools.into_iter().map(Tool::from).collect() };
-            Tools::new().ensure(&tools)?;
-            Ok(())
+            Ok(Tools::new().ensure(&tools).await?)
         }
     }
 }
 
 async fn up(options: Up) -> anyhow::Result<()> {
-    let dir = instance_dir(&options.name.name);
+    let name = &options.name.name;
+    let dir = name.dir();
     anyhow::ensure!(
         !dir.exists(),
-        "an instance of this name is there already, in {}; stop it with `make env-down`, or give another --name",
+        "an instance of this name is there already, in {}; stop it with `make env-down ARGS=\"--name {name}\"`, or give another \
+         --name",
         dir.display()
     );
     let started = std::time::Instant::now();
-    let environment = Environment::builder(&options.name.name)
+    let environment = Environment::builder(name.to_string())
         .dir(&dir)
         .keep(true)
         .control_plane(ControlPlaneOptions { fsync: options.fsync, ..ControlPlaneOptions::default() })
         .kafka(options.kafka);
-    let environment = tokio::select! {
-        environment = environment.start() => environment.inspect_err(|_| { let _ = stop_all(&dir); })?,
-        _ = tokio::signal::ctrl_c() => {
-            stop_all(&dir)?;
-            anyhow::bail!("interrupted; what was started is stopped");
-        }
-    };
+    let mut environment = environment.start().await?;
+    let places = start_monitoring(&mut environment, &options).await?;
     println!("The environment is up after {:.1} s.", started.elapsed().as_secs_f32());
     for line in environment.versions() {
         println!("  {line}");
@@ -119,29 +130,46 @@ async fn up(options: Up) -> anyhow::Result<()> {
     if options.kafka {
         println!("  Kafka: {}", environment.kafka().bootstrap());
     }
-    println!("Logs are in {}. Stop it with `make env-down`.", dir.display());
+    for place in places {
+        println!("  {place}");
+    }
+    println!("Logs are in {}. Stop it with `make env-down ARGS=\"--name {name}\"`.", dir.display());
+    environment.leave();
     Ok(())
 }
 
-fn down(name: &str) -> anyhow::Result<()> {
-    let dir = instance_dir(name);
-    anyhow::ensure!(dir.exists(), "there is no instance {name:?}");
-    let stopped = stop_all(&dir)?;
-    println!("Stopped {stopped} processes of the instance {name:?}.");
-    Ok(())
+/// Gives where they are, for people.
+async fn start_monitoring(environment: &mut Environment, options: &Up) -> anyhow::Result<Vec<String>> {
+    let mut places = Vec::new();
+    // EventPulse takes alerts as an Alertmanager would.
+    let mut receiver = EVENTPULSE.to_owned();
+    if options.alertmanager {
+        let config = format!(
+            "route: {{receiver: eventpulse, group_by: ['...'], group_wait: 1s, group_interval: 5s}}\nreceivers:\n- name: \
+             eventpulse\n  webhook_configs: [{{url: 'http://{EVENTPULSE}/webhooks/alertmanager', send_resolved: true}}]\n"
+        );
+        receiver = environment.start_alertmanager("alertmanager", &config).await?.address();
+        places.push(format!("Alertmanager: http://{receiver}, which sends to {EVENTPULSE}"));
+    }
+    if options.prometheus {
+        let config = format!(
+            "global: {{scrape_interval: 5s, evaluation_interval: 5s}}\nrule_files: [rules.yml]\nalerting:\n  alertmanagers: \
+             [{{static_configs: [{{targets: ['{receiver}']}}]}}]\n"
+        );
+        let address = environment.start_prometheus(&config, "groups: []\n").await?.address();
+        let rules = environment.dir().join("rules.yml");
+        places.push(format!(
+            "Prometheus: http://{address}, which sends to {receiver}; alerting rules go into {}",
+            rules.display()
+        ));
+    }
+    Ok(places)
 }
 
-/// In the order in which nothing misses what it needs; etcd last.
-fn stop_all(dir: &Path) -> anyhow::Result<usize> {
-    let mut files: Vec<PathBuf> =
-        std::fs::read_dir(dir)?.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect();
-    files.retain(|path| path.extension().is_some_and(|extension| extension == "pid"));
-    files.sort_by_key(|path| match path.file_stem().and_then(|name| name.to_str()) {
-        Some("etcd") => 2,
-        Some("kube-apiserver") => 1,
-        _ => 0,
-    });
-    let stopped = files.iter().filter(|file| stop_recorded(file, Duration::from_secs(15))).count();
-    std::fs::remove_dir_all(dir)?;
-    Ok(stopped)
+fn down(name: &InstanceName) -> anyhow::Result<()> {
+    let dir = name.dir();
+    anyhow::ensure!(dir.exists(), "there is no instance {:?}", name.to_string());
+    let stopped = stop_instance(&dir)?;
+    println!("Stopped {stopped} processes of the instance {name}.");
+    Ok(())
 }

@@ -5,6 +5,7 @@ use std::{
     ffi::OsString,
     fs::{File, OpenOptions},
     net::{Ipv4Addr, SocketAddr},
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Mutex, OnceLock, PoisonError, mpsc},
@@ -15,12 +16,16 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use tokio::time::{Instant, sleep};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::{Instant, sleep},
+};
 
 use crate::error::{Error, Result, at};
 
 const LAST_LINES: usize = 15;
 const POLL: Duration = Duration::from_millis(20);
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 /// All that a child sees of the caller's environment: where programs and temporary files are, how texts and times are written, and
 /// what a coverage run needs. Anything else could lead it to a cluster, a broker, an account, a proxy or a collector that is not the
 /// environment's, or change what a part does (`ETCD_…`, `EVENTPULSE_…`, `OTEL_…`).
@@ -87,14 +92,13 @@ impl Spec {
     }
 
     fn command(&self) -> Result<Command> {
-        // setpriv (util-linux) sets the parent-death signal and becomes the program: the pid stays the same.
-        let setpriv = Path::new("/usr/bin/setpriv");
-        let mut command = if self.detached || !setpriv.exists() {
-            Command::new(&self.program)
-        } else {
-            let mut command = Command::new(setpriv);
-            command.args(["--pdeathsig", "KILL", "--"]).arg(&self.program);
+        let mut command = if self.detached {
+            let mut command = Command::new(&self.program);
+            // Ctrl-C is for the program in the foreground, which then stops its parts in order.
+            command.process_group(0);
             command
+        } else {
+            bound_to_this_process(&self.program)?
         };
         let log = OpenOptions::new().create(true).append(true).open(self.log()).map_err(at(self.log()))?;
         let errors = log.try_clone().map_err(at(self.log()))?;
@@ -103,6 +107,21 @@ impl Spec {
         command.stdin(Stdio::null()).stdout(log).stderr(errors);
         Ok(command)
     }
+}
+
+/// A command that the kernel ends when this process dies, however it dies: setpriv (util-linux) sets the parent-death signal and
+/// becomes the program, so that the pid stays the same. Without setpriv nothing is started, because it would be left behind.
+pub(crate) fn bound_to_this_process(program: &Path) -> Result<Command> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let places = std::env::split_paths(&path).chain(["/usr/bin".into(), "/bin".into()]);
+    let Some(setpriv) = places.map(|dir| dir.join("setpriv")).find(|file| file.is_file()) else {
+        let what =
+            "setpriv is not there, which ends the parts of the environment when the program dies that started them";
+        return Err(Error::Missing { what: what.into(), remedy: "install util-linux".into() });
+    };
+    let mut command = Command::new(setpriv);
+    command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+    Ok(command)
 }
 
 /// Gives a command an environment that leads it nowhere else; `home` is its home directory. Variables of its own come after this.
@@ -250,6 +269,18 @@ impl Drop for Process {
     }
 }
 
+/// Resolves at the first Ctrl-C (SIGINT) or SIGTERM from now on, with the exit code that shells expect after it. What was started is
+/// to be dropped then, and nothing else is done.
+pub fn interrupted() -> std::io::Result<impl Future<Output = u8>> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => 130,
+            _ = terminate.recv() => 143,
+        }
+    })
+}
+
 /// Ends a process by the pid that was recorded, if it is still the process that was recorded: pids are used again.
 /// True when it was there.
 pub fn stop_recorded(pid_file: &Path, timeout: Duration) -> bool {
@@ -269,6 +300,11 @@ pub fn stop_recorded(pid_file: &Path, timeout: Duration) -> bool {
     }
     if same() {
         let _ = kill(raw, Signal::SIGKILL);
+        // Whoever removes its directory next must not find it writing there. The kernel takes a moment, not more.
+        let deadline = std::time::Instant::now() + KILL_TIMEOUT;
+        while same() && std::time::Instant::now() < deadline {
+            std::thread::sleep(POLL);
+        }
     }
     true
 }
@@ -292,7 +328,7 @@ pub fn last_lines(text: &str) -> String {
 }
 
 /// The parent-death signal comes when the *thread* ends that made the child, and a test's thread ends before the process does.
-fn spawn_from_a_lasting_thread(command: Command) -> std::io::Result<Child> {
+pub(crate) fn spawn_from_a_lasting_thread(command: Command) -> std::io::Result<Child> {
     type Job = (Command, mpsc::Sender<std::io::Result<Child>>);
     static SPAWNER: OnceLock<Mutex<mpsc::Sender<Job>>> = OnceLock::new();
     let spawner = SPAWNER.get_or_init(|| {
@@ -380,6 +416,33 @@ mod tests {
         let foreign: Vec<&str> = names.filter(|name| !given(name) && !name.starts_with("LC_")).collect();
         assert!(foreign.is_empty() && log.contains("OWN=yes"), "{foreign:?}\n{log}");
         assert!(log.contains(&format!("HOME={}\n", dir.path().display())), "{log}");
+    }
+
+    /// The test runs itself again as the program that starts a part, and kills that program.
+    #[tokio::test]
+    async fn a_part_dies_with_the_program_that_started_it() {
+        if let Some(dir) = std::env::var_os("EVENTPULSE_TEST_PARENT") {
+            let part = Process::spawn(spec(Path::new(&dir), "echo ready; exec sleep 600")).unwrap();
+            part.wait_for_log("ready", Duration::from_secs(60)).await.unwrap();
+            std::future::pending::<()>().await;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let name = "process::tests::a_part_dies_with_the_program_that_started_it";
+        let program = Spec::new("program", std::env::current_exe().unwrap(), dir.path())
+            .args([name, "--exact", "--nocapture"])
+            .env("EVENTPULSE_TEST_PARENT", dir.path().display().to_string());
+        let program = Process::spawn(program).unwrap();
+        let log = || std::fs::read_to_string(dir.path().join("part.log")).unwrap_or_default();
+        program.wait_for("a part", Duration::from_secs(60), async || log().contains("ready")).await.unwrap();
+        let record = std::fs::read_to_string(dir.path().join("part.pid")).unwrap();
+        let pid: u32 = record.split_whitespace().next().unwrap().parse().unwrap();
+        assert!(start_time(pid).is_some());
+        program.kill();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while start_time(pid).is_some() && Instant::now() < deadline {
+            sleep(POLL).await;
+        }
+        assert!(start_time(pid).is_none(), "it was left behind");
     }
 
     #[test]

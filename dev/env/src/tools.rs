@@ -2,9 +2,8 @@
 //! result appears under its name only when it is whole.
 
 use std::{
-    io::{BufRead, BufReader},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Command, Output},
     time::{Duration, Instant},
 };
 
@@ -12,9 +11,12 @@ use crate::{
     cache::{cache_dir, key, lock},
     error::{Error, Result, at},
     process::last_lines,
+    run::Run,
 };
 
 const BUILD_TIMEOUT: Duration = Duration::from_secs(60 * 60);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(120);
+const POLL: Duration = Duration::from_millis(20);
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 
 /// Something that the environment runs.
@@ -46,14 +48,14 @@ impl Tool {
         }
     }
 
-    /// What the first build is like on two cores, for people who wait, and the disk that its caches take.
-    fn estimate(self) -> (&'static str, u64) {
+    /// What the first build is like on two cores, for people who wait.
+    fn estimate(self) -> &'static str {
         match self {
-            Tool::Kubernetes => ("about 8 minutes the first time", 8),
-            Tool::Kwok => ("about 2 minutes the first time", 4),
-            Tool::Alertmanager => ("about 1 minute the first time", 3),
-            Tool::Prometheus => ("about 4 minutes the first time", 4),
-            Tool::Kafka => ("about 20 seconds the first time", 1),
+            Tool::Kubernetes => "about 8 minutes the first time",
+            Tool::Kwok => "about 2 minutes the first time",
+            Tool::Alertmanager => "about 1 minute the first time",
+            Tool::Prometheus => "about 4 minutes the first time",
+            Tool::Kafka => "about 20 seconds the first time",
         }
     }
 
@@ -126,16 +128,17 @@ impl Tools {
         Self { sources: Path::new(env!("CARGO_MANIFEST_DIR")).join(".."), cache: cache_dir().join("tools") }
     }
 
-    /// Builds what is missing of these, and says how it goes on standard error. Gives nothing: [`Tools::dir`] finds it.
-    pub fn ensure(&self, tools: &[Tool]) -> Result<()> {
+    /// Builds what is missing of these, and says how it goes on standard error. Gives nothing: [`Tools::dir`] finds it. Dropping the
+    /// future ends a build, or the wait for somebody else's.
+    pub async fn ensure(&self, tools: &[Tool]) -> Result<()> {
         let missing: Vec<Tool> =
             tools.iter().copied().filter(|tool| !self.dir(*tool).is_ok_and(|dir| dir.is_dir())).collect();
         if missing.is_empty() {
             return Ok(());
         }
-        check_machine(&missing, &self.cache)?;
+        self.check_machine(&missing).await?;
         for tool in missing {
-            self.build(tool)?;
+            self.build(tool).await?;
         }
         Ok(())
     }
@@ -169,25 +172,37 @@ impl Tools {
         tool.stamp(&text).ok_or_else(|| Error::Build { what: tool.name().into(), reason: reason() })
     }
 
-    fn build(&self, tool: Tool) -> Result<()> {
+    /// Versions and disk, before anything long begins: by the script that the Makefile runs too.
+    async fn check_machine(&self, missing: &[Tool]) -> Result<()> {
+        let mut command = Command::new("sh");
+        command.arg(self.sources.join("env/check-machine.sh")).args(missing.iter().map(|tool| tool.name()));
+        command.env("EVENTPULSE_CACHE", self.cache.parent().unwrap_or(&self.cache));
+        let output = Run::start("check-machine.sh", command, "")?.end(CHECK_TIMEOUT).await?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(Error::Machine { problems: String::from_utf8_lossy(&output.stderr).trim_end().to_owned() })
+    }
+
+    async fn build(&self, tool: Tool) -> Result<()> {
         let dir = self.dir(tool)?;
         std::fs::create_dir_all(&self.cache).map_err(at(&self.cache))?;
-        let _lock = lock(&self.cache.join(format!("{}.lock", tool.name())), tool.name(), BUILD_TIMEOUT)?;
+        let _lock = lock(&self.cache.join(format!("{}.lock", tool.name())), tool.name(), BUILD_TIMEOUT).await?;
         if dir.is_dir() {
             return Ok(());
         }
         let started = Instant::now();
-        eprintln!("  building {} ({})", tool.name(), tool.estimate().0);
+        eprintln!("  building {} ({})", tool.name(), tool.estimate());
         let partial = dir.with_extension("partial");
         let _ = std::fs::remove_dir_all(&partial);
         std::fs::create_dir_all(&partial).map_err(at(&partial))?;
         if tool == Tool::Kafka {
-            self.copy_jars(&partial)?
+            self.copy_jars(&partial).await?
         } else {
-            self.go_build(tool, &partial)?
+            self.go_build(tool, &partial).await?
         }
         if tool == Tool::Kwok {
-            self.copy_stages(&partial)?;
+            self.copy_stages(&partial).await?;
         }
         if tool == Tool::Kubernetes {
             // etcd's module names its program after its directory.
@@ -198,39 +213,45 @@ impl Tools {
         Ok(())
     }
 
-    fn go_build(&self, tool: Tool, out: &Path) -> Result<()> {
+    async fn go_build(&self, tool: Tool, out: &Path) -> Result<()> {
         let (packages, flags) = tool.packages();
         let source = self.source(tool);
-        let total = count_packages(&source, packages, flags);
+        let total = self.count_packages(tool).await;
         let stamp = format!("-s -w {}", self.stamp(tool)?);
-        let mut command = Command::new("go");
-        command.arg("build").args(["-v", "-trimpath", "-mod=readonly", "-ldflags", &stamp]).args(flags);
-        command
-            .arg("-o")
-            .arg(format!("{}/", out.display()))
-            .args(packages)
-            .current_dir(&source)
-            .env("CGO_ENABLED", "0");
-        run_with_progress(command, tool.name(), total)
+        let run = Run::start_tree("go", "go", |command| {
+            command.args(["build", "-v", "-trimpath", "-mod=readonly", "-ldflags", &stamp]).args(flags);
+            command.arg("-o").arg(format!("{}/", out.display())).args(packages);
+            command.current_dir(&source).env("CGO_ENABLED", "0")
+        });
+        let of = total.map(|total| format!(" of at most {total}")).unwrap_or_default();
+        finish(run?, tool.name(), &format!("{of} packages")).await.map(drop)
     }
 
-    fn copy_jars(&self, out: &Path) -> Result<()> {
-        let mut command = Command::new("mvn");
-        command.args(["-B", "-q", "dependency:copy-dependencies", "-DincludeScope=runtime"]);
-        command
-            .arg(format!("-DoutputDirectory={}", out.display()))
-            .arg("-f")
-            .arg(self.source(Tool::Kafka).join("pom.xml"));
-        run_with_progress(command, "kafka", None)
+    /// At the first build this is where the modules are downloaded.
+    async fn count_packages(&self, tool: Tool) -> Option<usize> {
+        let (packages, flags) = tool.packages();
+        let run = Run::start_tree("go", "go", |command| {
+            command.arg("list").args(flags).arg("-deps").args(packages).current_dir(self.source(tool))
+        });
+        let output = finish(run.ok()?, tool.name(), " modules downloaded").await.ok()?;
+        Some(output.stdout.iter().filter(|byte| **byte == b'\n').count())
+    }
+
+    async fn copy_jars(&self, out: &Path) -> Result<()> {
+        let run = Run::start_tree("mvn", "mvn", |command| {
+            command.args(["-B", "-q", "dependency:copy-dependencies", "-DincludeScope=runtime"]);
+            command.arg(format!("-DoutputDirectory={}", out.display()));
+            command.arg("-f").arg(self.source(Tool::Kafka).join("pom.xml"))
+        });
+        finish(run?, "kafka", " lines of Maven").await.map(drop)
     }
 
     /// kwok's stages tell what its nodes and pods do; they are files of its module.
-    fn copy_stages(&self, out: &Path) -> Result<()> {
-        let output = Command::new("go")
-            .args(["list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/kwok"])
-            .current_dir(self.source(Tool::Kwok))
-            .output()
-            .map_err(|source| Error::Spawn { name: "go".into(), source })?;
+    async fn copy_stages(&self, out: &Path) -> Result<()> {
+        let run = Run::start_tree("go", "go", |command| {
+            command.args(["list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/kwok"]).current_dir(self.source(Tool::Kwok))
+        });
+        let output = finish(run?, "kwok", " lines").await?;
         let module = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
         let stages = out.join("stages");
         std::fs::create_dir_all(&stages).map_err(at(&stages))?;
@@ -257,99 +278,30 @@ fn pinned<'a>(go_mod: &'a str, module: &str) -> Option<&'a str> {
     })
 }
 
-fn count_packages(source: &Path, packages: &[&str], flags: &[&str]) -> Option<usize> {
-    let output =
-        Command::new("go").arg("list").args(flags).arg("-deps").args(packages).current_dir(source).output().ok()?;
-    output.status.success().then(|| output.stdout.iter().filter(|byte| **byte == b'\n').count())
-}
-
-/// Runs a build and says every now and then how far it is. On failure its last lines are in the error.
-fn run_with_progress(mut command: Command, what: &str, total: Option<usize>) -> Result<()> {
-    let spawn = |source| Error::Spawn { name: what.to_owned(), source };
-    // Only one of the two pipes may be read here, so both ends of the output go the same way.
-    let (reader, writer) = std::io::pipe().map_err(spawn)?;
-    command.stdin(Stdio::null()).stdout(writer.try_clone().map_err(spawn)?).stderr(writer);
-    let mut child = command.spawn().map_err(spawn)?;
-    drop(command);
-    let (started, mut told, mut lines) = (Instant::now(), Instant::now(), Vec::new());
-    for line in BufReader::new(reader).lines().map_while(std::io::Result::ok) {
-        lines.push(line);
+/// Waits for a build and says every now and then how far it is, whether it prints anything or not: `lines` is what each of its lines
+/// stands for. On failure its last lines are in the error.
+async fn finish(mut run: Run, what: &str, lines: &str) -> Result<Output> {
+    let mut told = Instant::now();
+    let output = loop {
+        if let Some(output) = run.poll(BUILD_TIMEOUT)? {
+            break output;
+        }
         if told.elapsed() >= PROGRESS_EVERY {
             told = Instant::now();
-            let of = total.map(|total| format!(" of at most {total}")).unwrap_or_default();
-            eprintln!("    {what}: {}{of} packages, {} s", lines.len(), started.elapsed().as_secs());
+            eprintln!("    {what}: {}{lines}, {} s", run.lines(), run.elapsed().as_secs());
         }
+        tokio::time::sleep(POLL).await;
+    };
+    if output.status.success() {
+        return Ok(output);
     }
-    let status = child.wait().map_err(spawn)?;
-    if status.success() {
-        return Ok(());
-    }
-    Err(Error::Build { what: what.into(), reason: format!("{status}\n{}", last_lines(&lines.join("\n"))) })
-}
-
-/// Versions and disk, before anything long begins.
-fn check_machine(missing: &[Tool], cache: &Path) -> Result<()> {
-    if missing.iter().any(|tool| *tool != Tool::Kafka) {
-        require("go", &["version"], "go1.", 26, "install Go 1.26 or newer and put it on the PATH")?;
-    }
-    if missing.contains(&Tool::Kafka) {
-        require(
-            "java",
-            &["-version"],
-            "version \"",
-            17,
-            "install a JDK 17 or newer (Debian: openjdk-17-jdk-headless)",
-        )?;
-        require("mvn", &["-v"], "Apache Maven ", 3, "install Maven 3 (Debian: maven)")?;
-    }
-    let needed: u64 = missing.iter().map(|tool| tool.estimate().1).sum();
-    let existing = cache.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/"));
-    if let Ok(stat) = nix::sys::statvfs::statvfs(existing) {
-        let free = stat.blocks_available() * stat.fragment_size() / (1 << 30);
-        if free < needed {
-            return Err(Error::Missing {
-                what: format!(
-                    "the tools need about {needed} GiB of disk for their build caches, and {} has {free}",
-                    existing.display()
-                ),
-                remedy: "free some disk, or set EVENTPULSE_CACHE and GOCACHE to directories with more".into(),
-            });
-        }
-    }
-    Ok(())
-}
-
-fn require(program: &str, args: &[&str], before: &str, least: u32, remedy: &str) -> Result<()> {
-    let missing = |what: String| Error::Missing { what, remedy: remedy.into() };
-    let output = Command::new(program)
-        .args(args)
-        .output()
-        .map_err(|error| missing(format!("{program} cannot be run: {error}")))?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    match version_after(&text, before) {
-        Some(version) if version >= least => Ok(()),
-        Some(version) => Err(missing(format!("{program} is of version {version}, needed is {least} or newer"))),
-        None => Err(missing(format!("{program} does not say its version"))),
-    }
-}
-
-fn version_after(text: &str, before: &str) -> Option<u32> {
-    let (_, rest) = text.split_once(before)?;
-    let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
-    digits.parse().ok()
+    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    Err(Error::Build { what: what.into(), reason: format!("{}\n{}", output.status, last_lines(&text)) })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn versions_are_read_as_the_programs_write_them() {
-        assert_eq!(version_after("go version go1.26.8 linux/amd64", "go1."), Some(26));
-        assert_eq!(version_after("openjdk version \"17.0.15\" 2025-04-15", "version \""), Some(17));
-        assert_eq!(version_after("\u{1b}[1mApache Maven 3.8.7\u{1b}[m", "Apache Maven "), Some(3));
-        assert_eq!(version_after("nonsense", "go1."), None);
-    }
 
     #[test]
     fn programs_are_stamped_with_the_version_that_is_pinned() {
@@ -368,13 +320,5 @@ mod tests {
         for tool in Tool::ALL.into_iter().filter(|tool| *tool != Tool::Kafka) {
             assert!(Tools::new().stamp(tool).is_ok(), "{tool:?}");
         }
-    }
-
-    #[test]
-    fn what_the_machine_lacks_comes_with_a_remedy() {
-        let error = require("no-such-program", &[], "", 1, "install it").unwrap_err().to_string();
-        assert!(error.contains("no-such-program cannot be run") && error.ends_with("remedy: install it"), "{error}");
-        let error = require("go", &["version"], "go1.", 900, "install a newer one").unwrap_err().to_string();
-        assert!(error.contains("needed is 900 or newer"), "{error}");
     }
 }

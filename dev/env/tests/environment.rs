@@ -47,7 +47,7 @@ async fn two_control_planes_run_at_once_and_leave_nothing_behind() {
 async fn the_users_own_cluster_is_never_looked_at() {
     if std::env::var_os("EVENTPULSE_TEST_POISONED").is_none() {
         // Builds belong to the user's own caches: only starting and asking is tested here.
-        tokio::task::spawn_blocking(|| Tools::new().ensure(&[Tool::Kubernetes, Tool::Kwok])).await.unwrap().unwrap();
+        Tools::new().ensure(&[Tool::Kubernetes, Tool::Kwok]).await.unwrap();
         let trap = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         trap.set_nonblocking(true).unwrap();
         let port = trap.local_addr().unwrap().port();

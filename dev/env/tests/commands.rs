@@ -1,0 +1,237 @@
+//! `eventpulse-env` as people use it: up and down, Ctrl-C at bad moments, a build that is interrupted and goes on later.
+
+#![allow(clippy::unwrap_used)] // A helper that fails is a test that fails.
+
+use std::{
+    fs::{File, Permissions},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+use eventpulse_env::{InstanceName, stop_instance};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+fn wait_for<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
+    let begin = Instant::now();
+    loop {
+        if let Some(found) = check() {
+            return found;
+        }
+        assert!(begin.elapsed() < PATIENCE, "{what}: not within {} s", PATIENCE.as_secs());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The program, with its output in a file.
+struct Running {
+    child: Child,
+    output: PathBuf,
+}
+
+impl Running {
+    fn start(output: PathBuf, args: &[&str], arrange: impl FnOnce(&mut Command)) -> Self {
+        let file = File::create(&output).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_eventpulse-env"));
+        command.args(args).stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
+        arrange(&mut command);
+        Self { child: command.spawn().unwrap(), output }
+    }
+
+    fn output(&self) -> String {
+        std::fs::read_to_string(&self.output).unwrap()
+    }
+
+    /// Ctrl-C, but for this one process only.
+    fn interrupt(&self) {
+        kill(Pid::from_raw(self.child.id() as i32), Signal::SIGINT).unwrap();
+    }
+
+    fn end(&mut self) -> ExitStatus {
+        let Self { child, output } = self;
+        wait_for(&format!("the end of the program that writes {}", output.display()), || child.try_wait().unwrap())
+    }
+}
+
+/// Whatever a test does, nothing of its instance stays.
+struct Instance(InstanceName, tempfile::TempDir);
+
+impl Instance {
+    fn new(name: &str) -> Self {
+        let name = format!("test-{name}-{}", std::process::id());
+        Self(name.parse().unwrap(), tempfile::tempdir().unwrap())
+    }
+
+    fn run(&self, command: &str, more: &[&str]) -> Running {
+        let name = self.0.to_string();
+        let args = [&[command, "--name", &name], more].concat();
+        Running::start(self.1.path().join(format!("{command}.out")), &args, |_| {})
+    }
+
+    /// The pids that were recorded.
+    fn pids(&self) -> Vec<u32> {
+        let entries = std::fs::read_dir(self.0.dir()).into_iter().flatten().map(|entry| entry.unwrap().path());
+        let records = entries.filter(|path| path.extension().is_some_and(|extension| extension == "pid"));
+        let pid = |record: String| record.split_whitespace().next()?.parse().ok();
+        records.filter_map(|path| pid(std::fs::read_to_string(path).ok()?)).collect()
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        let _ = stop_instance(&self.0.dir());
+    }
+}
+
+fn is_running(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+#[test]
+fn what_comes_up_stays_up_and_goes_down() {
+    let instance = Instance::new("up");
+    let mut up = instance.run("up", &["--alertmanager", "--prometheus"]);
+    assert!(up.end().success(), "{}", up.output());
+    let pids = instance.pids();
+    assert!(pids.len() == 7 && pids.iter().all(|pid| is_running(*pid)), "{pids:?}");
+    let said = up.output();
+    let line = |start: &str| said.lines().find(|line| line.trim().starts_with(start)).unwrap().trim().to_owned();
+    let kubectl = line("/");
+    let (kubectl, kubeconfig) = (kubectl.split(' ').next().unwrap(), line("export KUBECONFIG="));
+    let kubeconfig = kubeconfig.trim_start_matches("export KUBECONFIG=");
+    let nodes =
+        Command::new(kubectl).args(["get", "nodes", "-o", "name", "--kubeconfig", kubeconfig]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&nodes.stdout).trim(), "node/node-0");
+    assert_eq!(std::fs::metadata(instance.0.dir()).unwrap().permissions().mode() & 0o777, 0o700);
+
+    let mut again = instance.run("up", &[]);
+    assert!(!again.end().success() && again.output().contains("there already"), "{}", again.output());
+    assert!(pids.iter().all(|pid| is_running(*pid)), "the second `up` took the first one's instance away");
+
+    let mut down = instance.run("down", &[]);
+    assert!(down.end().success() && down.output().contains("Stopped 7 processes"), "{}", down.output());
+    assert!(!pids.into_iter().any(is_running) && !instance.0.dir().exists());
+    assert!(!instance.run("down", &[]).end().success(), "there is nothing to stop");
+}
+
+#[test]
+fn down_deletes_nothing_but_instances() {
+    let place = tempfile::tempdir().unwrap();
+    let tools = place.path().join("cache/tools");
+    std::fs::create_dir_all(&tools).unwrap();
+    std::fs::create_dir_all(place.path().join("cache/instances")).unwrap();
+    for name in ["..", ".", "../tools", "", tools.to_str().unwrap()] {
+        let mut down = Running::start(place.path().join("out"), &["down", "--name", name], |command| {
+            command.env("EVENTPULSE_CACHE", place.path().join("cache"));
+        });
+        assert!(!down.end().success() && down.output().contains("a name is 1 to 40"), "{name:?}: {}", down.output());
+        assert!(tools.exists());
+    }
+}
+
+#[test]
+fn ctrl_c_while_it_comes_up_leaves_nothing_behind() {
+    let instance = Instance::new("interrupted");
+    let mut up = instance.run("up", &[]);
+    // etcd and the API server run then; the others do not yet.
+    let pids = wait_for("two parts", || Some(instance.pids()).filter(|pids| pids.len() >= 2));
+    up.interrupt();
+    assert_eq!(up.end().code(), Some(130), "{}", up.output());
+    assert!(!pids.into_iter().any(is_running), "{}", up.output());
+    assert!(!instance.0.dir().exists() && up.output().contains("interrupted"), "{}", up.output());
+}
+
+/// A cache that is empty, and a Go that builds kwok as the test wants it.
+struct Workshop(tempfile::TempDir);
+
+impl Workshop {
+    fn new() -> Self {
+        let workshop = Self(tempfile::tempdir().unwrap());
+        let module = workshop.path("module/kustomize/stage");
+        for group in ["node/fast", "node/heartbeat", "pod/fast"] {
+            std::fs::create_dir_all(module.join(group)).unwrap();
+            std::fs::write(module.join(group).join("stage.yaml"), "kind: Stage\n").unwrap();
+        }
+        workshop
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// What `go build` does; its last argument but one is the output directory.
+    fn go(&self, build: &str) {
+        let dir = self.0.path().display();
+        let script = format!(
+            "#!/bin/sh\nout() {{ while [ \"$1\" != -o ]; do shift; done; echo \"$2\"; }}\ncase \"$1 $2\" in\n'env GOVERSION') echo \
+             go1.99.0 ;;\nenv*) echo {dir}/go ;;\n'list -m') echo {dir}/module ;;\nlist*) echo one; echo two ;;\nbuild*) {build} \
+             ;;\nesac\n"
+        );
+        std::fs::create_dir_all(self.path("bin")).unwrap();
+        std::fs::write(self.path("bin/go"), script).unwrap();
+        std::fs::set_permissions(self.path("bin/go"), Permissions::from_mode(0o755)).unwrap();
+    }
+
+    fn build(&self, output: &str) -> Running {
+        Running::start(self.path(output), &["tools", "kwok"], |command| {
+            let path = std::env::var("PATH").unwrap();
+            command.env("PATH", format!("{}:{path}", self.path("bin").display()));
+            command.env("EVENTPULSE_CACHE", self.path("cache"));
+        })
+    }
+
+    fn built(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.path("cache/tools")).into_iter().flatten();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| !name.ends_with(".lock") && !name.ends_with(".partial")).collect()
+    }
+}
+
+fn read(path: &Path) -> Option<u32> {
+    std::fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+#[test]
+fn an_interrupted_build_ends_at_once_and_the_next_one_goes_on() {
+    let workshop = Workshop::new();
+    let pid = workshop.path("pid");
+    workshop.go(&format!("touch $(out \"$@\")/half; sleep 600 & echo $! >{}; wait", pid.display()));
+    let mut first = workshop.build("first.out");
+    let compiler = wait_for("the compiler", || read(&pid));
+    // Somebody else waits for this build, and gives up.
+    let mut second = workshop.build("second.out");
+    wait_for("the second one waiting", || second.output().contains("waiting for it").then_some(()));
+    second.interrupt();
+    assert_eq!(second.end().code(), Some(130), "{}", second.output());
+    assert!(is_running(compiler), "the build is not its own");
+    first.interrupt();
+    assert_eq!(first.end().code(), Some(130), "{}", first.output());
+    wait_for("the compiler's end", || (!is_running(compiler)).then_some(()));
+    assert!(workshop.built().is_empty(), "half a tool must not look like a whole one");
+
+    workshop.go("touch $(out \"$@\")/kwok");
+    let mut third = workshop.build("third.out");
+    assert!(third.end().success(), "{}", third.output());
+    let built = workshop.built();
+    assert_eq!(built.len(), 1, "{built:?}");
+    let tool = workshop.path("cache/tools").join(&built[0]);
+    assert!(tool.join("kwok").exists() && tool.join("stages").is_dir() && !tool.join("half").exists());
+}
+
+#[test]
+fn a_build_that_fails_shows_its_last_lines() {
+    let workshop = Workshop::new();
+    workshop.go("echo 'kwok.go:1: no such thing' >&2; exit 2");
+    let mut build = workshop.build("out");
+    assert_eq!(build.end().code(), Some(1));
+    assert!(build.output().contains("build kwok: exit status: 2\n  kwok.go:1: no such thing"), "{}", build.output());
+    workshop.go("exit 0");
+    std::fs::remove_dir_all(workshop.path("module")).unwrap();
+    assert!(!workshop.build("out").end().success() && workshop.built().is_empty());
+}
