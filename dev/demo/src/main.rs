@@ -2,14 +2,23 @@
 
 use std::{
     collections::BTreeSet,
+    net::SocketAddr,
+    path::Path,
+    process::ExitCode,
     time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 use eventpulse_e2e::Shop;
-use eventpulse_env::{ControlPlaneOptions, Environment};
-use eventpulse_testkit::alerts::{Alert, webhook};
+use eventpulse_env::{
+    ControlPlane, ControlPlaneOptions, Environment, InstanceName, Process, Spec, Tool, Tools, free_port, interrupted,
+};
+use eventpulse_testkit::{
+    alerts::{Alert, webhook},
+    eventpulse::{EventPulse, Launcher},
+    sink::Sink,
+};
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -23,9 +32,25 @@ struct Cli {
     /// The log.
     #[arg(long, value_enum, default_value = "embedded")]
     bus: Bus,
-    /// Leave everything running, and say how to look around.
+    /// Leave everything running, and say how to look around and how to stop it.
     #[arg(long)]
     keep: bool,
+    /// The name of what is left running: several can run at once.
+    #[arg(long, default_value = "demo")]
+    name: InstanceName,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Takes messages as Slack would, and prints them: a program of its own, so that it can outlive the demo.
+    #[command(hide = true)]
+    Sink {
+        /// Where to listen.
+        #[arg(long)]
+        listen: SocketAddr,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -35,12 +60,20 @@ enum Bus {
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
+async fn main() -> anyhow::Result<ExitCode> {
     let cli = Cli::parse();
+    if let Some(Command::Sink { listen }) = cli.command {
+        Sink::start_on(listen).await?.print_messages(false).await;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let interrupted = interrupted()?;
     tokio::select! {
-        result = demo(&cli) => result,
-        // What was started ends with this process.
-        _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted; everything that was started is stopped"),
+        result = demo(&cli) => result.map(|()| ExitCode::SUCCESS),
+        // Dropping the other future has stopped what was started.
+        code = interrupted => {
+            eprintln!("interrupted; everything that was started is stopped");
+            Ok(ExitCode::from(code))
+        }
     }
 }
 
@@ -48,18 +81,19 @@ async fn demo(cli: &Cli) -> anyhow::Result<()> {
     let begin = Instant::now();
     println!("EventPulse: from an alert to a resolved incident\n");
     step("Starting a real Kubernetes control plane on this machine (built once; nothing of yours is looked at)");
-    let environment =
-        Environment::builder("demo").control_plane(ControlPlaneOptions::default()).kafka(cli.bus == Bus::Kafka);
-    let environment = environment.keep(cli.keep).start().await?;
+    let environment = start_environment(cli).await?;
+    let plane = environment.plane();
     step("Applying the custom resources and the example shop: a Deployment, a rule, two runbooks, a channel");
-    let shop = Shop::furnish(environment).await?;
+    let sink_port = free_port();
+    let sink = start_sink(environment.dir(), sink_port, cli.keep).await?;
+    Shop::apply_to(plane, &format!("http://127.0.0.1:{sink_port}/services/T000/B000/demo"))?;
     step("Starting EventPulse");
-    let mut launcher = shop.launcher("eventpulse").detached(cli.keep);
+    let mut launcher = Launcher::new("eventpulse", environment.dir(), &plane.kubeconfig()).detached(cli.keep);
     if cli.bus == Bus::Kafka {
-        launcher = launcher.kafka(&shop.environment.kafka().bootstrap(), "");
+        launcher = launcher.kafka(&environment.kafka().bootstrap(), "");
     }
     let eventpulse = launcher.start(START_TIMEOUT).await?;
-    println!("    svc-a has {} replicas", shop.replicas("svc-a"));
+    println!("    svc-a has {} replicas", replicas(plane));
     step("Alertmanager's webhook delivers an alert: CPU of svc-a is above 90 %");
     let posted = Timestamp::now();
     let body = webhook(&[Alert::cpu_high("svc-a", posted)]);
@@ -67,13 +101,10 @@ async fn demo(cli: &Cli) -> anyhow::Result<()> {
     anyhow::ensure!(reply.is_success(), "the webhook answered {}", reply.text());
     println!("    {}", reply.text().trim());
     step("What follows, as the incident's history has it (times since the alert was posted)");
-    tell(&shop, posted).await?;
-    let messages = shop.sink.wait_for(1, STORY_TIMEOUT).await.map_err(|error| anyhow::anyhow!("{error}"))?;
-    let message = messages.first().map(|message| message.json()).unwrap_or_default();
+    tell(plane, posted).await?;
     step("The message that the Slack-compatible endpoint received");
-    println!("    {}", message["blocks"][0]["text"]["text"].as_str().unwrap_or("(no headline)"));
+    print!("{}", first_message(&sink).await?);
     step("The end");
-    let plane = shop.environment.plane();
     print!("\n$ kubectl get incidents -n shop\n{}", plane.run_kubectl(&["get", "incidents", "-n", "shop"])?);
     print!(
         "\n$ kubectl get deployment svc-a -n shop\n{}",
@@ -81,16 +112,65 @@ async fn demo(cli: &Cli) -> anyhow::Result<()> {
     );
     println!("\nThe demo took {:.1} s.", begin.elapsed().as_secs_f32());
     if cli.keep {
-        println!("\nEverything goes on running. Look around:");
-        println!("  export KUBECONFIG={}", plane.kubeconfig().display());
-        println!("  kubectl get eventpulse -n shop");
-        println!("  curl {}", eventpulse.admin_url("readyz?verbose"));
-        println!("Logs and pids are in {}.", shop.environment.dir().display());
+        look_around(cli, &environment, &eventpulse)?;
+        environment.leave();
         return Ok(());
     }
     eventpulse.stop(START_TIMEOUT).await;
-    shop.environment.stop().await;
+    environment.stop().await;
     Ok(())
+}
+
+async fn start_environment(cli: &Cli) -> anyhow::Result<Environment> {
+    let mut environment =
+        Environment::builder("demo").control_plane(ControlPlaneOptions::default()).kafka(cli.bus == Bus::Kafka);
+    if cli.keep {
+        let (name, dir) = (&cli.name, cli.name.dir());
+        anyhow::ensure!(!dir.exists(), "an instance {name} runs already; stop it with `{}`", stop_command(name));
+        environment = environment.keep(true).dir(dir);
+    }
+    Ok(environment.start().await?)
+}
+
+/// The receiver of messages is this very program, as a process of its own.
+async fn start_sink(dir: &Path, port: u16, detached: bool) -> anyhow::Result<Process> {
+    let spec = Spec::new("sink", std::env::current_exe().context("this program's own file")?, dir)
+        .args(["sink".to_owned(), format!("--listen=127.0.0.1:{port}")])
+        .detached(detached);
+    let sink = Process::spawn(spec)?;
+    sink.wait_for_port(port, START_TIMEOUT).await?;
+    Ok(sink)
+}
+
+/// As the sink printed it: an empty line ends it.
+async fn first_message(sink: &Process) -> anyhow::Result<String> {
+    sink.wait_for_log("\n\n", STORY_TIMEOUT).await?;
+    let log = sink.log();
+    let (message, _) = log.split_once("\n\n").unwrap_or((&log, ""));
+    Ok(message.lines().map(|line| format!("    {line}\n")).collect())
+}
+
+fn look_around(cli: &Cli, environment: &Environment, eventpulse: &EventPulse) -> anyhow::Result<()> {
+    let kubectl = Tools::new().program(Tool::Kubernetes, "kubectl")?;
+    let dir = environment.dir();
+    println!("\nEverything goes on running. Look around:");
+    println!("  export KUBECONFIG={}", environment.plane().kubeconfig().display());
+    println!("  {} get eventpulse -n shop", kubectl.display());
+    println!("  curl '{}'", eventpulse.admin_url("readyz?verbose"));
+    println!("  tail -f {}      # the messages", dir.join("sink.log").display());
+    println!("Alerts go to {}. Logs and pids are in {}.", eventpulse.url("webhooks/alertmanager"), dir.display());
+    println!("Stop it with `{}`.", stop_command(&cli.name));
+    Ok(())
+}
+
+fn stop_command(name: &InstanceName) -> String {
+    format!("make env-down ARGS=\"--name {name}\"")
+}
+
+fn replicas(plane: &ControlPlane) -> i64 {
+    let deployments = Shop::objects(plane, "deployments");
+    let found = deployments.iter().find(|deployment| deployment["metadata"]["name"] == "svc-a");
+    found.and_then(|deployment| deployment["spec"]["replicas"].as_i64()).unwrap_or(-1)
 }
 
 fn step(text: &str) {
@@ -98,11 +178,11 @@ fn step(text: &str) {
 }
 
 /// Prints each entry of the history once, until the incident is resolved and its message delivered.
-async fn tell(shop: &Shop, posted: Timestamp) -> anyhow::Result<()> {
+async fn tell(plane: &ControlPlane, posted: Timestamp) -> anyhow::Result<()> {
     let begin = Instant::now();
     let mut told = BTreeSet::new();
     loop {
-        let incident = shop.get("incidents").into_iter().next().unwrap_or_default();
+        let incident = Shop::objects(plane, "incidents").into_iter().next().unwrap_or_default();
         let entries = incident["status"]["history"].as_array().cloned().unwrap_or_default();
         for entry in &entries {
             if told.insert(entry["id"].to_string()) {

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use eventpulse_env::{ControlPlaneOptions, Environment, Error, Result};
+use eventpulse_env::{ControlPlane, ControlPlaneOptions, Environment, Error, Result};
 use eventpulse_testkit::{eventpulse::Launcher, proxy::Proxy, sink::Sink};
 use serde_json::Value;
 
@@ -44,20 +44,23 @@ impl Shop {
     pub async fn furnish(environment: Environment) -> Result<Self> {
         let file = |source| Error::File { path: "the message sink".into(), source };
         let sink = Sink::start().await.map_err(file)?;
-        let plane = environment.plane();
+        Self::apply_to(environment.plane(), &sink.url("/services/T000/B000/demo"))?;
+        Ok(Self { environment, sink })
+    }
+
+    /// Applies CRDs and example; the channel's messages go to this URL.
+    pub fn apply_to(plane: &ControlPlane, url: &str) -> Result<()> {
         plane.run_kubectl(&["apply", "--server-side", "-f", &root().join("crds").display().to_string()])?;
         plane.run_kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"])?;
         for name in ["00-namespace", "deployment", "remediator", "runbooks", "channel", "rule"] {
             let path = root().join("examples/shop").join(format!("{name}.yaml"));
             plane.run_kubectl(&["apply", "--server-side", "-f", &path.display().to_string()])?;
         }
-        let url = sink.url("/services/T000/B000/demo");
         let secret = format!(
             "apiVersion: v1\nkind: Secret\nmetadata: {{name: ops-slack, namespace: shop}}\nstringData: {{url: '{url}'}}\n"
         );
         plane.apply(&secret)?;
-        plane.run_kubectl(&["rollout", "status", "-n", "shop", "deployment/svc-a", "--timeout=60s"])?;
-        Ok(Self { environment, sink })
+        plane.run_kubectl(&["rollout", "status", "-n", "shop", "deployment/svc-a", "--timeout=60s"]).map(drop)
     }
 
     /// The shop with a proxy before its API server, and an EventPulse, not started yet, that reaches it through the proxy.
@@ -85,7 +88,12 @@ impl Shop {
 
     /// Objects of the shop, as `kubectl get -o json` gives them.
     pub fn get(&self, kind: &str) -> Vec<Value> {
-        let text = self.environment.plane().run_kubectl(&["get", kind, "-n", "shop", "-o", "json"]).unwrap_or_default();
+        Self::objects(self.environment.plane(), kind)
+    }
+
+    /// The same for whoever has no [`Shop`].
+    pub fn objects(plane: &ControlPlane, kind: &str) -> Vec<Value> {
+        let text = plane.run_kubectl(&["get", kind, "-n", "shop", "-o", "json"]).unwrap_or_default();
         let list: Value = serde_json::from_str(&text).unwrap_or_default();
         list["items"].as_array().cloned().unwrap_or_default()
     }

@@ -29,40 +29,15 @@ enum Command {
 async fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Sink { listen, json } => match Sink::start_on(listen).await {
-            Ok(sink) => print_messages(sink, json).await,
+            Ok(sink) => {
+                println!("Messages for {} are shown here.", sink.url("services/demo"));
+                sink.print_messages(json).await;
+                ExitCode::SUCCESS
+            }
             Err(error) => {
                 eprintln!("listen on {listen}: {error}");
                 ExitCode::FAILURE
             }
         },
-    }
-}
-
-/// Until Ctrl-C.
-async fn print_messages(sink: Sink, json: bool) -> ExitCode {
-    println!("Messages for {} are shown here.", sink.url("services/demo"));
-    let mut messages = sink.follow();
-    let mut shown = 0;
-    loop {
-        let new: Vec<_> = {
-            let all = messages.borrow_and_update();
-            all[shown..].to_vec()
-        };
-        shown += new.len();
-        for message in new {
-            if json {
-                let line = serde_json::json!({
-                    "at": message.at.to_string(), "path": message.path, "headers": message.headers,
-                    "answered": message.answered, "body": message.json(),
-                });
-                println!("{line}");
-            } else {
-                println!("{message}");
-            }
-        }
-        tokio::select! {
-            changed = messages.changed() => if changed.is_err() { return ExitCode::SUCCESS },
-            _ = tokio::signal::ctrl_c() => return ExitCode::SUCCESS,
-        }
     }
 }

@@ -263,6 +263,34 @@ impl Sink {
         receiver
     }
 
+    /// Prints messages as they come, for people or each as one line of JSON, until Ctrl-C. An empty line follows each one for people.
+    pub async fn print_messages(&self, json: bool) {
+        let mut messages = self.follow();
+        let mut shown = 0;
+        loop {
+            let new: Vec<_> = {
+                let all = messages.borrow_and_update();
+                all[shown..].to_vec()
+            };
+            shown += new.len();
+            for message in new {
+                if json {
+                    let line = serde_json::json!({
+                        "at": message.at.to_string(), "path": message.path, "headers": message.headers,
+                        "answered": message.answered, "body": message.json(),
+                    });
+                    println!("{line}");
+                } else {
+                    println!("{message}");
+                }
+            }
+            tokio::select! {
+                changed = messages.changed() => if changed.is_err() { return },
+                _ = tokio::signal::ctrl_c() => return,
+            }
+        }
+    }
+
     fn scripts(&self) -> std::sync::MutexGuard<'_, HashMap<String, Script>> {
         self.state.scripts.lock().unwrap_or_else(PoisonError::into_inner)
     }
