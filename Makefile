@@ -39,8 +39,8 @@ unit: ## Unit, property, contract, drift, boundary and API server tests
 	$(CARGO) test --workspace --locked --exclude eventpulse-e2e --exclude eventpulse-demo
 
 end-to-end: release ## The release binary as processes of its own, on real parts; then the demo
-	$(CARGO) test --locked --package eventpulse-e2e -- --nocapture --test-threads=1
-	$(CARGO) test --locked --package eventpulse-demo -- --test-threads=1
+	$(CARGO) test --locked --package eventpulse-e2e -- --nocapture --test-threads=2
+	$(CARGO) test --locked --package eventpulse-demo -- --test-threads=2
 
 release: ## Build target/release/eventpulse
 	$(CARGO) build --release --locked --bin eventpulse

@@ -1,4 +1,4 @@
-//! Flags, environment and file, resolved once into one validated value.
+//! Flags and environment, resolved once into one validated value.
 //!
 //! In: the command line, `EVENTPULSE_…` variables. Out: a [`Config`] that can no longer be wrong, or an error that names the flag
 //! and says what to do. May not touch: any running service.

@@ -45,6 +45,7 @@ pub enum AlertStatus {
 #[serde(rename_all = "camelCase")]
 pub struct AlertLink {
     /// The alert.
+    #[serde(rename = "alertID")]
     pub alert_id: AlertId,
     /// Alertmanager's fingerprint of its labels.
     pub fingerprint: String,
@@ -59,8 +60,10 @@ pub struct AlertLink {
 #[serde(rename_all = "camelCase")]
 pub struct IncidentHeader {
     /// The incident, and its resource's name.
+    #[serde(rename = "incidentID")]
     pub incident_id: IncidentId,
     /// The group that it is an episode of.
+    #[serde(rename = "correlationID")]
     pub correlation_id: CorrelationId,
     /// The rule; its namespace is the incident's.
     pub rule: NamespacedName,
@@ -81,7 +84,7 @@ pub struct IncidentHeader {
 #[serde(rename_all = "camelCase")]
 pub struct AlertRaised {
     /// Derived from source, fingerprint and startsAt. A foreign producer may leave it out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "alertID", default, skip_serializing_if = "Option::is_none")]
     pub alert_id: Option<AlertId>,
     /// The configured name of the sender.
     pub source: String,
@@ -101,8 +104,7 @@ pub struct AlertRaised {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ends_at: Option<Timestamp>,
     /// Where it comes from, for people.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[serde(rename = "generatorURL")]
+    #[serde(rename = "generatorURL", default, skip_serializing_if = "Option::is_none")]
     pub generator_url: Option<String>,
     /// When ingest accepted it.
     pub accepted_at: Timestamp,
@@ -143,8 +145,10 @@ pub enum DecisionReason {
 #[serde(rename_all = "camelCase")]
 pub struct AlertDecided {
     /// The alert.
+    #[serde(rename = "alertID")]
     pub alert_id: AlertId,
     /// The alert.raised event that was decided.
+    #[serde(rename = "alertEventID")]
     pub alert_event_id: EventId,
     /// The sender's configured name.
     pub source: String,
@@ -160,7 +164,7 @@ pub struct AlertDecided {
     /// Why.
     pub reason: DecisionReason,
     /// The incident that it concerns, where there is one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "incidentID", default, skip_serializing_if = "Option::is_none")]
     pub incident_id: Option<IncidentId>,
     /// What people should know beside the reason.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -233,6 +237,7 @@ pub struct ActionRequested {
     /// The incident.
     pub incident: IncidentHeader,
     /// The action, and its resource's name.
+    #[serde(rename = "actionID")]
     pub action_id: ActionId,
     /// Name of the rule's step.
     pub step: String,
@@ -267,6 +272,7 @@ pub struct ActionCompleted {
     /// The incident.
     pub incident: IncidentHeader,
     /// The action.
+    #[serde(rename = "actionID")]
     pub action_id: ActionId,
     /// Name of the rule's step.
     pub step: String,
@@ -319,6 +325,7 @@ pub struct ActionFailed {
     /// The incident.
     pub incident: IncidentHeader,
     /// The action.
+    #[serde(rename = "actionID")]
     pub action_id: ActionId,
     /// Name of the rule's step.
     pub step: String,
@@ -345,6 +352,7 @@ pub struct NotificationRequested {
     /// The incident.
     pub incident: IncidentHeader,
     /// The message, and its resource's name.
+    #[serde(rename = "notificationID")]
     pub notification_id: NotificationId,
     /// The channel, in the rule's namespace.
     pub channel: String,
@@ -394,6 +402,7 @@ pub struct NotificationDelivered {
     /// The incident.
     pub incident: IncidentHeader,
     /// The message.
+    #[serde(rename = "notificationID")]
     pub notification_id: NotificationId,
     /// The channel.
     pub channel: String,
@@ -416,6 +425,7 @@ pub struct NotificationFailed {
     /// The incident.
     pub incident: IncidentHeader,
     /// The message.
+    #[serde(rename = "notificationID")]
     pub notification_id: NotificationId,
     /// The channel.
     pub channel: String,

@@ -167,7 +167,7 @@ prefix of `--topic-prefix`, where one is given; the type does not. Consumers ign
 const README_PRODUCER: &str = "
 ## A producer of your own
 
-`alert.raised` may be written by anyone. In its data `source`, `status`, `labels`, `startsAt` and `acceptedAt` are needed; `alertId`
+`alert.raised` may be written by anyone. In its data `source`, `status`, `labels`, `startsAt` and `acceptedAt` are needed; `alertID`
 and `fingerprint` are computed where they are missing. Use one key for all that you say about one alert, so that its beginning and its
 end keep their order: the fingerprint will do. An alert is told apart by source, fingerprint and `startsAt`, so a repetition is no
 second alert; one that was accepted longer ago than the rule's `acceptWindow` opens nothing, so the time here is now. An alert has the
@@ -175,7 +175,7 @@ same bounds as at the webhook.
 
 ```sh
 now=$(date -u +%Y-%m-%dT%H:%M:%SZ)
-jq -c --arg now \"$now\" '.data | .acceptedAt = $now | .startsAt = $now | del(.alertId)' alert.raised.example.json | kcat -P -b \"$BROKER\" -t alert.raised -k cpu-high-svc-a \\
+jq -c --arg now \"$now\" '.data | .acceptedAt = $now | .startsAt = $now | del(.alertID)' alert.raised.example.json | kcat -P -b \"$BROKER\" -t alert.raised -k cpu-high-svc-a \\
   -H ce_specversion=1.0 -H ce_type=io.eventpulse.alert.raised.v1 -H ce_id=my-first-event \\
   -H ce_source=my-monitoring -H ce_time=$now
 ```
@@ -279,9 +279,9 @@ mod tests {
             (Topic::AlertRaised, "/status", json!("Firing")),
             (Topic::AlertRaised, "/status", json!("pending")),
             (Topic::AlertRaised, "/startsAt", json!("yesterday")),
-            (Topic::AlertRaised, "/alertId", json!("../../etc")),
+            (Topic::AlertRaised, "/alertID", json!("../../etc")),
             (Topic::AlertRaised, "/labels/alertname", json!(null)),
-            (Topic::IncidentOpened, "/incident/incidentId", json!("")),
+            (Topic::IncidentOpened, "/incident/incidentID", json!("")),
             (Topic::IncidentOpened, "/incident/alertCount", json!(-1)),
             (Topic::IncidentOpened, "/incident/alertCount", json!(u64::from(u32::MAX) + 1)),
             (Topic::IncidentUpdated, "/phase", json!("resolved")),

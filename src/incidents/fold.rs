@@ -9,8 +9,8 @@ use super::{
 };
 use crate::{
     api::v1alpha1::{
-        Incident, IncidentAlertState, IncidentDecision, IncidentDecisionType, IncidentSpec, IncidentStatus, LABEL_RULE,
-        LocalReference,
+        Incident, IncidentAlertState, IncidentDecision, IncidentDecisionType, IncidentSpec, IncidentStatus,
+        LABEL_INCIDENT, LABEL_RULE, LocalReference,
     },
     events::{
         AlertId, AlertLink, AlertStatus, CorrelationId, Event, EventId, IncidentHeader, IncidentId, IncidentUpdated,
@@ -162,7 +162,8 @@ fn create(name: &NamespacedName, event: &Event) -> Option<Incident> {
     };
     let mut incident = Incident::new(&name.name, spec);
     incident.metadata.namespace = Some(name.namespace.clone());
-    incident.metadata.labels = Some([(LABEL_RULE.to_owned(), header.rule.name.clone())].into());
+    let labels = [(LABEL_RULE, header.rule.name.clone()), (LABEL_INCIDENT, name.name.clone())];
+    incident.metadata.labels = Some(labels.map(|(label, value)| (label.to_owned(), value)).into());
     Some(incident)
 }
 

@@ -42,12 +42,15 @@ pub const GROUP_SIZE_MAX: usize = 256 * 1024;
 #[serde(rename_all = "camelCase")]
 pub struct AlertGroupSpec {
     /// The rule, in the same namespace.
+    #[x_kube(validation = ("self == oldSelf", "ruleRef: is what makes the group"))]
     pub rule_ref: LocalReference,
     /// The group's id, and the resource's name: derived from the rule and the values of the groupBy labels.
     #[serde(rename = "correlationID")]
+    #[x_kube(validation = ("self == oldSelf", "correlationID: is what makes the group"))]
     pub correlation_id: CorrelationId,
     /// The values of the groupBy labels that make the group.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[x_kube(validation = ("self == oldSelf", "groupBy: is what makes the group"))]
     pub group_by: BTreeMap<String, String>,
     /// The open incident. None: there is none now.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -35,7 +35,7 @@ pub const GROUP: &str = "eventpulse.io";
 pub const VERSION: &str = "v1alpha1";
 /// Label on Incident, Action, Notification and AlertGroup: the name of the rule they belong to.
 pub const LABEL_RULE: &str = "eventpulse.io/rule";
-/// Label on Action, Notification and AlertGroup: the name of the incident they belong to.
+/// Label on Incident, Action, Notification and AlertGroup: the name of the incident that they are about.
 pub const LABEL_INCIDENT: &str = "eventpulse.io/incident";
 /// Annotation on targets: the bounded ring of applied action ids (design, section 5, actions).
 pub const ANNOTATION_APPLIED: &str = "eventpulse.io/applied-actions";

@@ -38,25 +38,33 @@ pub const NOTIFICATION_ERROR_MAX: usize = 1024;
 #[serde(rename_all = "camelCase")]
 pub struct NotificationSpec {
     /// The incident that the message tells of.
+    #[x_kube(validation = ("self == oldSelf", "incident: is fixed when it is decided"))]
     pub incident: NotificationIncident,
     /// The rule that wants it, in the same namespace.
+    #[x_kube(validation = ("self == oldSelf", "ruleRef: is fixed when it is decided"))]
     pub rule_ref: LocalReference,
     /// The channel that it goes to, in the same namespace.
+    #[x_kube(validation = ("self == oldSelf", "channelRef: is fixed when it is decided"))]
     pub channel_ref: LocalReference,
     /// Name of the template: a built-in one, or one of the channel's own.
     #[schemars(length(max = 63))]
+    #[x_kube(validation = ("self == oldSelf", "template: is fixed when it is decided"))]
     pub template: String,
     /// What happened to the incident.
+    #[x_kube(validation = ("self == oldSelf", "event: is fixed when it is decided"))]
     pub event: IncidentEvent,
     /// Tells apart what is said more than once with one template, like `ActionFailed/restart/1` or `Failed/3`.
     #[schemars(length(max = 253))]
+    #[x_kube(validation = ("self == oldSelf", "occurrence: is fixed when it is decided"))]
     pub occurrence: String,
     /// What the event was about.
     #[serde(default)]
     pub context: NotificationFacts,
     /// When the message was decided.
+    #[x_kube(validation = ("self == oldSelf", "decidedAt: is fixed when it is decided"))]
     pub decided_at: Timestamp,
     /// Until when it may be sent.
+    #[x_kube(validation = ("self == oldSelf", "deadline: is fixed when it is decided"))]
     pub deadline: Timestamp,
     /// Where it is on its way: `Sending`, `Waiting`, `Delivered`, `Failed` or `Stale`.
     pub phase: NotificationPhase,

@@ -43,7 +43,7 @@ pub struct TargetReference {
     pub kind: String,
     /// Name. In a Rule it may be computed: `$(alert.labels.service)`.
     #[schemars(length(min = 1, max = 512))]
-    #[x_kube(validation = ("self.contains('$(') || (size(self) <= 253 && self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$'))", "name: a resource's name, or a text that holds $(…)"))]
+    #[x_kube(validation = ("self.contains('$(') || (size(self) <= 253 && self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$'))", "name: a resource's name, or a text that holds $(…)"))]
     pub name: String,
 }
 

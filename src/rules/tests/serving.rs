@@ -229,7 +229,7 @@ async fn what_cannot_be_used_is_a_dead_letter_and_holds_up_nothing() {
         record
     };
     let foreign = raised(&|data| {
-        for field in ["alertId", "fingerprint", "annotations"] {
+        for field in ["alertID", "fingerprint", "annotations"] {
             data.as_object_mut().unwrap().remove(field);
         }
     });

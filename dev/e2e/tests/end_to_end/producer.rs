@@ -16,7 +16,7 @@ fn alert() -> Value {
     let now = json!(Timestamp::now().to_string());
     data["acceptedAt"] = now.clone();
     data["startsAt"] = now;
-    data.as_object_mut().unwrap().remove("alertId");
+    data.as_object_mut().unwrap().remove("alertID");
     data.as_object_mut().unwrap().remove("fingerprint");
     data
 }
