@@ -65,10 +65,10 @@ check_rust() {
     remedy="install Rust $least or newer, with cargo, for example with rustup (https://rustup.rs), and put it on the PATH"
     require cargo "$(cargo --version 2>&1)" 0 "$remedy"
     require rustc "$(rustc --version 2>&1)" "$least" "$remedy"
-    for program in cc make perl; do
+    for program in cc c++ make perl; do
         command -v $program >/dev/null 2>&1 ||
             problem "$program is not on the PATH; librdkafka, OpenSSL and SQLite are built with it" \
-                "install a C compiler, make and perl (Debian: build-essential perl)"
+                "install a C and C++ compiler, make and perl (Debian: build-essential perl)"
     done
     command -v setpriv >/dev/null 2>&1 ||
         problem "setpriv is not on the PATH; it ends the parts of the environment with the program that started them" \

@@ -12,7 +12,8 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
 use eventpulse_e2e::Shop;
 use eventpulse_env::{
-    ControlPlane, ControlPlaneOptions, Environment, InstanceName, Process, Spec, Tool, Tools, free_port, interrupted,
+    ControlPlane, ControlPlaneOptions, Environment, InstanceName, Process, Spec, Tool, Tools, free_port,
+    until_interrupted,
 };
 use eventpulse_testkit::{
     alerts::{Alert, webhook},
@@ -60,21 +61,17 @@ enum Bus {
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<ExitCode> {
+async fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Some(Command::Sink { listen }) = cli.command {
-        Sink::start_on(listen).await?.print_messages(false).await;
-        return Ok(ExitCode::SUCCESS);
+    match cli.command {
+        Some(Command::Sink { listen }) => until_interrupted(take_messages(listen)).await,
+        None => until_interrupted(demo(&cli)).await,
     }
-    let interrupted = interrupted()?;
-    tokio::select! {
-        result = demo(&cli) => result.map(|()| ExitCode::SUCCESS),
-        // Dropping the other future has stopped what was started.
-        code = interrupted => {
-            eprintln!("interrupted; everything that was started is stopped");
-            Ok(ExitCode::from(code))
-        }
-    }
+}
+
+async fn take_messages(listen: SocketAddr) -> anyhow::Result<()> {
+    Sink::start_on(listen).await?.print_messages(false).await;
+    Ok(())
 }
 
 async fn demo(cli: &Cli) -> anyhow::Result<()> {

@@ -5,6 +5,7 @@
 
 use std::{
     fs::File,
+    os::unix::process::CommandExt,
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
@@ -17,7 +18,7 @@ use eventpulse_testkit::{
 };
 use jiff::Timestamp;
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::signal::{Signal, killpg},
     unistd::Pid,
 };
 
@@ -59,6 +60,7 @@ impl Demo {
             .env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{trap}"))
             .env("KUBECONFIG", "/nonexistent")
             .env("HTTP_PROXY", format!("http://{trap}"))
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(output.try_clone().unwrap())
             .stderr(output)
@@ -155,12 +157,15 @@ async fn what_is_kept_goes_on_working_and_can_be_stopped() {
 
 #[test]
 fn ctrl_c_leaves_nothing_even_of_what_was_to_be_kept() {
-    for args in [&["--keep"][..], &[]] {
+    let moments = [("==> Applying", &["--keep"][..]), ("==> Starting EventPulse", &["--keep"]), ("==> Applying", &[])];
+    for (moment, args) in moments {
         let mut demo = Demo::start("interrupted", args, &trap().1);
-        wait_for("EventPulse", || demo.output().contains("==> Starting EventPulse").then_some(()));
-        kill(Pid::from_raw(demo.child.id() as i32), Signal::SIGINT).unwrap();
+        wait_for(moment, || demo.output().contains(moment).then_some(()));
+        // As a terminal does: to the program and to whatever it runs in the foreground.
+        killpg(Pid::from_raw(demo.child.id() as i32), Signal::SIGINT).unwrap();
         assert_eq!(demo.end().code(), Some(130), "{}", demo.output());
         wait_for("the end of all parts", || demo.processes().is_empty().then_some(()));
         assert!(!demo.name.dir().exists() && demo.temporary_files() == 0, "{}", demo.output());
+        assert!(demo.output().contains("interrupted; everything"), "{}", demo.output());
     }
 }

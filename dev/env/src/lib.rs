@@ -32,5 +32,5 @@ pub use kafka::Kafka;
 pub use kafka_client::{KafkaClient, PlainRecord};
 pub use monitoring::{Alertmanager, Prometheus};
 pub use ports::free_port;
-pub use process::{Process, Spec, interrupted};
+pub use process::{Process, Spec, until_interrupted};
 pub use tools::{Tool, Tools};

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use eventpulse_env::{ControlPlaneOptions, Environment, InstanceName, Tool, Tools, interrupted, stop_instance};
+use eventpulse_env::{ControlPlaneOptions, Environment, InstanceName, Tool, Tools, stop_instance, until_interrupted};
 
 /// Where EventPulse receives alerts when nothing else is said.
 const EVENTPULSE: &str = "127.0.0.1:8080";
@@ -79,17 +79,8 @@ impl From<ToolName> for Tool {
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<ExitCode> {
-    let command = Cli::parse().command;
-    let interrupted = interrupted()?;
-    tokio::select! {
-        result = run(command) => result.map(|()| ExitCode::SUCCESS),
-        // Dropping the other future has stopped builds and parts.
-        code = interrupted => {
-            eprintln!("interrupted; what was started is stopped");
-            Ok(ExitCode::from(code))
-        }
-    }
+async fn main() -> ExitCode {
+    until_interrupted(run(Cli::parse().command)).await
 }
 
 async fn run(command: Command) -> anyhow::Result<()> {
@@ -156,11 +147,13 @@ async fn start_monitoring(environment: &mut Environment, options: &Up) -> anyhow
             "global: {{scrape_interval: 5s, evaluation_interval: 5s}}\nrule_files: [rules.yml]\nalerting:\n  alertmanagers: \
              [{{static_configs: [{{targets: ['{receiver}']}}]}}]\n"
         );
-        let address = environment.start_prometheus(&config, "groups: []\n").await?.address();
         let rules = environment.dir().join("rules.yml");
+        let prometheus = environment.start_prometheus(&config, "groups: []\n").await?;
+        let address = prometheus.address();
         places.push(format!(
-            "Prometheus: http://{address}, which sends to {receiver}; alerting rules go into {}",
-            rules.display()
+            "Prometheus: http://{address}, which sends to {receiver}; alerting rules go into {}, then `kill -HUP {}`",
+            rules.display(),
+            prometheus.process().pid()
         ));
     }
     Ok(places)

@@ -3,11 +3,12 @@
 use std::{
     collections::BTreeMap,
     ffi::OsString,
+    fmt::Display,
     fs::{File, OpenOptions},
     net::{Ipv4Addr, SocketAddr},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitCode, ExitStatus, Stdio},
     sync::{Mutex, OnceLock, PoisonError, mpsc},
     time::Duration,
 };
@@ -25,6 +26,7 @@ use crate::error::{Error, Result, at};
 
 const LAST_LINES: usize = 15;
 const POLL: Duration = Duration::from_millis(20);
+const INTERRUPT_LAG: Duration = Duration::from_millis(200);
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 /// All that a child sees of the caller's environment: where programs and temporary files are, how texts and times are written, and
 /// what a coverage run needs. Anything else could lead it to a cluster, a broker, an account, a proxy or a collector that is not the
@@ -92,14 +94,10 @@ impl Spec {
     }
 
     fn command(&self) -> Result<Command> {
-        let mut command = if self.detached {
-            let mut command = Command::new(&self.program);
-            // Ctrl-C is for the program in the foreground, which then stops its parts in order.
-            command.process_group(0);
-            command
-        } else {
-            bound_to_this_process(&self.program)?
-        };
+        let mut command =
+            if self.detached { Command::new(&self.program) } else { bound_to_this_process(&self.program)? };
+        // Ctrl-C is for the program in the foreground, which then stops its parts itself.
+        command.process_group(0);
         let log = OpenOptions::new().create(true).append(true).open(self.log()).map_err(at(self.log()))?;
         let errors = log.try_clone().map_err(at(self.log()))?;
         clean(&mut command, &self.dir);
@@ -269,16 +267,44 @@ impl Drop for Process {
     }
 }
 
-/// Resolves at the first Ctrl-C (SIGINT) or SIGTERM from now on, with the exit code that shells expect after it. What was started is
-/// to be dropped then, and nothing else is done.
-pub fn interrupted() -> std::io::Result<impl Future<Output = u8>> {
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    Ok(async move {
+/// Does a program's work to its end, or until Ctrl-C (SIGINT) or SIGTERM: then `work` is dropped, and with it what it has started.
+/// Gives the exit code that shells expect, and says on standard error why it is not 0.
+pub async fn until_interrupted<E: Display>(work: impl Future<Output = Result<(), E>>) -> ExitCode {
+    let (mut interrupt, mut terminate) = match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
+        (Ok(interrupt), Ok(terminate)) => (interrupt, terminate),
+        (Err(error), _) | (_, Err(error)) => return failure(&error),
+    };
+    let mut interrupted = async || {
         tokio::select! {
-            _ = interrupt.recv() => 130,
-            _ = terminate.recv() => 143,
+            _ = interrupt.recv() => ExitCode::from(130),
+            _ = terminate.recv() => ExitCode::from(143),
         }
-    })
+    };
+    let ended = tokio::select! {
+        result = work => Ok(result),
+        code = interrupted() => Err(code),
+    };
+    let told = "interrupted; everything that was started is stopped";
+    match ended {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        // A terminal interrupts kubectl too, and that may have been heard of first.
+        Ok(Err(error)) => match tokio::time::timeout(INTERRUPT_LAG, interrupted()).await {
+            Ok(code) => {
+                eprintln!("{told}");
+                code
+            }
+            Err(_) => failure(&error),
+        },
+        Err(code) => {
+            eprintln!("{told}");
+            code
+        }
+    }
+}
+
+fn failure(error: &impl Display) -> ExitCode {
+    eprintln!("error: {error:#}");
+    ExitCode::FAILURE
 }
 
 /// Ends a process by the pid that was recorded, if it is still the process that was recorded: pids are used again.

@@ -20,7 +20,7 @@ impl Machine {
             let real = std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file()).unwrap();
             symlink(real, machine.0.path().join(name)).unwrap();
         }
-        for name in ["cc", "make", "perl", "setpriv"] {
+        for name in ["cc", "c++", "make", "perl", "setpriv"] {
             machine.says(name, "");
         }
         machine.says("cargo", "cargo 1.95.0 (x 2026-01-01)").says("rustc", "rustc 1.95.0 (x 2026-01-01)");
