@@ -1,17 +1,30 @@
-//! Free ports on loopback, outside the range that the kernel hands to outgoing connections.
+//! Free ports on loopback, outside the range that the kernel hands to outgoing connections, and who listens on one.
 
 use std::{
     collections::HashSet,
+    fs::File,
     net::{Ipv4Addr, TcpListener},
+    path::Path,
     sync::{Mutex, OnceLock, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use nix::{
+    errno::Errno,
+    fcntl::{FcntlArg, fcntl},
+    libc,
+};
+
+use crate::cache::cache_dir;
+
 const FIRST: u32 = 20_000;
 const LAST: u32 = 32_000;
 
-/// A port that nothing listens on and that this process has not given out before.
+/// A port that nothing listens on, that this process has not given out before, and that no other process of this user has given
+/// out and may still need: a part takes seconds to listen, and one that is stopped comes back on its port.
 pub fn free_port() -> u16 {
+    static RESERVED: OnceLock<Option<File>> = OnceLock::new();
+    let reserved = RESERVED.get_or_init(|| open_reservations(&cache_dir()));
     static GIVEN: OnceLock<Mutex<HashSet<u16>>> = OnceLock::new();
     let mut given = GIVEN.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
     let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.subsec_nanos());
@@ -19,7 +32,8 @@ pub fn free_port() -> u16 {
     let start = nanos.wrapping_add(std::process::id().wrapping_mul(7919));
     for step in 0..(LAST - FIRST) {
         let port = (FIRST + (start.wrapping_add(step.wrapping_mul(31))) % (LAST - FIRST)) as u16;
-        if !given.contains(&port) && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+        let reserve = || reserved.as_ref().is_none_or(|file| reserve(file, port));
+        if !given.contains(&port) && reserve() && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
             given.insert(port);
             return port;
         }
@@ -30,9 +44,75 @@ pub fn free_port() -> u16 {
         .map_or(0, |address| address.port())
 }
 
+/// Without the file ports are still checked, only not against other processes that are about to listen.
+fn open_reservations(cache: &Path) -> Option<File> {
+    std::fs::create_dir_all(cache).ok()?;
+    File::options().create(true).append(true).open(cache.join("ports.lock")).ok()
+}
+
+/// A lock on the byte of this number, which the kernel takes back when the process ends, however it ends. False when another has it.
+fn reserve(file: &File, port: u16) -> bool {
+    let byte = libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: port.into(),
+        l_len: 1,
+        l_pid: 0,
+    };
+    !matches!(fcntl(file, FcntlArg::F_OFD_SETLK(&byte)), Err(Errno::EAGAIN | Errno::EACCES))
+}
+
+/// Does this process listen on this port? That somebody does is not enough when several environments start at once.
+pub(crate) fn listens(pid: u32, port: u16) -> bool {
+    let sockets: Vec<String> = ["tcp", "tcp6"]
+        .iter()
+        .filter_map(|table| std::fs::read_to_string(format!("/proc/{pid}/net/{table}")).ok())
+        .flat_map(|table| table.lines().filter_map(|line| listening_socket(line, port)).collect::<Vec<_>>())
+        .collect();
+    let files = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten();
+    let targets = files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
+    let mut targets = targets.filter_map(|target| target.into_os_string().into_string().ok());
+    targets.any(|target| sockets.contains(&target))
+}
+
+/// A line of `/proc/net/tcp` (proc(5)): `sl local_address rem_address st tx:rx tr:when retrnsmt uid timeout inode`, in
+/// hexadecimal; state 0A is LISTEN.
+fn listening_socket(line: &str, port: u16) -> Option<String> {
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    let (_, local) = fields.get(1)?.rsplit_once(':')?;
+    let is_it = u16::from_str_radix(local, 16) == Ok(port) && *fields.get(3)? == "0A";
+    is_it.then(|| fields.get(9).map(|inode| format!("socket:[{inode}]")))?
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_port_that_another_process_was_given_is_not_free() {
+        let dir = tempfile::tempdir().unwrap();
+        // Each has a file description of its own, as two processes have.
+        let (one, two) = (open_reservations(dir.path()).unwrap(), open_reservations(dir.path()).unwrap());
+        assert!(reserve(&one, 20_000) && !reserve(&two, 20_000));
+        assert!(reserve(&one, 20_000) && reserve(&two, 20_001));
+        drop(one);
+        assert!(reserve(&two, 20_000), "the kernel takes it back when the process ends");
+        let port = free_port();
+        assert!(!reserve(&open_reservations(&cache_dir()).unwrap(), port));
+    }
+
+    #[test]
+    fn a_listener_is_told_from_somebody_elses() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        assert!(listens(std::process::id(), port));
+        let mut other = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        assert!(!listens(other.id(), port));
+        other.kill().unwrap();
+        other.wait().unwrap();
+        drop(listener);
+        assert!(!listens(std::process::id(), port));
+    }
 
     #[test]
     fn no_port_is_given_twice() {

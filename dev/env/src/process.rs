@@ -5,7 +5,6 @@ use std::{
     ffi::OsString,
     fmt::Display,
     fs::{File, OpenOptions},
-    net::{Ipv4Addr, SocketAddr},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitCode, ExitStatus, Stdio},
@@ -22,7 +21,10 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use crate::error::{Error, Result, at};
+use crate::{
+    error::{Error, Result, at},
+    ports::listens,
+};
 
 const LAST_LINES: usize = 15;
 const POLL: Duration = Duration::from_millis(20);
@@ -246,11 +248,10 @@ impl Process {
         }
     }
 
-    /// Waits until it listens on a port of loopback.
+    /// Waits until it, and nobody else, listens on a port.
     pub async fn wait_for_port(&self, port: u16, timeout: Duration) -> Result<()> {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let what = format!("listening on port {port}");
-        self.wait_for(&what, timeout, async || tokio::net::TcpStream::connect(address).await.is_ok()).await
+        self.wait_for(&what, timeout, async || listens(self.pid, port)).await
     }
 
     /// Waits until its log holds a text.
