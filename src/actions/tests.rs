@@ -346,3 +346,35 @@ async fn whatever_write_a_process_dies_at_another_one_ends_the_action_with_one_e
         }
     }
 }
+
+/// The dead replica's last words are what the other services wait for; that they are cleared is only tidiness.
+#[tokio::test]
+async fn what_a_dead_replica_had_to_say_is_said_before_anything_is_cleared() {
+    let first = cluster();
+    let bus = Arc::new(MemoryBus::new(3));
+    let test = start(&bus, &first);
+    bus.publish(vec![record_of(&request(&test))]).await.unwrap();
+    let ended = ended(&first).await;
+    let long_ago = test.clock.now() - jiff::SignedDuration::from_secs(10);
+    stop(test).await;
+
+    let (api, bus) = (cluster(), Arc::new(MemoryBus::new(3)));
+    for i in 0..5 {
+        let mut action = ended.clone();
+        action["metadata"]["name"] = json!(format!("a{i}"));
+        action["status"]["outbox"][0]["id"] = json!(format!("said-{i}"));
+        action["status"]["outbox"][0]["time"] = json!(long_ago.to_string());
+        api.put(ACTIONS, action);
+    }
+    let never = Arc::new(tokio::sync::Semaphore::new(0));
+    api.on_request(move |seen| if seen.method == Method::PUT { Fault::Hold(Arc::clone(&never)) } else { Fault::None });
+    let test = start(&bus, &api);
+    for _ in 0..1_000 {
+        if bus.records(Topic::ActionCompleted).len() == 5 {
+            test.ctx.shutdown.cancel();
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("{} of 5 were said while nothing could be cleared", bus.records(Topic::ActionCompleted).len());
+}

@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use futures::{StreamExt, stream};
 use jiff::SignedDuration;
 use kube::{
     Api,
@@ -36,6 +37,11 @@ use crate::{
 
 /// An outbox that is older than this is published and cleared by the holder of its partition.
 pub const SWEEP_AGE: SignedDuration = SignedDuration::from_secs(2);
+/// How many objects' outboxes a sweep publishes together.
+const SWEEP_PUBLISH_BATCH: usize = 256;
+/// How many outboxes a sweep clears at most, and how many at once.
+const SWEEP_CLEARS: usize = 512;
+const SWEEP_CLEARS_AT_ONCE: usize = 8;
 const BACKOFF_INITIAL: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
@@ -212,32 +218,38 @@ impl<K: Owned> Store<K> {
         }
     }
 
-    /// Publishes what an object still has to say and clears what is acknowledged, for every object of ours whose outbox is older
-    /// than [`SWEEP_AGE`]. Called every now and then, and after a takeover.
+    /// Publishes what objects of ours still have to say, and then clears what is acknowledged, for every outbox that is older than
+    /// [`SWEEP_AGE`]. What somebody waits for goes first: clearing is only tidiness, so a part of it may wait for the next sweep.
+    /// Called every now and then, and after a takeover.
     pub async fn sweep(&self, owns: impl Fn(&K) -> bool) -> Result<(), StoreError> {
         let now = self.ctx.clock.now();
-        let due = |object: &Arc<K>| {
-            object
-                .outbox()
-                .iter()
-                .map(|entry| entry.time)
-                .min()
-                .is_some_and(|oldest| now.duration_since(oldest) >= SWEEP_AGE)
+        let is_due = |object: &Arc<K>| {
+            let oldest = object.outbox().iter().map(|entry| entry.time).min();
+            oldest.is_some_and(|oldest| now.duration_since(oldest) >= SWEEP_AGE)
         };
-        for object in self.list().into_iter().filter(|object| owns(object) && due(object)) {
-            let name = name_of(object.as_ref());
-            self.publish_outbox(&name, object.outbox()).await?;
-            let cleared = self.transact(&name, |current| match current {
-                Some(object) if !object.outbox().is_empty() => {
-                    Step::Write { object: object.clone(), publish: Vec::new() }
-                }
-                _ => Step::Unchanged { publish: Vec::new() },
-            });
-            if let Err(StoreError::Shutdown) = cleared.await {
-                return Err(StoreError::Shutdown);
-            }
+        let due: Vec<Arc<K>> = self.list().into_iter().filter(|object| owns(object) && is_due(object)).collect();
+        for objects in due.chunks(SWEEP_PUBLISH_BATCH) {
+            self.publish_outboxes(objects.iter().map(|object| (name_of(object.as_ref()), object.outbox()))).await?;
+        }
+        let names: Vec<NamespacedName> = due.iter().take(SWEEP_CLEARS).map(|object| name_of(object.as_ref())).collect();
+        let clears = names.into_iter().map(|name| self.clear(name));
+        let mut clears = stream::iter(clears).buffer_unordered(SWEEP_CLEARS_AT_ONCE);
+        while let Some(cleared) = clears.next().await {
+            cleared?;
         }
         Ok(())
+    }
+
+    /// An object that cannot be written stays as it is: it is due again at the next sweep.
+    async fn clear(&self, name: NamespacedName) -> Result<(), StoreError> {
+        let cleared = self.transact(&name, |current| match current {
+            Some(object) if !object.outbox().is_empty() => Step::Write { object: object.clone(), publish: Vec::new() },
+            _ => Step::Unchanged { publish: Vec::new() },
+        });
+        match cleared.await {
+            Err(StoreError::Shutdown) => Err(StoreError::Shutdown),
+            Ok(_) | Err(StoreError::Refused { .. }) => Ok(()),
+        }
     }
 
     /// Deletes this very version of the object; one that is gone or has changed is left alone. True when it was deleted.
@@ -370,16 +382,31 @@ impl<K: Owned> Store<K> {
     }
 
     async fn publish_outbox(&self, name: &NamespacedName, entries: &[OutboxEntry]) -> Result<(), StoreError> {
-        let unseen: Vec<&OutboxEntry> = {
+        self.publish_outboxes(std::iter::once((name.clone(), entries))).await
+    }
+
+    /// What of these outboxes this writer has not seen acknowledged, in one go.
+    async fn publish_outboxes<'a>(
+        &self,
+        outboxes: impl Iterator<Item = (NamespacedName, &'a [OutboxEntry])>,
+    ) -> Result<(), StoreError> {
+        let unseen: Vec<(NamespacedName, Vec<&OutboxEntry>)> = {
             let acknowledged = self.acknowledged();
-            let seen = acknowledged.get(name);
-            entries.iter().filter(|entry| !seen.is_some_and(|seen| seen.contains(&entry.id))).collect()
+            outboxes
+                .map(|(name, entries)| {
+                    let seen = acknowledged.get(&name);
+                    let unseen = entries.iter().filter(|entry| !seen.is_some_and(|seen| seen.contains(&entry.id)));
+                    let unseen = unseen.collect();
+                    (name, unseen)
+                })
+                .collect()
         };
-        if unseen.is_empty() {
-            return Ok(());
+        let entries = unseen.iter().flat_map(|(_, entries)| entries);
+        self.publish_records(entries.filter_map(|entry| self.record(entry)).collect()).await?;
+        let mut acknowledged = self.acknowledged();
+        for (name, entries) in unseen.into_iter().filter(|(_, entries)| !entries.is_empty()) {
+            acknowledged.entry(name).or_default().extend(entries.into_iter().map(|entry| entry.id.clone()));
         }
-        self.publish_records(unseen.iter().filter_map(|entry| self.record(entry)).collect()).await?;
-        self.acknowledged().entry(name.clone()).or_default().extend(unseen.iter().map(|entry| entry.id.clone()));
         Ok(())
     }
 
