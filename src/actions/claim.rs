@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{Mutex, PoisonError},
+    time::Duration,
 };
 
 use jiff::Timestamp;
@@ -10,11 +11,12 @@ use kube::{
     Api,
     api::{ObjectMeta, PostParams},
 };
+use tokio::time::timeout;
 
 use super::{
     plan::{Planned, TargetState, plan},
     resolve::resolve,
-    service::Actions,
+    service::{Actions, CLAIM_SKEW},
     target::TargetCall,
 };
 use crate::{
@@ -24,11 +26,14 @@ use crate::{
     },
     events::{ActionRequested, NamespacedName},
     runtime::{
-        ApiFailure,
+        ApiFailure, StoreError,
         kube_api::{CALL_TIMEOUT, call},
         random::exponential,
     },
 };
+
+/// How long the read for a plan may hold up a claim.
+const FIRST_PLAN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// One target: its actions run one after the other.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -138,7 +143,7 @@ impl Actions {
             _ => None,
         };
         let action = claim_of(request, data, traceparent, runbook, planned.as_ref());
-        let claim = self.create(&name, &action).await;
+        let claim = self.create(&name, &action, give_up_at(request)).await;
         match (&claim, planned) {
             // Only the very object that holds this plan may be run by it.
             (Claim::Exists(stored), Some(planned)) if stored.spec.plan.as_ref() == Some(&planned.plan) => {
@@ -159,14 +164,18 @@ impl Actions {
         let namespace = &request.incident.rule.namespace;
         let account = &runbook.service_account_name;
         let call = TargetCall { namespace, target: &request.target, account, timeout: runbook.timeout.as_std() };
-        let target = TargetState::read(&self.targets.read(&call).await.ok()?).ok()?;
+        // The claim must not wait for long: what is not planned with it is planned by the run.
+        let read = async { self.targets.read(&self.targets.slot().await, &call).await.ok() };
+        let target = TargetState::read(&timeout(FIRST_PLAN_TIMEOUT, read).await.ok()??).ok()?;
         if self.refusal(request, runbook, &target).is_some() {
             return None;
         }
         plan(&request.action_id, runbook, &target, request.deadline, &self.sender, now).ok()
     }
 
-    async fn create(&self, name: &NamespacedName, action: &Action) -> Claim {
+    /// Tries until it exists, the server refuses it for good, or `give_up_at`: one namespace in which nothing can be created must
+    /// not hold up its partition for ever. Should a late create still land, the Action is found and ends as stale.
+    async fn create(&self, name: &NamespacedName, action: &Action, give_up_at: Timestamp) -> Claim {
         let api: Api<Action> = Api::namespaced(self.ctx.kube.clone(), &name.namespace);
         let mut retry = 0;
         loop {
@@ -179,13 +188,19 @@ impl Actions {
                 Err(ApiFailure::AlreadyExists(_)) => match self.store.fetch(name).await {
                     Ok(Some(existing)) => return Claim::Exists(Box::new(existing.as_ref().clone())),
                     Ok(None) => {}
-                    Err(_) => return Claim::Shutdown,
+                    Err(StoreError::Refused { failure, .. }) => return Claim::Refused(failure),
+                    Err(StoreError::Shutdown) => return Claim::Shutdown,
                 },
                 // Not found is the namespace.
                 Err(failure @ (ApiFailure::Refused { .. } | ApiFailure::NotFound(_))) => {
                     return Claim::Refused(failure);
                 }
-                Err(failure) => self.ctx.health.not_ready("api server", failure.to_string()),
+                Err(failure) => {
+                    self.ctx.health.not_ready("api server", failure.to_string());
+                    if self.ctx.clock.now() >= give_up_at {
+                        return Claim::Refused(failure);
+                    }
+                }
             }
             if self.ctx.shutdown.is_cancelled() {
                 return Claim::Shutdown;
@@ -195,6 +210,11 @@ impl Actions {
             retry += 1;
         }
     }
+}
+
+/// After this, a claim would only say that it came too late. Rules ask again for a step that is overdue.
+fn give_up_at(request: &ActionRequested) -> Timestamp {
+    request.deadline.saturating_add(CLAIM_SKEW).unwrap_or(request.deadline)
 }
 
 fn claim_of(

@@ -74,7 +74,7 @@ impl Actions {
             if !self.write_status(work, status, Vec::new()).await? {
                 return Ok(());
             }
-            match self.fence(work).await {
+            match self.fence(work).await? {
                 Fenced::Done => (reason, message),
                 Fenced::Applied(what) => return self.complete(work, what).await,
                 Fenced::Impossible(why) => (ActionFailureReason::OutcomeUnknown, format!("{message}; {why}")),
@@ -106,8 +106,7 @@ impl Actions {
                 ends_ladder: request.last || stops,
             },
         );
-        let skipped =
-            matches!(reason, ActionFailureReason::Stale | ActionFailureReason::Suspended) && work.plans.is_empty();
+        let skipped = matches!(reason, ActionFailureReason::Stale | ActionFailureReason::Suspended) && !work.was_sent();
         let phase = if skipped { ActionPhase::Skipped } else { ActionPhase::Failed };
         let label = reason_label(reason);
         let status = ActionStatus {

@@ -1,5 +1,7 @@
 //! The fence: a mark in the target's ring, after which nothing of the action can land any more (promise 2).
 
+use tokio::time::{Instant, sleep, timeout_at};
+
 use super::{
     judge::{Verdict, judge},
     plan::{TargetState, fence},
@@ -9,31 +11,38 @@ use super::{
 };
 use crate::{
     api::v1alpha1::RunbookSnapshot,
-    runtime::{ApiFailure, random::exponential},
+    runtime::{ApiFailure, StoreError, random::exponential},
 };
 
 impl Actions {
-    /// Writes the fence until it stands, its bound is reached, or it turns out that the action took effect after all.
-    pub(super) async fn fence(&self, work: &Work) -> Fenced {
-        let Some(runbook) = work.action.spec.runbook.clone() else { return Fenced::Done };
-        let deadline = tokio::time::Instant::now() + self.config.fence_timeout;
-        let mut problem = "the fence could not be written".to_owned();
+    /// Writes the fence until it stands, its bound is reached, or it turns out that the action took effect after all. A process that
+    /// stops has not found out anything: whoever comes next fences.
+    pub(super) async fn fence(&self, work: &Work) -> Result<Fenced, StoreError> {
+        let Some(runbook) = work.action.spec.runbook.clone() else { return Ok(Fenced::Done) };
+        let bound = Instant::now() + self.config.fence_timeout;
+        let mut problem = "nothing answered in time".to_owned();
         let mut retry = 0;
-        while tokio::time::Instant::now() < deadline && !self.ctx.shutdown.is_cancelled() {
-            match self.try_fence(work, &runbook).await {
-                Ok(fenced) => return fenced,
-                Err(failure) => problem = format!("the fence could not be written: {failure}"),
+        while Instant::now() < bound {
+            let tried = tokio::select! {
+                () = self.ctx.shutdown.cancelled() => return Err(StoreError::Shutdown),
+                tried = timeout_at(bound, self.try_fence(work, &runbook)) => tried,
+            };
+            match tried {
+                Ok(Ok(fenced)) => return Ok(fenced),
+                Ok(Err(failure)) => problem = failure,
+                Err(_) => break,
             }
             let limit = exponential(self.config.backoff_initial, self.config.backoff_max, retry);
-            tokio::time::sleep(self.ctx.random.up_to(limit)).await;
+            sleep(self.ctx.random.up_to(limit)).await;
             retry += 1;
         }
-        Fenced::Impossible(problem)
+        Ok(Fenced::Impossible(format!("the fence could not be written: {problem}")))
     }
 
     async fn try_fence(&self, work: &Work, runbook: &RunbookSnapshot) -> Result<Fenced, String> {
         let call = work.call(runbook);
-        let target = match self.targets.read(&call).await {
+        let slot = self.targets.slot().await;
+        let target = match self.targets.read(&slot, &call).await {
             Ok(object) => TargetState::read(&object).map_err(|error| error.to_string())?,
             Err(CallError::Api { failure: ApiFailure::NotFound(_), .. }) => return Ok(Fenced::Done),
             Err(CallError::Api { failure, .. }) => return Err(failure.to_string()),
@@ -50,7 +59,7 @@ impl Actions {
         }
         let patch = fence(work.id(), &target, work.request.deadline, self.ctx.clock.now())
             .map_err(|error| error.to_string())?;
-        match self.targets.patch(&call, &patch).await {
+        match self.targets.patch(&slot, &call, &patch).await {
             Ok(_) => Ok(Fenced::Done),
             Err(CallError::Unsupported(problem)) => Ok(Fenced::Impossible(problem)),
             Err(CallError::Api { failure: failure @ ApiFailure::Refused { code, .. }, .. }) if code != 422 => {

@@ -63,9 +63,15 @@ impl Work {
         }
     }
 
+    /// Whether anything of it has left, or may have.
+    pub fn was_sent(&self) -> bool {
+        self.plans.iter().any(|plan| plan.outcome != Some(PlanOutcome::NotSent))
+    }
+
     /// Sends that count: a plan that met a changed target was no try.
     pub fn tries(&self) -> i32 {
-        let counted = self.plans.iter().filter(|plan| plan.outcome != Some(PlanOutcome::Conflict)).count();
+        let counts = |plan: &&ActionPlan| !matches!(plan.outcome, Some(PlanOutcome::Conflict | PlanOutcome::NotSent));
+        let counted = self.plans.iter().filter(counts).count();
         i32::try_from(counted).unwrap_or(i32::MAX)
     }
 
@@ -112,13 +118,17 @@ impl Actions {
                 // What is terminal was decided once; what it had to say may not be out yet.
                 return self.store.transact(name, |_| Step::Unchanged { publish: Vec::new() }).await.map(drop);
             }
+            let working = self.working.acquire().await;
             let next = match fresh.take() {
                 Some(planned) => self.send(&mut work, &planned).await,
                 None => self.turn(&mut work).await?,
             };
             match next {
                 Next::Look => {}
-                Next::Wait { reason, time } => self.wait(&mut work, reason, time).await?,
+                Next::Wait { reason, time } => {
+                    drop(working);
+                    self.wait(&mut work, reason, time).await?;
+                }
                 Next::Complete { what } => self.complete(&mut work, what).await?,
                 Next::Fail { reason, message } => self.give_up(&mut work, reason, message).await?,
             }

@@ -1,15 +1,17 @@
 //! A recorded plan is sent once. What its answer means, and what its absence does.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
+
+use serde_json::Value;
 
 use super::{
     plan::Planned,
-    run::{Next, Work, fail},
+    run::{Next, Work, fail, wait_until},
     service::Actions,
-    target::CallError,
+    target::{CallError, TargetCall},
 };
 use crate::{
-    api::v1alpha1::{PlanOutcome, RunbookSnapshot},
+    api::v1alpha1::{ActionPlan, PlanOutcome, RunbookSnapshot},
     events::{ActionFailureReason, ActionRequested},
     runtime::{ApiFailure, random::exponential},
 };
@@ -18,14 +20,26 @@ impl Actions {
     /// Sends a recorded plan once, and says what its answer means.
     pub(super) async fn send(&self, work: &mut Work, planned: &Planned) -> Next {
         let Some(runbook) = work.action.spec.runbook.clone() else { return Next::Look };
-        if work.plans.len() <= 1 {
+        let key = breaker_key(&work.request);
+        let slot = self.targets.slot().await;
+        // The wait for a free call may have been long.
+        let earlier = work.plans.len().saturating_sub(1);
+        if let Some(stop) = self.stop(work, &work.plans[..earlier]) {
+            work.settle(PlanOutcome::NotSent);
+            self.breakers().unused(&key);
+            return stop;
+        }
+        if earlier == 0 {
             self.budget().call();
         }
-        let key = breaker_key(&work.request);
-        let answer = self.targets.patch(&work.call(&runbook), &planned.patch).await;
+        let left = wait_until(work.request.deadline, self.ctx.clock.now());
+        let call = work.call(&runbook);
+        let call = TargetCall { timeout: call.timeout.min(left), ..call };
+        let answer = self.targets.patch(&slot, &call, &planned.patch).await;
+        drop(slot);
+        self.tell_breaker(&key, &runbook, &answer);
         let failure = match answer {
             Ok(_) => {
-                self.breakers().success(&key);
                 return Next::Complete { what: format!("{} {}", work.request.target.display(), planned.plan.what) };
             }
             Err(CallError::Unsupported(problem)) => {
@@ -52,12 +66,44 @@ impl Actions {
             failure => {
                 if matches!(failure, ApiFailure::Throttled { .. }) {
                     work.settle(PlanOutcome::Throttled);
-                } else if self.breakers().failure(&key, &runbook.circuit_breaker, self.ctx.clock.now()) {
-                    tracing::warn!(breaker = key, "A circuit breaker opened.");
                 }
                 self.later(work, &runbook, &failure)
             }
         }
+    }
+
+    /// Whatever the server answered, it works; but 429, which says nothing of the patch.
+    fn tell_breaker(&self, key: &str, runbook: &RunbookSnapshot, answer: &Result<Value, CallError>) {
+        match answer {
+            Err(CallError::Unsupported(_) | CallError::Api { failure: ApiFailure::Throttled { .. }, .. }) => {
+                self.breakers().unused(key);
+            }
+            Err(CallError::Api { failure: ApiFailure::Unknown(_) | ApiFailure::Malformed(_), .. }) => {
+                if self.breakers().failure(key, &runbook.circuit_breaker, self.ctx.clock.now()) {
+                    tracing::warn!(breaker = key, "A circuit breaker opened.");
+                }
+            }
+            Ok(_) | Err(CallError::Api { .. }) => self.breakers().success(key),
+        }
+    }
+
+    /// Why nothing more of it may be sent, now that these plans of it have been. What was begun goes on when the rule is suspended.
+    pub(super) fn stop(&self, work: &Work, plans: &[ActionPlan]) -> Option<Next> {
+        let was_sent = plans.iter().any(|plan| plan.outcome != Some(PlanOutcome::NotSent));
+        if self.ctx.clock.now() >= work.request.deadline {
+            let reason = if was_sent { ActionFailureReason::DeadlineExceeded } else { ActionFailureReason::Stale };
+            return Some(fail(reason, format!("the deadline {} has passed", work.request.deadline)));
+        }
+        if was_sent {
+            return None;
+        }
+        // The newest version that the watch has shown.
+        let action = self.store.get(&work.name).unwrap_or_else(|| Arc::clone(&work.action));
+        if action.metadata.deletion_timestamp.is_some() {
+            return Some(fail(ActionFailureReason::Refused, "the Action was deleted before anything was sent"));
+        }
+        self.is_suspended(&work.request)
+            .then(|| fail(ActionFailureReason::Suspended, "the rule was suspended or deleted before anything was sent"))
     }
 
     pub(super) fn breaker_is_open(&self, request: &ActionRequested) -> bool {

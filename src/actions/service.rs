@@ -1,6 +1,7 @@
 //! The service: it claims what is requested, and whoever holds a target's partition brings its actions to their end.
 
 use std::{
+    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -10,9 +11,10 @@ use jiff::SignedDuration;
 use k8s_openapi::api::{autoscaling::v2::HorizontalPodAutoscaler, core::v1::Namespace};
 use kube::Api;
 use tokio::{
-    sync::watch,
-    time::{MissedTickBehavior, interval},
+    sync::{Semaphore, watch},
+    time::{Interval, MissedTickBehavior, interval},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     breaker::Breakers,
@@ -33,14 +35,17 @@ use crate::{
 };
 
 /// How long after the deadline a claim stays: clocks of replicas may differ, and the log may deliver late.
-const CLAIM_SKEW: SignedDuration = SignedDuration::from_mins(5);
+pub(super) const CLAIM_SKEW: SignedDuration = SignedDuration::from_mins(5);
+
+/// Of how many targets actions may be under way or wait; those of others are taken up when a place is free.
+const TARGETS_MAX: usize = 10_000;
 
 /// How the service runs.
 #[derive(Clone, Debug)]
 pub struct ActionsConfig {
     /// The most requests of one partition that are claimed at once.
     pub max_in_flight: usize,
-    /// The most targets that are worked on at once.
+    /// The most actions that are worked on at once. One that waits is not counted.
     pub concurrency: usize,
     /// The most calls to targets at once.
     pub target_concurrency: usize,
@@ -118,6 +123,8 @@ pub(super) struct Actions {
     pub autoscalers: Arc<WatchCache<HorizontalPodAutoscaler>>,
     pub targets: Targets,
     pub queues: Queues,
+    /// For whoever does not wait (bulkhead): a thousand that wait for a circuit breaker hold up nobody.
+    pub working: Semaphore,
     /// This process, in the plans that it makes.
     pub sender: String,
     breakers: Mutex<Breakers>,
@@ -135,6 +142,7 @@ impl Actions {
             autoscalers: WatchCache::new(),
             targets: Targets::new(ctx.kube.clone(), config.target_concurrency),
             queues: Queues::default(),
+            working: Semaphore::new(config.concurrency.max(1)),
             sender: format!("{:016x}", ctx.random.next_u64()),
             breakers: Mutex::default(),
             budget: Mutex::default(),
@@ -166,14 +174,15 @@ impl Actions {
 pub async fn run(ctx: Context, config: ActionsConfig) -> Result<(), ActionsError> {
     let actions = Actions::new(&ctx, &config);
     actions.watch();
-    let runner = Mailboxes::new(&ctx, "action-run", config.concurrency, Arc::new(Runner(Arc::clone(&actions))));
+    let runner = Mailboxes::new(&ctx, "action-run", TARGETS_MAX, Arc::new(Runner(Arc::clone(&actions))));
     let claimer = Claimer { actions: Arc::clone(&actions), runner: runner.clone() };
     let claims = Mailboxes::new(&ctx, "action-claim", config.concurrency, Arc::new(claimer));
     let ownership = Ownership::new(Arc::clone(&ctx.bus), Topic::ActionRequested);
     let gate = watch::Sender::new(Gate::Paused);
     let open = gate.subscribe();
-    let keeper = Keeper { actions: Arc::clone(&actions), runner, ownership: Arc::clone(&ownership) };
-    ctx.tasks.spawn_infallible("actions-keeper", async move { keeper.run(gate).await });
+    let keeper = Arc::new(Keeper { actions: Arc::clone(&actions), runner, ownership: Arc::clone(&ownership) });
+    ctx.tasks.spawn_infallible("actions-take-up", Arc::clone(&keeper).take_up_until_shutdown(gate));
+    ctx.tasks.spawn_infallible("actions-keeper", keeper.keep_until_shutdown());
     let options = SubscribeOptions {
         group: "actions".into(),
         topics: vec![Topic::ActionRequested],
@@ -268,7 +277,8 @@ struct Keeper {
 }
 
 impl Keeper {
-    async fn run(&self, gate: watch::Sender<Gate>) {
+    /// Apart from the keeping, so that nothing that goes wrong there holds up an action.
+    async fn take_up_until_shutdown(self: Arc<Self>, gate: watch::Sender<Gate>) {
         let ctx = &self.actions.ctx;
         tokio::select! {
             () = self.actions.ready() => {}
@@ -276,20 +286,26 @@ impl Keeper {
         }
         gate.send_replace(Gate::Open);
         ctx.health.ready("service");
-        let mut takeovers = self.ownership.takeovers();
-        let mut tick = interval(self.actions.config.keep_interval);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                () = ctx.shutdown.cancelled() => return,
-                _ = tick.tick() => {}
-                changed = takeovers.changed() => if changed.is_err() { return },
-            }
+        let mut ticks = Ticks::new(&self);
+        while ticks.next().await {
             self.take_up();
+        }
+    }
+
+    async fn keep_until_shutdown(self: Arc<Self>) {
+        tokio::select! {
+            () = self.actions.ready() => {}
+            () = self.actions.ctx.shutdown.cancelled() => return,
+        }
+        let mut ticks = Ticks::new(&self);
+        while ticks.next().await {
             if let Err(StoreError::Shutdown) = self.actions.store.sweep(|action| self.owns(action)).await {
                 return;
             }
-            self.release_and_delete().await;
+            if let Err(StoreError::Shutdown) = self.release().await {
+                return;
+            }
+            self.delete_old().await;
         }
     }
 
@@ -308,48 +324,86 @@ impl Keeper {
         }
     }
 
-    async fn release_and_delete(&self) {
+    /// Lets go of what may be deleted: finished, told, and past the time in which its request could still come again.
+    async fn release(&self) -> Result<(), StoreError> {
+        let now = self.actions.ctx.clock.now();
+        let mut terminating = HashMap::new();
+        let mut names = Vec::new();
+        for action in self.actions.store.list().into_iter().filter(|action| self.owns(action)) {
+            let told = action.status.as_ref().is_some_and(|s| s.phase.is_terminal() && s.outbox.is_empty());
+            if !told || !is_held(&action) {
+                continue;
+            }
+            let past = now > action.spec.deadline.saturating_add(CLAIM_SKEW).unwrap_or(action.spec.deadline);
+            if past
+                || (action.metadata.deletion_timestamp.is_some()
+                    && self.is_terminating(&action, &mut terminating).await)
+            {
+                names.push(name_of(action.as_ref()));
+            }
+        }
+        let without_claim = |current: Option<&Action>| match current {
+            Some(current) if is_held(current) => {
+                let mut object = current.clone();
+                object.metadata.finalizers.get_or_insert_default().retain(|name| name != FINALIZER_CLAIM);
+                Step::WriteMain { object }
+            }
+            _ => Step::Unchanged { publish: Vec::new() },
+        };
+        self.actions.store.tidy(names, without_claim).await
+    }
+
+    async fn delete_old(&self) {
         let now = self.actions.ctx.clock.now();
         for action in self.actions.store.list().into_iter().filter(|action| self.owns(action)) {
-            let Some(status) = action.status.as_ref().filter(|status| status.phase.is_terminal()) else { continue };
-            let held =
-                action.metadata.finalizers.as_ref().is_some_and(|list| list.iter().any(|f| f == FINALIZER_CLAIM));
-            let past = now > action.spec.deadline.saturating_add(CLAIM_SKEW).unwrap_or(action.spec.deadline);
+            let finished_at = action.status.as_ref().and_then(|status| status.finished_at);
+            let old = finished_at.is_some_and(|at| now.duration_since(at) > self.actions.config.ttl);
             let deleting = action.metadata.deletion_timestamp.is_some();
-            if held && status.outbox.is_empty() && (past || (deleting && self.namespace_is_terminating(&action).await))
-            {
-                self.release(&action).await;
-            }
-            let old = status.finished_at.is_some_and(|at| now.duration_since(at) > self.actions.config.ttl);
-            if !held && old && !deleting && self.actions.store.delete(&action).await.is_err() {
+            if old && !is_held(&action) && !deleting && self.actions.store.delete(&action).await.is_err() {
                 tracing::warn!(action = %name_of(action.as_ref()), "An old Action could not be deleted; it is tried again.");
             }
         }
     }
 
-    async fn release(&self, action: &Action) {
-        let name = name_of(action);
-        let released = self.actions.store.transact(&name, |current| match current {
-            Some(current) if current.metadata.finalizers.is_some() => {
-                let mut object = current.clone();
-                object.metadata.finalizers = object
-                    .metadata
-                    .finalizers
-                    .map(|list| list.into_iter().filter(|name| name != FINALIZER_CLAIM).collect());
-                Step::WriteMain { object }
-            }
-            _ => Step::Unchanged { publish: Vec::new() },
-        });
-        if let Err(error) = released.await {
-            tracing::warn!(%error, "A finalizer could not be released; it is tried again.");
+    /// Asks once for each namespace.
+    async fn is_terminating(&self, action: &Action, known: &mut HashMap<String, bool>) -> bool {
+        let name = action.metadata.namespace.clone().unwrap_or_default();
+        if let Some(known) = known.get(&name) {
+            return *known;
         }
+        let namespaces: Api<Namespace> = Api::all(self.actions.ctx.kube.clone());
+        let namespace = call(CALL_TIMEOUT, namespaces.get_metadata_opt(&name)).await;
+        let terminating = namespace
+            .is_ok_and(|namespace| namespace.is_none_or(|namespace| namespace.metadata.deletion_timestamp.is_some()));
+        known.insert(name, terminating);
+        terminating
+    }
+}
+
+fn is_held(action: &Action) -> bool {
+    action.metadata.finalizers.as_ref().is_some_and(|list| list.iter().any(|name| name == FINALIZER_CLAIM))
+}
+
+/// Every now and then, and at once after a takeover.
+struct Ticks {
+    shutdown: CancellationToken,
+    takeovers: watch::Receiver<u64>,
+    interval: Interval,
+}
+
+impl Ticks {
+    fn new(keeper: &Keeper) -> Self {
+        let mut interval = interval(keeper.actions.config.keep_interval);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { shutdown: keeper.actions.ctx.shutdown.clone(), takeovers: keeper.ownership.takeovers(), interval }
     }
 
-    async fn namespace_is_terminating(&self, action: &Action) -> bool {
-        let namespaces: Api<Namespace> = Api::all(self.actions.ctx.kube.clone());
-        let name = action.metadata.namespace.clone().unwrap_or_default();
-        let namespace = call(CALL_TIMEOUT, namespaces.get_metadata_opt(&name)).await;
-        namespace
-            .is_ok_and(|namespace| namespace.is_none_or(|namespace| namespace.metadata.deletion_timestamp.is_some()))
+    /// False on shutdown.
+    async fn next(&mut self) -> bool {
+        tokio::select! {
+            () = self.shutdown.cancelled() => false,
+            _ = self.interval.tick() => true,
+            changed = self.takeovers.changed() => changed.is_ok(),
+        }
     }
 }

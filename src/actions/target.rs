@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use hyper::{Method, Request};
 use kube::{Client, Error};
 use serde_json::Value;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
     api::v1alpha1::{TargetReference, workload_resource},
@@ -42,18 +42,29 @@ pub(super) struct Targets {
     permits: Arc<Semaphore>,
 }
 
+/// The right to make calls, one after the other. What holds for the target may have changed while it was waited for.
+pub(super) struct Slot<'a> {
+    // The semaphore is never closed.
+    _permit: Option<SemaphorePermit<'a>>,
+}
+
 impl Targets {
     pub(super) fn new(client: Client, concurrency: usize) -> Self {
         Self { client, permits: Arc::new(Semaphore::new(concurrency.max(1))) }
     }
 
+    /// Waits for a free call.
+    pub(super) async fn slot(&self) -> Slot<'_> {
+        Slot { _permit: self.permits.acquire().await.ok() }
+    }
+
     /// A quorum read: no resourceVersion is given, so the API server asks etcd.
-    pub(super) async fn read(&self, call: &TargetCall<'_>) -> Result<Value, CallError> {
+    pub(super) async fn read(&self, _: &Slot<'_>, call: &TargetCall<'_>) -> Result<Value, CallError> {
         self.request(call, Method::GET, None).await
     }
 
     /// One JSON Patch. It is sent once: the client has no retries.
-    pub(super) async fn patch(&self, call: &TargetCall<'_>, patch: &Value) -> Result<Value, CallError> {
+    pub(super) async fn patch(&self, _: &Slot<'_>, call: &TargetCall<'_>, patch: &Value) -> Result<Value, CallError> {
         self.request(call, Method::PATCH, Some(patch)).await
     }
 
@@ -72,8 +83,6 @@ impl Targets {
         }
         let body = body.map(Value::to_string).unwrap_or_default().into_bytes();
         let request = request.body(body).map_err(|error| CallError::Unsupported(error.to_string()))?;
-        // The semaphore is never closed.
-        let _permit = self.permits.acquire().await;
         match tokio::time::timeout(call.timeout, self.client.request::<Value>(request)).await {
             Ok(Ok(object)) => Ok(object),
             Ok(Err(error)) => Err(CallError::Api { failure: classify(&error), causes: has_causes(&error) }),

@@ -31,10 +31,8 @@ impl Actions {
             );
             return Ok(fail(ActionFailureReason::InvalidRunbook, message));
         };
-        if work.action.metadata.deletion_timestamp.is_some() && work.plans.is_empty() {
-            return Ok(fail(ActionFailureReason::Refused, "the Action was deleted before anything was sent"));
-        }
-        if let Some(next) = self.before_reading(work, &runbook, now) {
+        let key = breaker_key(&work.request);
+        if let Some(next) = self.before_reading(work, &runbook, &key, now) {
             return Ok(next);
         }
         let planned = match self.read_target(work, &runbook).await {
@@ -44,32 +42,25 @@ impl Actions {
         let planned = match planned {
             Ok(planned) => planned,
             Err(next) => {
-                self.breakers().unused(&breaker_key(&work.request));
+                self.breakers().unused(&key);
                 return Ok(next);
             }
         };
         // The plan is recorded before it is sent. That this write succeeds shows that the Action is as it was read.
         work.plans.push(planned.plan.clone());
         let status = ActionStatus { phase: ActionPhase::Running, waiting_for: None, ..work.status() };
-        if !self.write_status(work, status, Vec::new()).await? {
+        let recorded = self.write_status(work, status, Vec::new()).await;
+        if !matches!(recorded, Ok(true)) {
             work.plans.pop();
-            self.breakers().unused(&breaker_key(&work.request));
-            return Ok(Next::Look);
+            self.breakers().unused(&key);
+            return recorded.map(|_| Next::Look);
         }
         Ok(self.send(work, &planned).await)
     }
 
-    fn before_reading(&self, work: &Work, runbook: &RunbookSnapshot, now: Timestamp) -> Option<Next> {
-        if now >= work.request.deadline {
-            let reason =
-                if work.plans.is_empty() { ActionFailureReason::Stale } else { ActionFailureReason::DeadlineExceeded };
-            return Some(fail(reason, format!("the deadline {} has passed", work.request.deadline)));
-        }
-        if work.plans.is_empty() && self.is_suspended(&work.request) {
-            return Some(fail(
-                ActionFailureReason::Suspended,
-                "the rule was suspended or deleted before anything was sent",
-            ));
+    fn before_reading(&self, work: &Work, runbook: &RunbookSnapshot, key: &str, now: Timestamp) -> Option<Next> {
+        if let Some(stop) = self.stop(work, &work.plans) {
+            return Some(stop);
         }
         if work.plans.len() >= ACTION_PLANS_MAX {
             return Some(fail(
@@ -83,12 +74,12 @@ impl Actions {
                 format!("{} tries without an answer", work.tries()),
             ));
         }
-        let key = breaker_key(&work.request);
-        if let Admission::Wait(until) = self.breakers().admit(&key, now) {
+        if let Admission::Wait(until) = self.breakers().admit(key, now) {
             let time = wait_until(until, now);
             return Some(Next::Wait { reason: format!("the circuit breaker of {key}, open until {until}"), time });
         }
         if !work.plans.is_empty() && !self.budget().take(now) {
+            self.breakers().unused(key);
             return Some(Next::Wait { reason: "the budget for retries".into(), time: Duration::from_secs(1) });
         }
         None
@@ -97,7 +88,8 @@ impl Actions {
     async fn read_target(&self, work: &Work, runbook: &RunbookSnapshot) -> Result<TargetState, Next> {
         let key = breaker_key(&work.request);
         let name = work.request.target.display();
-        match self.targets.read(&work.call(runbook)).await {
+        let slot = self.targets.slot().await;
+        match self.targets.read(&slot, &work.call(runbook)).await {
             Ok(object) => {
                 // A read alone does not close the breaker: it is the writes that it protects.
                 TargetState::read(&object).map_err(|error| fail(ActionFailureReason::Refused, error.to_string()))

@@ -38,14 +38,20 @@ pub(super) struct Tokens {
 struct State {
     /// Only hashes are kept, all of one length, so that a comparison tells nothing of a token's length either.
     hashes: Vec<[u8; 32]>,
-    stamp: Option<(SystemTime, u64)>,
+    /// Of the file that they were read from.
+    stamp: Option<Stamp>,
+    /// Of the file that could not be read last, so that it is said once.
+    unreadable: Option<Option<Stamp>>,
 }
+
+/// Time of the last change, and length.
+type Stamp = (SystemTime, u64);
 
 impl Tokens {
     pub(super) fn load(path: PathBuf) -> Result<Self, TokenError> {
         let stamp = stamp_of(&path);
         let hashes = read(&path)?;
-        Ok(Self { path, state: RwLock::new(State { hashes, stamp }) })
+        Ok(Self { path, state: RwLock::new(State { hashes, stamp, unreadable: None }) })
     }
 
     /// Whether the value of an `Authorization` header holds a valid token. Every token is compared, each in constant time.
@@ -56,25 +62,29 @@ impl Tokens {
         state.hashes.iter().fold(Choice::from(0), |found, hash| found | hash.ct_eq(&given)).into()
     }
 
-    /// Reads the file again if it has changed. An unreadable or empty one changes nothing, and is said.
+    /// Reads the file again if it has changed. An unreadable or empty one changes nothing, is said once, and is tried again.
     pub(super) fn refresh(&self) {
         let stamp = stamp_of(&self.path);
         if self.state.read().unwrap_or_else(PoisonError::into_inner).stamp == stamp {
             return;
         }
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        state.stamp = stamp;
         match read(&self.path) {
             Ok(hashes) => {
                 tracing::info!(tokens = hashes.len(), "The tokens were read again.");
-                state.hashes = hashes;
+                *state = State { hashes, stamp, unreadable: None };
             }
-            Err(error) => tracing::error!(%error, "The tokens stay as they were."),
+            Err(error) => {
+                if state.unreadable != Some(stamp) {
+                    tracing::error!(%error, "The tokens stay as they were.");
+                }
+                state.unreadable = Some(stamp);
+            }
         }
     }
 }
 
-fn stamp_of(path: &PathBuf) -> Option<(SystemTime, u64)> {
+fn stamp_of(path: &PathBuf) -> Option<Stamp> {
     let meta = std::fs::metadata(path).ok()?;
     Some((meta.modified().ok()?, meta.len()))
 }
@@ -122,6 +132,25 @@ mod tests {
         std::fs::write(&path, "other").unwrap();
         tokens.refresh();
         assert!(!tokens.allow(Some(b"Bearer new")) && tokens.allow(Some(b"Bearer other")));
+    }
+
+    /// What could not be read is not taken for known: a mount that comes back, or a permission that is mended, changes no time.
+    #[test]
+    fn what_could_not_be_read_is_tried_again_though_its_time_is_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        let then = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000);
+        let write = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            std::fs::File::options().write(true).open(&path).unwrap().set_modified(then).unwrap();
+        };
+        std::fs::write(&path, "old").unwrap();
+        let tokens = Tokens::load(path.clone()).unwrap();
+        for text in ["\n\n\n\n\n", "newer"] {
+            write(text);
+            tokens.refresh();
+        }
+        assert!(tokens.allow(Some(b"Bearer newer")) && !tokens.allow(Some(b"Bearer old")));
     }
 
     #[test]

@@ -10,7 +10,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -21,7 +21,7 @@ use kube::{
     api::{DeleteParams, PostParams, Preconditions},
 };
 use serde::Serialize;
-use tokio::sync::broadcast;
+use tokio::{sync::broadcast, time::timeout};
 
 use super::{
     ApiFailure, Context, WatchCache,
@@ -39,9 +39,10 @@ use crate::{
 pub const SWEEP_AGE: SignedDuration = SignedDuration::from_secs(2);
 /// How many objects' outboxes a sweep publishes together.
 const SWEEP_PUBLISH_BATCH: usize = 256;
-/// How many outboxes a sweep clears at most, and how many at once.
-const SWEEP_CLEARS: usize = 512;
-const SWEEP_CLEARS_AT_ONCE: usize = 8;
+/// How many objects are tidied at most in one go, how many at once, and how long one may take.
+const TIDY_MAX: usize = 512;
+const TIDY_AT_ONCE: usize = 8;
+const TIDY_TIMEOUT: Duration = Duration::from_secs(5);
 const BACKOFF_INITIAL: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
@@ -231,25 +232,52 @@ impl<K: Owned> Store<K> {
         for objects in due.chunks(SWEEP_PUBLISH_BATCH) {
             self.publish_outboxes(objects.iter().map(|object| (name_of(object.as_ref()), object.outbox()))).await?;
         }
-        let names: Vec<NamespacedName> = due.iter().take(SWEEP_CLEARS).map(|object| name_of(object.as_ref())).collect();
-        let clears = names.into_iter().map(|name| self.clear(name));
-        let mut clears = stream::iter(clears).buffer_unordered(SWEEP_CLEARS_AT_ONCE);
-        while let Some(cleared) = clears.next().await {
-            cleared?;
+        let names = due.iter().map(|object| name_of(object.as_ref())).collect();
+        self.tidy(names, |current| match current {
+            Some(object) if !object.outbox().is_empty() => Step::Write { object: object.clone(), publish: Vec::new() },
+            _ => Step::Unchanged { publish: Vec::new() },
+        })
+        .await
+    }
+
+    /// Does to many objects what nobody waits for, a few at once, and a part of them at a time. What cannot be done soon is left for
+    /// the next time, and with it the rest of its namespace: one in which nothing can be written holds up no other.
+    pub async fn tidy(
+        &self,
+        mut names: Vec<NamespacedName>,
+        decide: impl Fn(Option<&K>) -> Step<K> + Sync,
+    ) -> Result<(), StoreError> {
+        // Another order each time, so that those in front are not always the same.
+        let start = self.ctx.random.next_u64() % names.len().max(1) as u64;
+        names.rotate_left(usize::try_from(start).unwrap_or(0));
+        names.truncate(TIDY_MAX);
+        let stuck = Mutex::default();
+        let works: Vec<_> = names.into_iter().map(|name| self.tidy_one(name, &decide, &stuck)).collect();
+        let mut works = stream::iter(works).buffer_unordered(TIDY_AT_ONCE);
+        while let Some(done) = works.next().await {
+            done?;
         }
         Ok(())
     }
 
-    /// An object that cannot be written stays as it is: it is due again at the next sweep.
-    async fn clear(&self, name: NamespacedName) -> Result<(), StoreError> {
-        let cleared = self.transact(&name, |current| match current {
-            Some(object) if !object.outbox().is_empty() => Step::Write { object: object.clone(), publish: Vec::new() },
-            _ => Step::Unchanged { publish: Vec::new() },
-        });
-        match cleared.await {
-            Err(StoreError::Shutdown) => Err(StoreError::Shutdown),
-            Ok(_) | Err(StoreError::Refused { .. }) => Ok(()),
+    async fn tidy_one(
+        &self,
+        name: NamespacedName,
+        decide: &(impl Fn(Option<&K>) -> Step<K> + Sync),
+        stuck: &Mutex<HashSet<String>>,
+    ) -> Result<(), StoreError> {
+        if lock(stuck).contains(&name.namespace) {
+            return Ok(());
         }
+        match timeout(TIDY_TIMEOUT, self.transact(&name, decide)).await {
+            Ok(Err(StoreError::Shutdown)) => return Err(StoreError::Shutdown),
+            Ok(Ok(_) | Err(StoreError::Refused { .. })) => {}
+            Err(_) => {
+                tracing::warn!(kind = %K::kind(&()), object = %name, "It cannot be written now; it is tried again later.");
+                lock(stuck).insert(name.namespace);
+            }
+        }
+        Ok(())
     }
 
     /// Deletes this very version of the object; one that is gone or has changed is left alone. True when it was deleted.
@@ -459,9 +487,13 @@ impl<K: Owned> Store<K> {
         Api::namespaced(self.ctx.kube.clone(), &name.namespace)
     }
 
-    fn acknowledged(&self) -> std::sync::MutexGuard<'_, HashMap<NamespacedName, HashSet<String>>> {
-        self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner)
+    fn acknowledged(&self) -> MutexGuard<'_, HashMap<NamespacedName, HashSet<String>>> {
+        lock(&self.acknowledged)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Events as entries. Payloads of ours can always be JSON; one that cannot is said and left out.

@@ -160,6 +160,8 @@ pub enum PlanOutcome {
     Refused,
     /// The server asked for patience and did nothing.
     Throttled,
+    /// It never left: the deadline passed, or the rule was suspended, while it waited for a free call.
+    NotSent,
 }
 
 /// Where an action is on its way.

@@ -1,4 +1,6 @@
-//! Tests of the service, on the log and the API server in memory.
+//! Tests of the service, on the log and the API server in memory; what goes wrong around it is in [`trouble`].
+
+mod trouble;
 
 use std::{
     sync::{
@@ -45,8 +47,12 @@ fn cluster() -> FakeApi {
 }
 
 fn request(test: &TestContext) -> ActionRequested {
+    request_for(test, "svc-a")
+}
+
+fn request_for(test: &TestContext, deployment: &str) -> ActionRequested {
     let now = test.clock.now();
-    let correlation = CorrelationId::new("shop", "cpu-high", &["svc-a"]);
+    let correlation = CorrelationId::new("shop", "cpu-high", &[deployment]);
     let incident_id = IncidentId::new("cpu-high", &correlation, &AlertId::new("prom", "ab", now));
     ActionRequested {
         action_id: ActionId::new("shop", &incident_id, "add-replica", 1),
@@ -64,7 +70,7 @@ fn request(test: &TestContext) -> ActionRequested {
         step_index: 0,
         attempt: 1,
         runbook: "scale-up".into(),
-        target: TargetReference { api_version: "apps/v1".into(), kind: "Deployment".into(), name: "svc-a".into() },
+        target: TargetReference { api_version: "apps/v1".into(), kind: "Deployment".into(), name: deployment.into() },
         parameters: vec![],
         decided_at: now,
         deadline: now + jiff::SignedDuration::from_mins(5),
@@ -80,7 +86,7 @@ fn record_of(request: &ActionRequested) -> Record {
         time: request.decided_at,
         source: "eventpulse/rules".into(),
         subject: request.action_id.to_string(),
-        key: "shop/Deployment/svc-a".into(),
+        key: format!("shop/Deployment/{}", request.target.name),
         traceparent: None,
         payload: request.clone().into(),
     };
@@ -98,9 +104,13 @@ fn config() -> ActionsConfig {
 }
 
 fn start(bus: &Arc<MemoryBus>, api: &FakeApi) -> TestContext {
+    start_with(bus, api, config())
+}
+
+fn start_with(bus: &Arc<MemoryBus>, api: &FakeApi, config: ActionsConfig) -> TestContext {
     let test = TestContext::with_api("actions", bus.clone(), api.clone());
     let ctx = test.ctx.clone();
-    test.ctx.tasks.spawn("actions", run(ctx, config()));
+    test.ctx.tasks.spawn("actions", run(ctx, config));
     test
 }
 
@@ -345,36 +355,4 @@ async fn whatever_write_a_process_dies_at_another_one_ends_the_action_with_one_e
             drop(first);
         }
     }
-}
-
-/// The dead replica's last words are what the other services wait for; that they are cleared is only tidiness.
-#[tokio::test]
-async fn what_a_dead_replica_had_to_say_is_said_before_anything_is_cleared() {
-    let first = cluster();
-    let bus = Arc::new(MemoryBus::new(3));
-    let test = start(&bus, &first);
-    bus.publish(vec![record_of(&request(&test))]).await.unwrap();
-    let ended = ended(&first).await;
-    let long_ago = test.clock.now() - jiff::SignedDuration::from_secs(10);
-    stop(test).await;
-
-    let (api, bus) = (cluster(), Arc::new(MemoryBus::new(3)));
-    for i in 0..5 {
-        let mut action = ended.clone();
-        action["metadata"]["name"] = json!(format!("a{i}"));
-        action["status"]["outbox"][0]["id"] = json!(format!("said-{i}"));
-        action["status"]["outbox"][0]["time"] = json!(long_ago.to_string());
-        api.put(ACTIONS, action);
-    }
-    let never = Arc::new(tokio::sync::Semaphore::new(0));
-    api.on_request(move |seen| if seen.method == Method::PUT { Fault::Hold(Arc::clone(&never)) } else { Fault::None });
-    let test = start(&bus, &api);
-    for _ in 0..1_000 {
-        if bus.records(Topic::ActionCompleted).len() == 5 {
-            test.ctx.shutdown.cancel();
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    panic!("{} of 5 were said while nothing could be cleared", bus.records(Topic::ActionCompleted).len());
 }
