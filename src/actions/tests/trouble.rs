@@ -86,13 +86,14 @@ async fn a_namespace_that_cannot_be_written_holds_up_no_other() {
         action["metadata"]["name"] = json!(name);
         api.put(ACTIONS, action);
     };
-    (0..40).for_each(|i| old("broken", format!("a{i}")));
+    (0..300).for_each(|i| old("broken", format!("a{i}")));
     old("shop", "z".into());
     api.on_request(|seen| {
         let broken = seen.is_write() && seen.path.contains("/namespaces/broken/");
         if broken { Fault::Answer(500) } else { Fault::None }
     });
     let test = start(&bus, &api);
+    until("the broken namespace is tried", || api.seen().iter().any(|seen| seen.is_write())).await;
     until("the other namespace's outbox is cleared", || {
         let action = api.get(ACTIONS, "shop", "z").unwrap();
         action["status"]["outbox"].as_array().is_none_or(Vec::is_empty)
@@ -188,7 +189,7 @@ async fn an_action_that_waits_holds_up_no_other() {
     let test = start_with(&bus, &api, ActionsConfig { concurrency: 1, ..config() });
     api.on_request(
         |seen| {
-            if is_patch(seen) && seen.path.ends_with("/svc-b") { Fault::Throttle(60) } else { Fault::None }
+            if is_patch(seen) && seen.path.ends_with("/svc-b") { Fault::Throttle(600) } else { Fault::None }
         },
     );
     let patient = request_for(&test, "svc-b");
