@@ -27,7 +27,7 @@ use crate::{
     events::{ActionRequested, NamespacedName},
     runtime::{
         ApiFailure, StoreError,
-        kube_api::{CALL_TIMEOUT, call},
+        kube_api::{CALL_TIMEOUT, ask},
         random::exponential,
     },
 };
@@ -179,9 +179,8 @@ impl Actions {
         let api: Api<Action> = Api::namespaced(self.ctx.kube.clone(), &name.namespace);
         let mut retry = 0;
         loop {
-            match call(CALL_TIMEOUT, api.create(&PostParams::default(), action)).await {
+            match ask(&self.ctx.health, CALL_TIMEOUT, api.create(&PostParams::default(), action)).await {
                 Ok(created) => {
-                    self.ctx.health.ready("api server");
                     self.store.cache().upsert(created.clone());
                     return Claim::Exists(Box::new(created));
                 }
@@ -195,12 +194,8 @@ impl Actions {
                 Err(failure @ (ApiFailure::Refused { .. } | ApiFailure::NotFound(_))) => {
                     return Claim::Refused(failure);
                 }
-                Err(failure) => {
-                    self.ctx.health.not_ready("api server", failure.to_string());
-                    if self.ctx.clock.now() >= give_up_at {
-                        return Claim::Refused(failure);
-                    }
-                }
+                Err(failure) if self.ctx.clock.now() >= give_up_at => return Claim::Refused(failure),
+                Err(_) => {}
             }
             if self.ctx.shutdown.is_cancelled() {
                 return Claim::Shutdown;

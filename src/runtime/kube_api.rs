@@ -1,12 +1,23 @@
 //! Calls to the API server: clients without hidden retries, a deadline on every call, and what an error means for the caller.
 
-use std::{future::Future, time::Duration};
+use std::{fmt::Debug, future::Future, time::Duration};
 
-use kube::{Client, Config, Error, client::ClientBuilder};
+use kube::{Api, Client, Config, Error, client::ClientBuilder, core::Status};
+use serde::de::DeserializeOwned;
+
+use super::ServiceHealth;
 
 /// How long a call may take, unless its caller knows better.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// The part of a service's readiness that tells of the API server.
+const API_SERVER: &str = "api server";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// However much patience a server asks for, it is asked again after this.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
+/// The reason that kube makes up for an answer that is no `Status`.
+const NO_STATUS: &str = "Failed to parse error data";
+/// How much is kept of such an answer, in characters.
+const FOREIGN_TEXT_MAX: usize = 200;
 
 /// What an error of the API server means for the caller.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -23,12 +34,13 @@ pub enum ApiFailure {
     /// The server asks for patience: it did nothing.
     #[error("throttled: {message}")]
     Throttled {
-        /// How long it asks to wait.
+        /// How long it asks to wait, at most a minute.
         after: Option<Duration>,
         /// What it said.
         message: String,
     },
-    /// The server refuses for good (a 4xx but 404, 409 and 429): trying again changes nothing, until somebody changes something.
+    /// The server refuses for good (a 4xx but 404, 409 and 429; of a [`call`] but 401 too): trying again changes nothing, until
+    /// somebody changes something.
     #[error("refused ({code} {reason}): {message}")]
     Refused {
         /// HTTP status.
@@ -61,9 +73,14 @@ impl ApiFailure {
     }
 }
 
-/// What an error of kube means. Only what the server itself answered with a `Status` counts as an answer.
+/// What an error of kube means. Only what the server itself answered with a `Status` counts as an answer: whatever else has a status
+/// code comes from something before it, which may well have passed the request on. But 429, which is said in place of it.
 pub fn classify(error: &Error) -> ApiFailure {
     match error {
+        Error::Api(status) if !is_of_the_server(status) && status.code != 429 => {
+            let text: String = status.message.chars().take(FOREIGN_TEXT_MAX).collect();
+            ApiFailure::Unknown(format!("{} without a Status of the API server: {text}", status.code))
+        }
         Error::Api(status) => {
             let message = status.message.clone();
             match status.code {
@@ -72,7 +89,7 @@ pub fn classify(error: &Error) -> ApiFailure {
                 409 => ApiFailure::Conflict(message),
                 429 => {
                     let seconds = status.details.as_ref().map_or(0, |details| details.retry_after_seconds);
-                    let after = (seconds > 0).then(|| Duration::from_secs(u64::from(seconds)));
+                    let after = (seconds > 0).then(|| Duration::from_secs(u64::from(seconds)).min(RETRY_AFTER_MAX));
                     ApiFailure::Throttled { after, message }
                 }
                 code @ 400..=499 => ApiFailure::Refused { code, reason: status.reason.clone(), message },
@@ -82,6 +99,10 @@ pub fn classify(error: &Error) -> ApiFailure {
         Error::SerdeError(error) => ApiFailure::Malformed(error.to_string()),
         other => ApiFailure::Unknown(chain(other)),
     }
+}
+
+fn is_of_the_server(status: &Status) -> bool {
+    status.is_failure() && status.reason != NO_STATUS
 }
 
 /// An error with its sources: kube says only `ServiceError` of a refused connection.
@@ -98,11 +119,52 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Makes a call with a deadline.
+/// Makes a call with a deadline, as this process. That the server does not know us (401: a token that has expired) says nothing of
+/// the call: it passes when the credentials are renewed, so it is no refusal.
 pub async fn call<T>(timeout: Duration, future: impl Future<Output = kube::Result<T>>) -> Result<T, ApiFailure> {
-    match tokio::time::timeout(timeout, future).await {
-        Ok(result) => result.map_err(|error| classify(&error)),
-        Err(_) => Err(ApiFailure::Unknown(format!("no answer within {} ms", timeout.as_millis()))),
+    let Ok(result) = tokio::time::timeout(timeout, future).await else {
+        return Err(ApiFailure::Unknown(format!("no answer within {} ms", timeout.as_millis())));
+    };
+    result.map_err(|error| match classify(&error) {
+        failure @ ApiFailure::Refused { code: 401, .. } => ApiFailure::Unknown(failure.to_string()),
+        failure => failure,
+    })
+}
+
+/// The same, and readiness tells by the part `api server` whether it can be worked with. Whatever it answers but 429, it can.
+pub async fn ask<T>(
+    health: &ServiceHealth,
+    timeout: Duration,
+    future: impl Future<Output = kube::Result<T>>,
+) -> Result<T, ApiFailure> {
+    let result = call(timeout, future).await;
+    tell(health, &result);
+    result
+}
+
+/// Reads an object of ours; none where the API server itself says that there is none (kube's `get_opt` believes any 404). A write is
+/// forbidden for what it writes, but a read only because somebody took our rights away: that is waited for, like a server that is
+/// away, and readiness tells.
+pub async fn find<K>(health: &ServiceHealth, api: &Api<K>, name: &str) -> Result<Option<K>, ApiFailure>
+where
+    K: Clone + Debug + DeserializeOwned,
+{
+    let result = match call(CALL_TIMEOUT, api.get(name)).await {
+        Ok(object) => Ok(Some(object)),
+        Err(ApiFailure::NotFound(_)) => Ok(None),
+        Err(failure @ ApiFailure::Refused { code: 403, .. }) => Err(ApiFailure::Unknown(failure.to_string())),
+        Err(failure) => Err(failure),
+    };
+    tell(health, &result);
+    result
+}
+
+fn tell<T>(health: &ServiceHealth, result: &Result<T, ApiFailure>) {
+    match result {
+        Err(failure @ (ApiFailure::Unknown(_) | ApiFailure::Throttled { .. })) => {
+            health.not_ready(API_SERVER, failure.to_string());
+        }
+        Ok(_) | Err(_) => health.ready(API_SERVER),
     }
 }
 
@@ -117,9 +179,14 @@ pub fn client(config: &Config) -> kube::Result<Client> {
 
 #[cfg(test)]
 mod tests {
-    use kube::core::Status;
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use serde_json::json;
 
     use super::*;
+    use crate::{
+        runtime::Health,
+        testing::{FakeApi, Fault},
+    };
 
     #[test]
     fn an_answer_means_what_the_design_says() {
@@ -140,6 +207,50 @@ mod tests {
         ] {
             let status = Status::failure("message", reason).with_code(code).boxed();
             assert_eq!(classify(&Error::Api(status)).category(), category, "{code} {reason}");
+        }
+    }
+
+    #[test]
+    fn the_patience_that_a_server_asks_for_has_a_bound() {
+        for (asked, granted) in [(0, None), (7, Some(7)), (u32::MAX, Some(60))] {
+            let status = json!({"status": "Failure", "code": 429, "details": {"retryAfterSeconds": asked}});
+            let status: Status = serde_json::from_value(status).unwrap();
+            let ApiFailure::Throttled { after, .. } = classify(&Error::Api(status.boxed())) else { panic!("{asked}") };
+            assert_eq!(after, granted.map(Duration::from_secs));
+        }
+    }
+
+    /// What kube makes of an answer is its own; these go through it.
+    async fn answer(fault: Fault) -> Result<Option<ConfigMap>, ApiFailure> {
+        let api = FakeApi::new();
+        api.on_request(move |_| fault.clone());
+        let health = Health::default();
+        let service = health.service("rules");
+        service.ready("service");
+        let maps: Api<ConfigMap> = Api::namespaced(api.client(), "shop");
+        let found = find(&service, &maps, "a").await;
+        let works = !matches!(found, Err(ApiFailure::Unknown(_) | ApiFailure::Throttled { .. }));
+        assert_eq!(health.is_ready(), works, "{found:?}");
+        found
+    }
+
+    #[tokio::test]
+    async fn only_the_server_itself_can_refuse() {
+        for code in [400, 403, 404, 408, 409, 410, 413, 422, 502] {
+            let failure = answer(Fault::Page(code)).await.unwrap_err();
+            assert_eq!(failure.category(), "unknown", "{code}: {failure}");
+        }
+        assert_eq!(answer(Fault::Page(429)).await.unwrap_err().category(), "throttled");
+        assert_eq!(answer(Fault::Answer(404)).await, Ok(None));
+        assert_eq!(answer(Fault::Answer(400)).await.unwrap_err().category(), "refused");
+        let foreign: Status = serde_json::from_value(json!({"code": 404, "message": "no route"})).unwrap();
+        assert_eq!(classify(&Error::Api(foreign.boxed())).category(), "unknown");
+    }
+
+    #[tokio::test]
+    async fn rights_that_somebody_took_away_refuse_nothing_for_good() {
+        for code in [401, 403] {
+            assert_eq!(answer(Fault::Answer(code)).await.unwrap_err().category(), "unknown", "{code}");
         }
     }
 

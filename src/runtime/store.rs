@@ -26,7 +26,7 @@ use tokio::{sync::broadcast, time::timeout};
 use super::{
     ApiFailure, Context, WatchCache,
     consume::publish_until_acknowledged,
-    kube_api::{CALL_TIMEOUT, call},
+    kube_api::{CALL_TIMEOUT, ask, find},
     random::exponential,
     watch_cache::{Cached, name_of, version_of},
 };
@@ -159,13 +159,12 @@ impl<K: Owned> Store<K> {
         let api = self.api(name);
         let mut retry = 0;
         loop {
-            match call(CALL_TIMEOUT, api.get_opt(&name.name)).await {
-                Ok(Some(object)) => {
-                    self.ctx.health.ready("api server");
-                    return Ok(Some(self.cache.upsert(object)));
-                }
+            // What enters the cache after this, the watch will take out.
+            let known = self.get(name).map_or(0, |known| version_of(known.as_ref()));
+            match find(&self.ctx.health, &api, &name.name).await {
+                Ok(Some(object)) => return Ok(Some(self.cache.upsert(object))),
                 Ok(None) => {
-                    self.cache.remove(name, u64::MAX);
+                    self.cache.remove(name, known);
                     return Ok(None);
                 }
                 Err(failure @ (ApiFailure::Refused { .. } | ApiFailure::Malformed(_))) => {
@@ -223,6 +222,7 @@ impl<K: Owned> Store<K> {
     /// [`SWEEP_AGE`]. What somebody waits for goes first: clearing is only tidiness, so a part of it may wait for the next sweep.
     /// Called every now and then, and after a takeover.
     pub async fn sweep(&self, owns: impl Fn(&K) -> bool) -> Result<(), StoreError> {
+        self.forget_what_others_cleared();
         let now = self.ctx.clock.now();
         let is_due = |object: &Arc<K>| {
             let oldest = object.outbox().iter().map(|entry| entry.time).min();
@@ -286,10 +286,14 @@ impl<K: Owned> Store<K> {
         let preconditions =
             Preconditions { uid: object.meta().uid.clone(), resource_version: object.meta().resource_version.clone() };
         let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-        match call(CALL_TIMEOUT, self.api(&name).delete(&name.name, &params)).await {
+        match self.ask(self.api(&name).delete(&name.name, &params)).await {
             Ok(_) => {
                 self.acknowledged().remove(&name);
                 Ok(true)
+            }
+            Err(ApiFailure::NotFound(_)) => {
+                self.cache.remove(&name, version_of(object));
+                Ok(false)
             }
             Err(failure @ ApiFailure::Refused { .. }) => Err(self.refused(&name, failure)),
             Err(_) => Ok(false),
@@ -333,7 +337,7 @@ impl<K: Owned> Store<K> {
         let base = match current {
             Some(current) => version_of(current).to_string(),
             None => {
-                let created = match call(CALL_TIMEOUT, api.create(&params, &object)).await {
+                let created = match self.ask(api.create(&params, &object)).await {
                     Ok(created) => created,
                     // What is not found is the namespace: waiting for one that is gone would hold up its partition for ever.
                     Err(failure @ ApiFailure::NotFound(_)) => return Err(self.refused(name, failure)),
@@ -341,7 +345,6 @@ impl<K: Owned> Store<K> {
                 };
                 let stored = self.cache.upsert(created);
                 if !K::STATUS_SUBRESOURCE {
-                    self.ctx.health.ready("api server");
                     return Ok(Attempt::Written(stored));
                 }
                 version_of(stored.as_ref()).to_string()
@@ -349,13 +352,12 @@ impl<K: Owned> Store<K> {
         };
         object.meta_mut().resource_version = Some(base);
         let result = if K::STATUS_SUBRESOURCE {
-            call(CALL_TIMEOUT, api.replace_status(&name.name, &params, &object)).await
+            self.ask(api.replace_status(&name.name, &params, &object)).await
         } else {
-            call(CALL_TIMEOUT, api.replace(&name.name, &params, &object)).await
+            self.ask(api.replace(&name.name, &params, &object)).await
         };
         match result {
             Ok(stored) => {
-                self.ctx.health.ready("api server");
                 self.forget_cleared(name, &stored);
                 Ok(Attempt::Written(self.cache.upsert(stored)))
             }
@@ -364,7 +366,7 @@ impl<K: Owned> Store<K> {
     }
 
     async fn write_main(&self, name: &NamespacedName, object: K, retry: &mut u32) -> Result<Attempt<K>, StoreError> {
-        match call(CALL_TIMEOUT, self.api(name).replace(&name.name, &PostParams::default(), &object)).await {
+        match self.ask(self.api(name).replace(&name.name, &PostParams::default(), &object)).await {
             Ok(stored) => Ok(Attempt::Written(self.cache.upsert(stored))),
             Err(failure) => self.not_written(name, failure, retry).await,
         }
@@ -457,30 +459,38 @@ impl<K: Owned> Store<K> {
     /// Entries that are no longer in the object need not be remembered.
     fn forget_cleared(&self, name: &NamespacedName, stored: &K) {
         let mut acknowledged = self.acknowledged();
-        if let Some(seen) = acknowledged.get_mut(name) {
-            seen.retain(|id| stored.outbox().iter().any(|entry| &entry.id == id));
-            if seen.is_empty() {
-                acknowledged.remove(name);
-            }
+        if acknowledged.get_mut(name).is_some_and(|seen| !keep_held(seen, stored)) {
+            acknowledged.remove(name);
         }
     }
 
+    /// The same for objects that another writer cleared or deleted (promise 6). What is forgotten too early is only published again.
+    fn forget_what_others_cleared(&self) {
+        self.acknowledged().retain(|name, seen| self.get(name).is_some_and(|stored| keep_held(seen, stored.as_ref())));
+    }
+
     async fn back_off(&self, failure: &ApiFailure, retry: &mut u32) -> Result<(), StoreError> {
-        if matches!(failure, ApiFailure::Unknown(_) | ApiFailure::Throttled { .. }) {
-            self.ctx.health.not_ready("api server", failure.to_string());
-        }
         if self.ctx.shutdown.is_cancelled() {
             return Err(StoreError::Shutdown);
         }
         let asked =
             if let ApiFailure::Throttled { after: Some(after), .. } = failure { *after } else { Duration::ZERO };
-        tokio::time::sleep(asked + self.ctx.random.up_to(exponential(BACKOFF_INITIAL, BACKOFF_MAX, *retry))).await;
+        let wait = asked + self.ctx.random.up_to(exponential(BACKOFF_INITIAL, BACKOFF_MAX, *retry));
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            // What was begun is tried once more, at once.
+            () = self.ctx.shutdown.cancelled() => {}
+        }
         *retry += 1;
         Ok(())
     }
 
     fn refused(&self, name: &NamespacedName, failure: ApiFailure) -> StoreError {
         StoreError::Refused { kind: K::kind(&()).into_owned(), name: name.clone(), failure }
+    }
+
+    async fn ask<T>(&self, call: impl Future<Output = kube::Result<T>>) -> Result<T, ApiFailure> {
+        ask(&self.ctx.health, CALL_TIMEOUT, call).await
     }
 
     fn api(&self, name: &NamespacedName) -> Api<K> {
@@ -490,6 +500,12 @@ impl<K: Owned> Store<K> {
     fn acknowledged(&self) -> MutexGuard<'_, HashMap<NamespacedName, HashSet<String>>> {
         lock(&self.acknowledged)
     }
+}
+
+/// Keeps the ids of entries that the object still holds. False when there are none.
+fn keep_held<K: Owned>(seen: &mut HashSet<String>, stored: &K) -> bool {
+    seen.retain(|id| stored.outbox().iter().any(|entry| &entry.id == id));
+    !seen.is_empty()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -507,3 +523,7 @@ fn entries_of(events: &[Event]) -> Vec<OutboxEntry> {
         })
         .collect()
 }
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;

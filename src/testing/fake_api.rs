@@ -66,6 +66,10 @@ pub enum Fault {
     CommitThenAnswer(u16),
     /// It waits until the semaphore gives a permit, and is served then.
     Hold(Arc<tokio::sync::Semaphore>),
+    /// Something before the server answers with this status and a page for people, and nobody knows what it did with the request.
+    Page(u16),
+    /// It is answered as a watch of which nothing ever comes, not even its end: a connection that died in silence.
+    Silence,
     /// It waits, and is served then.
     Delay(Duration),
     /// It is served after these changes by somebody else: a race between a read and a write.
@@ -210,6 +214,14 @@ impl FakeApi {
                     if let Ok(permit) = semaphore.acquire().await {
                         permit.forget();
                     }
+                }
+                Fault::Page(code) => {
+                    let page = Full::new(Bytes::from_static(b"<html><body>Try later.</body></html>"));
+                    return Ok(respond(code, "text/html", page.map_err(|never| match never {}).boxed_unsync()));
+                }
+                Fault::Silence => {
+                    let nothing = StreamBody::new(futures::stream::pending()).boxed_unsync();
+                    return Ok(respond(200, "application/json", nothing));
                 }
                 Fault::Delay(time) => tokio::time::sleep(time).await,
                 Fault::After(change) => change(&self),
@@ -426,7 +438,9 @@ impl State {
     }
 
     fn watch(&mut self, target: &Target, query: &str) -> Response<AnswerBody> {
-        let since: u64 = parameter(query, "resourceVersion").and_then(|text| text.parse().ok()).unwrap_or(0);
+        let number = |name: &str| parameter(query, name).and_then(|text| text.parse().ok());
+        let since: u64 = number("resourceVersion").unwrap_or(0);
+        let end = tokio::time::sleep(Duration::from_secs(number("timeoutSeconds").unwrap_or(300)));
         let (sender, receiver) = broadcast::channel(4096);
         self.watchers.push(sender);
         let (collection, namespace) = (target.collection.clone(), target.namespace.clone());
@@ -445,12 +459,8 @@ impl State {
         });
         let coming =
             coming.filter(move |change| futures::future::ready(wanted(change))).map(move |change| line(&change));
-        let body = StreamBody::new(futures::stream::iter(past).chain(coming)).boxed_unsync();
-        Response::builder()
-            .status(200)
-            .header("content-type", "application/json")
-            .body(body)
-            .expect("a constant answer")
+        let body = StreamBody::new(futures::stream::iter(past).chain(coming).take_until(end)).boxed_unsync();
+        respond(200, "application/json", body)
     }
 }
 
@@ -526,7 +536,11 @@ fn label_selector(query: &str) -> Vec<(String, String)> {
 
 fn answer(status: StatusCode, object: &Value) -> Response<AnswerBody> {
     let body = Full::new(Bytes::from(object.to_string())).map_err(|never| match never {}).boxed_unsync();
-    Response::builder().status(status).header("content-type", "application/json").body(body).expect("a constant answer")
+    respond(status.as_u16(), "application/json", body)
+}
+
+fn respond(status: u16, content_type: &str, body: AnswerBody) -> Response<AnswerBody> {
+    Response::builder().status(status).header("content-type", content_type).body(body).expect("a constant answer")
 }
 
 fn refusal(Refusal(code, reason, message): &Refusal, retry_after: Option<u32>) -> Response<AnswerBody> {

@@ -1,0 +1,166 @@
+use serde_json::json;
+
+use super::*;
+use crate::{
+    api::v1alpha1::AlertGroup,
+    bus::MemoryBus,
+    events::{AlertRaised, AlertStatus, EventId},
+    testing::{Fault, TestContext},
+};
+
+const GROUPS: &str = "/apis/eventpulse.io/v1alpha1/alertgroups";
+
+fn test_context() -> TestContext {
+    TestContext::new("rules", Arc::new(MemoryBus::new(1)))
+}
+
+fn name() -> NamespacedName {
+    NamespacedName { namespace: "shop".into(), name: "g".into() }
+}
+
+fn group() -> AlertGroup {
+    let meta = json!({"namespace": "shop", "name": "g"});
+    let spec = json!({"ruleRef": {"name": "r"}, "correlationID": "c", "changedAt": "2026-01-01T12:00:00Z"});
+    let group = json!({"apiVersion": "eventpulse.io/v1alpha1", "kind": "AlertGroup", "metadata": meta, "spec": spec});
+    serde_json::from_value(group).unwrap()
+}
+
+fn event() -> Event {
+    let time = "2026-01-01T12:00:00Z".parse().unwrap();
+    let alert = AlertRaised {
+        alert_id: None,
+        source: "prom".into(),
+        fingerprint: None,
+        status: AlertStatus::Firing,
+        labels: [("alertname".to_owned(), "CPUHigh".to_owned())].into(),
+        annotations: Default::default(),
+        starts_at: time,
+        ends_at: None,
+        generator_url: None,
+        accepted_at: time,
+    };
+    Event {
+        id: EventId::new("alert.raised", "x", "firing"),
+        time,
+        source: "test".into(),
+        subject: "x".into(),
+        key: "x".into(),
+        traceparent: None,
+        payload: alert.into(),
+    }
+}
+
+fn api_server(test: &TestContext) -> Option<String> {
+    test.health.report().into_iter().find(|(part, _)| part == "rules/api server").expect("the server was asked").1
+}
+
+/// Answers these requests, one after the other, with faults; then it serves.
+fn faults(test: &TestContext, faults: Vec<Fault>) {
+    let left = Mutex::new(faults.into_iter());
+    test.api.on_request(move |_| lock(&left).next().unwrap_or(Fault::None));
+}
+
+#[tokio::test]
+async fn an_object_that_is_gone_for_the_server_is_gone_from_the_cache() {
+    let test = test_context();
+    let store = Store::<AlertGroup>::new(&test.ctx);
+    let mut ghost = group();
+    ghost.metadata.resource_version = Some("5".into());
+    store.cache().upsert(ghost.clone());
+    assert!(!store.delete(&ghost).await.unwrap());
+    assert!(store.get(&name()).is_none());
+    store.cache().upsert(ghost);
+    assert!(store.fetch(&name()).await.unwrap().is_none());
+    assert!(store.get(&name()).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_written_while_it_was_looked_for_in_vain_is_kept() {
+    let test = test_context();
+    let store = Store::<AlertGroup>::new(&test.ctx);
+    let writer = Arc::clone(&store);
+    test.api.on_request(move |_| {
+        let mut written = group();
+        written.metadata.resource_version = Some("7".into());
+        writer.cache().upsert(written);
+        Fault::None
+    });
+    assert!(store.fetch(&name()).await.unwrap().is_none());
+    assert!(store.get(&name()).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn any_answer_of_the_server_says_that_it_can_be_worked_with() {
+    for code in [403, 404, 422] {
+        let test = test_context();
+        let store = Store::<AlertGroup>::new(&test.ctx);
+        faults(&test, vec![Fault::Refuse, Fault::Answer(404), Fault::Answer(code)]);
+        let written = store.transact(&name(), |_| Step::Write { object: group(), publish: Vec::new() }).await;
+        assert!(matches!(written, Err(StoreError::Refused { .. })), "{code}: refused, or its namespace is missing");
+        assert_eq!(api_server(&test), None, "{code}");
+    }
+    let test = test_context();
+    let store = Store::<AlertGroup>::new(&test.ctx);
+    faults(&test, vec![Fault::Refuse, Fault::Page(404), Fault::Answer(401), Fault::Answer(404)]);
+    assert!(store.fetch(&name()).await.unwrap().is_none());
+    assert_eq!((api_server(&test), test.api.seen().len()), (None, 4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_that_is_forbidden_is_waited_for_and_told() {
+    let test = test_context();
+    let store = Store::<AlertGroup>::new(&test.ctx);
+    test.api.put(GROUPS, serde_json::to_value(group()).unwrap());
+    test.api.on_request(|_| Fault::Answer(403));
+    let group_name = name();
+    let fetch = store.fetch(&group_name);
+    tokio::pin!(fetch);
+    assert!(timeout(Duration::from_secs(60), fetch.as_mut()).await.is_err());
+    assert!(api_server(&test).is_some_and(|why| why.contains("403")));
+    test.api.no_faults();
+    assert!(fetch.await.unwrap().is_some());
+    assert_eq!(api_server(&test), None);
+}
+
+#[tokio::test]
+async fn what_another_replica_cleared_is_forgotten() {
+    let bus: Arc<MemoryBus> = Arc::new(MemoryBus::new(1));
+    let test = TestContext::new("rules", bus.clone());
+    let other = TestContext::with_api("rules", bus, test.api.clone());
+    let (store, others) = (Store::<AlertGroup>::new(&test.ctx), Store::<AlertGroup>::new(&other.ctx));
+    let write = |publish: Vec<Event>| {
+        let mut publish = Some(publish);
+        move |current: Option<&AlertGroup>| Step::Write {
+            object: current.cloned().unwrap_or_else(group),
+            publish: publish.take().unwrap_or_default(),
+        }
+    };
+    store.transact(&name(), write(vec![event()])).await.unwrap();
+    assert_eq!(store.acknowledged().len(), 1);
+    // The other one publishes it too, and clears it with its next write.
+    others.fetch(&name()).await.unwrap();
+    others.transact(&name(), |_| Step::Unchanged { publish: Vec::new() }).await.unwrap();
+    others.transact(&name(), write(Vec::new())).await.unwrap();
+    store.sweep(|_| false).await.unwrap();
+    assert_eq!(store.acknowledged().len(), 1, "this one's cache still holds the entry");
+    store.fetch(&name()).await.unwrap();
+    store.sweep(|_| false).await.unwrap();
+    assert!(store.acknowledged().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_patience_that_the_server_asks_for_does_not_hold_up_the_shutdown() {
+    let test = test_context();
+    let store = Store::<AlertGroup>::new(&test.ctx);
+    test.api.on_request(|_| Fault::Throttle(3_600));
+    let began = tokio::time::Instant::now();
+    let name = name();
+    let stop = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        test.ctx.shutdown.cancel();
+    };
+    let (fetched, ()) = tokio::join!(store.fetch(&name), stop);
+    assert!(matches!(fetched, Err(StoreError::Shutdown)));
+    assert_eq!(began.elapsed().as_secs(), 1);
+    assert!(api_server(&test).is_some_and(|why| why.contains("throttled")));
+}
