@@ -6,6 +6,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    convert::Infallible,
     fmt::Debug,
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
@@ -15,14 +16,18 @@ use futures::{StreamExt, pin_mut};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{
     Api, Resource, ResourceExt,
+    api::{ListParams, WatchEvent, WatchParams},
     core::{DeserializeGuard, NamespaceResourceScope, error_boundary::InvalidObject},
-    runtime::watcher,
 };
 use serde::de::DeserializeOwned;
-use tokio::sync::{broadcast, watch};
+use tokio::{
+    sync::{broadcast, watch},
+    time::{Instant, timeout},
+};
 
 use super::{
-    Context,
+    ApiFailure, Context, classify,
+    kube_api::{CALL_TIMEOUT, call},
     random::{Random, exponential},
 };
 use crate::events::NamespacedName;
@@ -30,6 +35,15 @@ use crate::events::NamespacedName;
 const CHANGES_MAX: usize = 4096;
 const BACKOFF_INITIAL: Duration = Duration::from_millis(200);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// Objects of one page of a list.
+const LIST_PAGE: u32 = 500;
+/// How long the server is asked to keep a watch, in seconds; then it is resumed. A connection that died in silence is noticed so
+/// much later, before a watch counts as stale (design, section 5, rules).
+const WATCH_S: u32 = 20;
+/// A watch of which nothing is heard for so long, not even its end, is broken.
+const SILENCE_MAX: Duration = Duration::from_secs(WATCH_S as u64 + 5);
+/// A watch that ends sooner than this is not resumed at once.
+const RESUME_INTERVAL: Duration = Duration::from_millis(200);
 
 /// What a kind needs to be cached.
 pub trait Cached:
@@ -85,35 +99,16 @@ impl<K: Cached> WatchCache<K> {
 
     /// Follows the watch until shutdown. Readiness tells by the kind's name what is missing.
     pub async fn run(self: Arc<Self>, ctx: Context) {
-        let kind: &'static str = watch_part(&K::kind(&()));
-        ctx.health.not_ready(kind, format!("the first list of {} has not arrived", K::plural(&())));
-        let api: Api<DeserializeGuard<K>> = Api::all(ctx.kube.clone());
+        let part: &'static str = watch_part(&K::kind(&()));
+        ctx.health.not_ready(part, format!("the first list of {} has not arrived", K::plural(&())));
         let mut retry = 0;
-        let mut listed: HashSet<NamespacedName> = HashSet::new();
         loop {
-            // A watch that failed is begun anew, with a list: kube's watcher would go on from where it was and say nothing until an
-            // object changes, so that nobody could know whether it works again.
-            let events = watcher(api.clone(), watcher::Config::default());
-            pin_mut!(events);
-            let error = loop {
-                let event = tokio::select! {
-                    () = ctx.shutdown.cancelled() => return,
-                    event = events.next() => event,
-                };
-                match event {
-                    Some(Ok(event)) => {
-                        self.apply(event, &mut listed);
-                        if *self.state.borrow() == WatchState::Following {
-                            retry = 0;
-                            ctx.health.ready(kind);
-                        }
-                    }
-                    Some(Err(error)) => break describe(&error),
-                    None => return,
-                }
+            let Err(failure) = tokio::select! {
+                () = ctx.shutdown.cancelled() => return,
+                ended = self.follow(&ctx, part, &mut retry) => ended,
             };
             self.set_state(WatchState::Broken);
-            ctx.health.not_ready(kind, format!("watch of {}: {error}", K::plural(&())));
+            ctx.health.not_ready(part, format!("watch of {}: {failure}", K::plural(&())));
             if !wait(&ctx, &ctx.random, retry).await {
                 return;
             }
@@ -121,61 +116,95 @@ impl<K: Cached> WatchCache<K> {
         }
     }
 
-    fn apply(&self, event: watcher::Event<DeserializeGuard<K>>, listed: &mut HashSet<NamespacedName>) {
-        match event {
-            watcher::Event::Init => {
-                listed.clear();
-                self.write_invalid().clear();
+    /// Lists, and goes on from there. A watch that fails is begun anew by the caller, with a list: resumed, it would say nothing until
+    /// an object changes, so that nobody could know whether it works again. Not kube's `watcher`: it keeps the version of its list to
+    /// itself, and waits for ever for an answer.
+    async fn follow(&self, ctx: &Context, part: &'static str, retry: &mut u32) -> Result<Infallible, ApiFailure> {
+        let api: Api<DeserializeGuard<K>> = Api::all(ctx.kube.clone());
+        let mut version = self.list_anew(&api).await?;
+        let params = WatchParams::default().timeout(WATCH_S);
+        loop {
+            let began = Instant::now();
+            let events = call(CALL_TIMEOUT, api.watch(&params, &version)).await?;
+            pin_mut!(events);
+            self.set_state(WatchState::Following);
+            ctx.health.ready(part);
+            while let Some(event) = timeout(SILENCE_MAX, events.next()).await.map_err(|_| silent())? {
+                self.apply(event.map_err(|error| classify(&error))?, &mut version)?;
+                *retry = 0;
             }
-            watcher::Event::InitApply(DeserializeGuard(object)) => {
-                if let Some(object) = self.readable(object) {
-                    listed.insert(name_of(&object));
-                    self.upsert(object);
-                }
-            }
-            watcher::Event::InitDone => {
-                self.retain_listed(listed);
-                listed.clear();
-                self.set_state(WatchState::Following);
-            }
-            watcher::Event::Apply(DeserializeGuard(object)) => {
-                if let Some(object) = self.readable(object) {
-                    self.upsert(object);
-                }
-                self.set_state(WatchState::Following);
-            }
-            watcher::Event::Delete(DeserializeGuard(object)) => {
-                let (meta, version) = match &object {
-                    Ok(object) => (object.meta(), version_of(object)),
-                    Err(invalid) => (&invalid.metadata, parse_version(invalid.metadata.resource_version.as_deref())),
-                };
-                let name = name_in(meta);
-                self.write_invalid().remove(&name);
-                self.remove(&name, version);
-                self.set_state(WatchState::Following);
+            // It has ended in its time, or as a server does that restarts.
+            if began.elapsed() < RESUME_INTERVAL {
+                tokio::time::sleep(RESUME_INTERVAL).await;
+            } else {
+                *retry = 0;
             }
         }
     }
 
-    /// After a new list: what is not in it is gone, unless it was written after the list was made.
-    fn retain_listed(&self, listed: &HashSet<NamespacedName>) {
-        let newest_listed = {
-            let objects = self.read();
-            listed
-                .iter()
-                .filter_map(|name| objects.get(name))
-                .map(|object| version_of(object.as_ref()))
-                .max()
-                .unwrap_or(0)
-        };
+    /// Takes a complete list over, page by page. Gives the version that it was made at.
+    async fn list_anew(&self, api: &Api<DeserializeGuard<K>>) -> Result<String, ApiFailure> {
+        let mut params = ListParams::default().limit(LIST_PAGE);
+        let (mut listed, mut unreadable) = (HashSet::new(), HashSet::new());
+        let mut made_at: Option<String> = None;
+        loop {
+            let page = call(CALL_TIMEOUT, api.list(&params)).await?;
+            // All pages are of the version of the first.
+            made_at = made_at.or(page.metadata.resource_version);
+            for DeserializeGuard(object) in page.items {
+                let name = object.as_ref().map_or_else(|invalid| name_in(&invalid.metadata), name_of);
+                match self.readable(object) {
+                    Some(object) => {
+                        self.upsert(object);
+                        listed.insert(name);
+                    }
+                    None => drop(unreadable.insert(name)),
+                }
+            }
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => params = params.continue_token(&token),
+                None => break,
+            }
+        }
+        let made_at = made_at.ok_or_else(unversioned)?;
+        self.retain_listed(&listed, &unreadable, made_at.parse().map_err(|_| unversioned())?);
+        Ok(made_at)
+    }
+
+    fn apply(&self, event: WatchEvent<DeserializeGuard<K>>, version: &mut String) -> Result<(), ApiFailure> {
+        match event {
+            WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                *version = object.resource_version().ok_or_else(unversioned)?;
+                if let Some(object) = self.readable(object.0) {
+                    self.upsert(object);
+                }
+            }
+            WatchEvent::Deleted(object) => {
+                *version = object.resource_version().ok_or_else(unversioned)?;
+                let name = name_in(object.meta());
+                self.write_invalid().remove(&name);
+                self.remove(&name, parse_version(Some(version)));
+            }
+            WatchEvent::Bookmark(bookmark) if bookmark.metadata.resource_version.is_empty() => {
+                return Err(unversioned());
+            }
+            WatchEvent::Bookmark(bookmark) => *version = bookmark.metadata.resource_version,
+            WatchEvent::Error(status) => return Err(classify(&kube::Error::Api(status))),
+        }
+        Ok(())
+    }
+
+    /// After a new list: what is not in it is gone, unless it was written after the list was made, which its version tells.
+    fn retain_listed(&self, listed: &HashSet<NamespacedName>, unreadable: &HashSet<NamespacedName>, made_at: u64) {
         let mut gone = Vec::new();
-        self.write().retain(|name, object| {
-            let keep = listed.contains(name) || version_of(object.as_ref()) > newest_listed;
+        let mut keep = |name: &NamespacedName, keep: bool| {
             if !keep {
                 gone.push(name.clone());
             }
             keep
-        });
+        };
+        self.write().retain(|name, object| keep(name, listed.contains(name) || version_of(object.as_ref()) > made_at));
+        self.write_invalid().retain(|name, _| keep(name, unreadable.contains(name)));
         gone.into_iter().for_each(|name| self.notify(name));
     }
 
@@ -320,14 +349,12 @@ fn name_in(meta: &ObjectMeta) -> NamespacedName {
     }
 }
 
-/// What a watch's error means for people.
-fn describe(error: &watcher::Error) -> String {
-    match error {
-        watcher::Error::InitialListFailed(inner)
-        | watcher::Error::WatchStartFailed(inner)
-        | watcher::Error::WatchFailed(inner) => super::classify(inner).to_string(),
-        other => other.to_string(),
-    }
+fn unversioned() -> ApiFailure {
+    ApiFailure::Malformed("it has no metadata.resourceVersion".into())
+}
+
+fn silent() -> ApiFailure {
+    ApiFailure::Unknown(format!("nothing came for {} s, not even the end of the watch", SILENCE_MAX.as_secs()))
 }
 
 /// Readiness parts have static names: one for each kind that is watched.
@@ -355,81 +382,5 @@ async fn wait(ctx: &Context, random: &Random, retry: u32) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use k8s_openapi::api::core::v1::ConfigMap;
-
-    use super::*;
-
-    fn object(name: &str, version: u64, uid: &str) -> ConfigMap {
-        let mut object = ConfigMap::default();
-        object.metadata.namespace = Some("shop".into());
-        object.metadata.name = Some(name.into());
-        object.metadata.uid = Some(uid.into());
-        object.metadata.resource_version = Some(version.to_string());
-        object
-    }
-
-    fn name(name: &str) -> NamespacedName {
-        NamespacedName { namespace: "shop".into(), name: name.into() }
-    }
-
-    fn cache() -> Arc<WatchCache<ConfigMap>> {
-        WatchCache::new()
-    }
-
-    #[test]
-    fn a_slow_watch_does_not_take_back_what_was_written() {
-        let cache = cache();
-        cache.upsert(object("a", 9, "u"));
-        assert_eq!(version_of(cache.upsert(object("a", 10, "u")).as_ref()), 10);
-        assert_eq!(version_of(cache.upsert(object("a", 9, "u")).as_ref()), 10);
-        cache.remove(&name("a"), 9);
-        assert!(cache.get(&name("a")).is_some());
-        cache.remove(&name("a"), 11);
-        assert!(cache.get(&name("a")).is_none());
-    }
-
-    #[test]
-    fn an_object_of_the_same_name_and_another_uid_is_another_object() {
-        let cache = cache();
-        cache.upsert(object("a", 10, "old"));
-        cache.upsert(object("a", 12, "new"));
-        assert_eq!(cache.get(&name("a")).unwrap().uid().as_deref(), Some("new"));
-    }
-
-    #[test]
-    fn a_new_list_removes_what_is_gone_and_keeps_what_was_written_since() {
-        let cache = cache();
-        let mut listed = HashSet::new();
-        cache.upsert(object("gone", 3, "a"));
-        cache.upsert(object("own", 8, "b"));
-        for event in [
-            watcher::Event::Init,
-            watcher::Event::InitApply(DeserializeGuard(Ok(object("listed", 5, "c")))),
-            watcher::Event::InitDone,
-        ] {
-            cache.apply(event, &mut listed);
-        }
-        let mut names: Vec<String> = cache.list().iter().map(|object| object.name_any()).collect();
-        names.sort();
-        assert_eq!(names, ["listed", "own"]);
-        assert_eq!(*cache.state().borrow(), WatchState::Following);
-    }
-
-    #[test]
-    fn an_object_that_cannot_be_read_is_left_out_and_told_until_it_is_mended() {
-        let cache = cache();
-        let apply = |value: serde_json::Value| {
-            let object: DeserializeGuard<ConfigMap> = serde_json::from_value(value).unwrap();
-            cache.apply(watcher::Event::Apply(object), &mut HashSet::new());
-        };
-        let meta = |version: &str| serde_json::json!({"name": "a", "namespace": "shop", "uid": "u", "resourceVersion": version});
-        apply(serde_json::json!({"metadata": meta("5"), "data": {"a": "b"}}));
-        apply(serde_json::json!({"metadata": meta("6"), "data": 7}));
-        assert!(cache.is_empty(), "what was known before is not what its author says now");
-        assert_eq!(cache.invalid(&name("a")).unwrap().metadata.resource_version.as_deref(), Some("6"));
-        assert_eq!(cache.invalid_names(), [name("a")]);
-        apply(serde_json::json!({"metadata": meta("7"), "data": {"a": "c"}}));
-        assert!(cache.invalid(&name("a")).is_none() && cache.get(&name("a")).is_some());
-    }
-}
+#[path = "watch_cache_tests.rs"]
+mod tests;
