@@ -47,7 +47,7 @@ pub async fn run(ctx: Context) -> Result<(), Infallible> {
     ctx.health.ready("service");
     let reconciler = Arc::new(Reconciler::new(ctx.clone(), caches.clone()));
     let mailboxes = Mailboxes::new(&ctx, "config status", CONCURRENCY, reconciler.clone());
-    let send = |targets: Vec<Target>| targets.into_iter().for_each(|target| mailboxes.send(target, ()));
+    let send = |targets: Vec<Target>| targets.into_iter().for_each(|target| mailboxes.send_once(target, (), |()| true));
     send(everything(&caches));
     let mut round = tokio::time::interval(ROUND);
     round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -213,7 +213,7 @@ impl Service {
     fn look_at(&self, name: &NamespacedName) {
         let decided = self.store.get(name).is_some_and(|incident| has_new_decision(&incident));
         if decided && self.owns(name) {
-            self.mailboxes.send(name.clone(), Waiting::Look);
+            self.mailboxes.send_once(name.clone(), Waiting::Look, |waiting| matches!(waiting, Waiting::Look));
         }
     }
 

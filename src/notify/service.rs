@@ -213,7 +213,7 @@ async fn keep_time(sender: &Sender, mailboxes: &Mailboxes<NamespacedName, Input>
         let now = sender.ctx.clock.now();
         for name in sender.due(|due| due.take(now)) {
             if store.get(&name).is_some_and(|object| sender.owns(&object.spec)) {
-                mailboxes.send(name, Input::Due);
+                mailboxes.send_once(name, Input::Due, |waiting| matches!(waiting, Input::Due));
             }
         }
     }

@@ -227,7 +227,10 @@ impl Service {
     /// An input that comes from no event, for a group of the cache.
     fn send_internal(&self, name: NamespacedName, group: &AlertGroup, input: OwnedInput) {
         let key = key_of(&name.namespace, &group.spec);
-        self.mailboxes.send(name, Work { key, input, origin: None });
+        // They hold nothing but what they are, so one that waits already says as much.
+        let kind = std::mem::discriminant(&input);
+        let same = |waiting: &Work| waiting.origin.is_none() && std::mem::discriminant(&waiting.input) == kind;
+        self.mailboxes.send_once(name, Work { key, input, origin: None }, same);
     }
 
     /// Compiles rules when they change, never on the way of an alert. A rule that does not compile matches nothing.

@@ -1,7 +1,8 @@
 //! Mailboxes: for each key one worker at a time, and whatever waits behind it is folded into its next call (design, section 5).
 //!
 //! Groups of one partition are worked on side by side, the inputs of one object in their order. How much can wait is bounded by
-//! the bus, which delivers no more than `max_in_flight` records that are not acknowledged (promise 6).
+//! the bus, which delivers no more than `max_in_flight` records that are not acknowledged (promise 6); inputs of other origin are
+//! sent once until they are taken ([`Mailboxes::send_once`]).
 
 use std::{
     collections::HashMap,
@@ -53,9 +54,17 @@ where
 
     /// Puts an input behind those that wait for the same key.
     pub fn send(&self, key: K, input: I) {
+        self.send_once(key, input, |_| false);
+    }
+
+    /// The same, unless one that waits already says as much. What comes from no record is bounded by this (promise 6): nothing holds
+    /// back a clock that ticks behind a worker that cannot go on.
+    pub fn send_once(&self, key: K, input: I, says_as_much: impl Fn(&I) -> bool) {
         let mut waiting = self.0.lock();
         if let Some(inputs) = waiting.get_mut(&key) {
-            inputs.push(input);
+            if !inputs.iter().any(says_as_much) {
+                inputs.push(input);
+            }
             return;
         }
         waiting.insert(key.clone(), vec![input]);
@@ -150,6 +159,24 @@ mod tests {
         }
         boxes.send(1, 30);
         assert_eq!(calls.recv().await, Some((1, vec![30])));
+    }
+
+    #[tokio::test]
+    async fn what_waits_already_does_not_wait_twice() {
+        let (boxes, recorder, mut calls) = mailboxes(1);
+        let tick = |key| boxes.send_once(key, 0, |waiting| *waiting == 0);
+        tick(1);
+        assert_eq!(calls.recv().await, Some((1, vec![0])));
+        for _ in 0..3 {
+            // One is being worked on, so one more must follow: it may have looked before this one came.
+            tick(1);
+            boxes.send(1, 7);
+            tick(2);
+        }
+        recorder.gate.add_permits(3);
+        let mut later = [calls.recv().await.unwrap(), calls.recv().await.unwrap()];
+        later.sort();
+        assert_eq!(later, [(1, vec![0, 7, 7, 7]), (2, vec![0])]);
     }
 
     #[tokio::test]
