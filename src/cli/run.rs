@@ -35,7 +35,8 @@ async fn supervise(config: Config) -> anyhow::Result<()> {
     let bus = bus::open(config.bus.clone(), Arc::clone(&clock), metrics.clone()).await.context("open the log")?;
     let supervisor = Supervisor::new(bus, kube, clock, Arc::new(Random::from_system()), metrics);
     let (health, metrics, shutdown) = (supervisor.health(), supervisor.metrics(), supervisor.shutdown());
-    supervisor.tasks().spawn("admin", admin::serve(admin_listener, health, metrics, shutdown));
+    let tasks = supervisor.tasks();
+    tasks.spawn_infallible("admin", admin::serve(admin_listener, health, metrics, tasks.clone(), shutdown));
     for service in &config.services {
         start(&supervisor, *service, &config).with_context(|| format!("start the service {}", service.name()))?;
     }

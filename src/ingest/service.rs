@@ -8,12 +8,9 @@ use std::{
     time::Duration,
 };
 
-use hyper::{server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
-};
+use hyper::service::service_fn;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     auth::{TokenError, Tokens},
@@ -22,7 +19,10 @@ use super::{
     outbox::{Outbox, OutboxOpenError},
     relay::relay,
 };
-use crate::runtime::Context;
+use crate::runtime::{
+    Context,
+    http_server::{self, HttpBounds},
+};
 
 /// How the service runs.
 #[derive(Clone, Debug)]
@@ -117,63 +117,25 @@ pub(super) async fn serve(ctx: Context, config: IngestConfig, listener: TcpListe
     });
     ctx.health.ready("service");
     tracing::info!(address = ?listener.local_addr().ok(), "Alerts are received.");
-    let permits = Arc::new(Semaphore::new(config.max_connections.max(1)));
-    let mut refresh = tokio::time::interval(config.token_interval);
-    loop {
-        tokio::select! {
-            () = ctx.shutdown.cancelled() => return Ok(()),
-            _ = refresh.tick() => if let Some(tokens) = &endpoint.tokens { tokens.refresh() },
-            (stream, permit) = accept(&listener, &permits) => {
-                let connection = connection(Arc::clone(&endpoint), stream, permit, config.header_timeout);
-                ctx.tasks.spawn_infallible("ingest-connection", connection);
-            }
-        }
-    }
-}
-
-/// The next connection, when there is room for it. A failed accept (too many files, a peer that is gone) is no reason to stop.
-async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>) -> (TcpStream, Option<OwnedSemaphorePermit>) {
-    // The semaphore is never closed.
-    let permit = Arc::clone(permits).acquire_owned().await.ok();
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => return (stream, permit),
-            Err(error) => {
-                tracing::warn!(%error, "A connection was not accepted.");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        }
-    }
-}
-
-async fn connection(
-    endpoint: Arc<Endpoint>,
-    stream: TcpStream,
-    _permit: Option<OwnedSemaphorePermit>,
-    header_timeout: Duration,
-) {
-    // Small answers must not wait for more.
-    let _ = stream.set_nodelay(true);
-    let shutdown = endpoint.ctx.shutdown.clone();
+    let (shutdown, with_tokens) = (ctx.shutdown.clone(), Arc::clone(&endpoint));
+    ctx.tasks.spawn_infallible("ingest-tokens", keep_tokens(with_tokens, config.token_interval, shutdown.clone()));
     let service = service_fn(move |request| {
         let endpoint = Arc::clone(&endpoint);
         async move { Ok::<_, Infallible>(endpoint.answer(request).await) }
     });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(header_timeout)
-        .max_buf_size(32 << 10)
-        .serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = shutdown.cancelled() => {
-            // The request under way is answered; the next one finds the connection closed.
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let bounds = HttpBounds { connections: config.max_connections, header_timeout: config.header_timeout };
+    http_server::serve(listener, bounds, "ingest-connection", ctx.tasks.clone(), shutdown, service).await;
+    Ok(())
+}
+
+/// Looks at the token file now and then, so that tokens are rotated without a restart.
+async fn keep_tokens(endpoint: Arc<Endpoint>, interval: Duration, shutdown: CancellationToken) {
+    let Some(tokens) = &endpoint.tokens else { return };
+    let mut look = tokio::time::interval(interval);
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            _ = look.tick() => tokens.refresh(),
         }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "A connection ended early.");
     }
 }

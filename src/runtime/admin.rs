@@ -1,6 +1,6 @@
 //! `/livez`, `/readyz[?verbose]` and `/metrics`.
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, time::Duration};
 
 use axum::{
     Router,
@@ -9,10 +9,14 @@ use axum::{
     response::IntoResponse,
     routing::get,
 };
+use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::{Health, Metrics};
+use super::{
+    Health, Metrics, Tasks,
+    http_server::{self, HttpBounds},
+};
 
 #[derive(Clone)]
 struct Admin {
@@ -27,20 +31,29 @@ pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
         .map_err(|error| io::Error::new(error.kind(), format!("--admin-listen {address}: {error}")))
 }
 
+/// A few probes and scrapers; whoever else can reach the port cannot use up the process's files.
+const BOUNDS: HttpBounds = HttpBounds { connections: 64, header_timeout: Duration::from_secs(10) };
+
 /// Serves until shutdown.
-pub async fn serve(
+pub async fn serve(listener: TcpListener, health: Health, metrics: Metrics, tasks: Tasks, shutdown: CancellationToken) {
+    serve_within(BOUNDS, listener, health, metrics, tasks, shutdown).await;
+}
+
+async fn serve_within(
+    bounds: HttpBounds,
     listener: TcpListener,
     health: Health,
     metrics: Metrics,
+    tasks: Tasks,
     shutdown: CancellationToken,
-) -> io::Result<()> {
+) {
     let app = Router::new()
         // That this is answered at all is the sign of life: the loop that answers is the one that works.
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_text))
         .with_state(Admin { health, metrics });
-    axum::serve(listener, app).with_graceful_shutdown(async move { shutdown.cancelled().await }).await
+    http_server::serve(listener, bounds, "admin-connection", tasks, shutdown, TowerToHyperService::new(app)).await;
 }
 
 /// 200 when every part of every service is ready, else 503. `?verbose` lists them in either case.
@@ -91,7 +104,7 @@ mod tests {
         rules.not_ready("service", "the first list of rules has not arrived");
         let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let server = tokio::spawn(serve(listener, health, metrics, shutdown.clone()));
+        let server = tokio::spawn(serve(listener, health, metrics, Tasks::new().0, shutdown.clone()));
         let (status, text) = get_text(address, "/readyz").await;
         assert_eq!(status, 503);
         assert!(text.contains("[-] rules/service: the first list of rules has not arrived"), "{text}");
@@ -102,6 +115,30 @@ mod tests {
         assert_eq!(get_text(address, "/livez").await.0, 200);
         assert_eq!(get_text(address, "/metrics").await.0, 200);
         shutdown.cancel();
-        server.await.unwrap().unwrap();
+        server.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn whoever_says_nothing_is_hung_up_on_and_makes_room() {
+        use tokio::io::AsyncReadExt;
+        let (health, shutdown) = (Health::default(), CancellationToken::new());
+        let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let bounds = HttpBounds { connections: 2, header_timeout: Duration::from_millis(300) };
+        let (tasks, metrics) = (Tasks::new().0, Metrics::default());
+        let server = tokio::spawn(serve_within(bounds, listener, health, metrics, tasks.clone(), shutdown.clone()));
+        let mut silent = Vec::new();
+        for _ in 0..3 {
+            silent.push(tokio::net::TcpStream::connect(address).await.unwrap());
+        }
+        // Two are served, the third waits its turn; all are hung up on in the end, and so this one is answered.
+        assert_eq!(get_text(address, "/livez").await.0, 200);
+        for mut stream in silent {
+            let mut text = Vec::new();
+            let _ = stream.read_to_end(&mut text).await;
+        }
+        shutdown.cancel();
+        server.await.unwrap();
+        tasks.finished().await;
     }
 }

@@ -10,6 +10,7 @@ pub mod context;
 pub mod directory_lock;
 pub mod group_commit;
 pub mod health;
+pub mod http_server;
 pub mod kube_api;
 pub mod mailbox;
 pub mod metrics;
