@@ -10,13 +10,12 @@ pub(super) fn parse(input: &str) -> Option<Vec<Raw>> {
     let (mut quoted, mut escaped, mut begin) = (false, false, 0);
     for (at, c) in input.char_indices() {
         match c {
+            // Alertmanager leaves `escaped` as it is at a comma, within quotes and without.
             ',' if !quoted => {
                 matchers.push(matcher(&input[begin..at])?);
                 begin = at + 1;
-                // Alertmanager leaves `escaped` as it is here.
-                continue;
             }
-            ',' => escaped = false,
+            ',' => {}
             '"' if escaped => escaped = false,
             '"' => quoted = !quoted,
             '\\' => escaped = !escaped,

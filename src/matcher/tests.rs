@@ -213,3 +213,29 @@ proptest::proptest! {
         proptest::prop_assert_eq!((read[0].name(), read[0].value()), (name.as_str(), value.as_str()));
     }
 }
+
+/// Texts put together at random from what the grammar is made of, as Alertmanager 0.31.1 reads its configuration
+/// (`matcher/compat.FallbackMatchersParser`, which a small Go program asked): none, or name, operator and value of each matcher.
+#[test]
+fn texts_at_random_mean_what_they_mean_in_alertmanager() {
+    let mut differ = Vec::new();
+    for line in include_str!("alertmanager.jsonl").lines() {
+        let (text, wanted): (String, Option<Vec<(String, String, String)>>) = serde_json::from_str(line).unwrap();
+        // Only here at least one is needed.
+        let wanted = wanted.filter(|matchers| !matchers.is_empty());
+        let sign = |operator| match operator {
+            Operator::Equal => "=",
+            Operator::NotEqual => "!=",
+            Operator::Match => "=~",
+            Operator::NotMatch => "!~",
+        };
+        let read = parse(&text).ok().map(|matchers| {
+            let told = |m: &Matcher| (m.name().to_owned(), sign(m.operator()).to_owned(), m.value().to_owned());
+            matchers.iter().map(told).collect::<Vec<_>>()
+        });
+        if read != wanted {
+            differ.push(format!("{text:?}: {read:?}, in Alertmanager {wanted:?}"));
+        }
+    }
+    assert!(differ.is_empty(), "{} differ:\n{}", differ.len(), differ.join("\n"));
+}
