@@ -17,7 +17,7 @@ const SHARED: [(&str, &[&str]); 8] = [
     ("events", &["api", "bus"]),
     ("bus", &["events", "runtime"]),
     ("runtime", &["api", "bus", "events"]),
-    ("expression", &["events"]),
+    ("expression", &["events", "matcher"]),
     ("matcher", &[]),
     ("template", &[]),
     ("compile", &["api", "events", "expression", "matcher"]),

@@ -12,7 +12,7 @@ use crate::{
         SnapshotNotification, TargetReference,
     },
     events::{CorrelationId, NamespacedName},
-    expression::{Condition, ExpressionError, Scope, Template, Variable},
+    expression::{COST_MAX, Condition, ExpressionError, Scope, Template, Variable},
     matcher::{self, Matcher},
 };
 
@@ -147,6 +147,8 @@ pub fn compile(rule: &Rule) -> Result<CompiledRule, Vec<FieldError>> {
         spec.actions.iter().filter_map(|action| compile_step(action, &mut errors)).collect();
     let names: BTreeSet<&str> = spec.actions.iter().map(|action| action.name.as_str()).collect();
     errors.require(names.len() == spec.actions.len(), "spec.actions", || "two steps have the same name".into());
+    let templates = ladder.iter().flat_map(CompiledStep::templates).chain(&severity).chain(&summary);
+    errors.bound_cost(conditions.iter().map(Condition::cost).chain(templates.map(Template::cost)));
     let notifications = spec.notifications.iter().map(|notification| SnapshotNotification {
         channel: notification.channel_ref.name.clone(),
         template: notification.template.clone(),
@@ -220,6 +222,16 @@ impl Errors {
     fn require(&mut self, holds: bool, field: &str, message: impl FnOnce() -> String) {
         if !holds {
             self.add(field, FieldErrorKind::Schema, message());
+        }
+    }
+
+    /// What a rule may cost for one alert is bounded as a whole: each expression alone is bounded already.
+    fn bound_cost(&mut self, costs: impl Iterator<Item = u64>) {
+        let cost = costs.fold(0, u64::saturating_add);
+        if cost > COST_MAX {
+            let message =
+                format!("all expressions together may cost {cost} steps for one alert, at most {COST_MAX} are allowed");
+            self.add("spec", FieldErrorKind::Expression, message);
         }
     }
 
@@ -304,6 +316,10 @@ impl CompiledRule {
 }
 
 impl CompiledStep {
+    fn templates(&self) -> impl Iterator<Item = &Template> {
+        self.parameters.iter().map(|(_, value)| value).chain([&self.target])
+    }
+
     fn plan(&self, scope: &Scope) -> Result<LadderStep, ExpressionError> {
         let parameters = self
             .parameters

@@ -20,6 +20,11 @@ impl Condition {
         }
     }
 
+    /// The most that evaluating it may cost, in the unit of [`super::COST_MAX`].
+    pub fn cost(&self) -> u64 {
+        self.program.cost()
+    }
+
     /// Whether it holds. A missing key, or a value that is no boolean, is an error.
     pub fn holds(&self, scope: &Scope) -> Result<bool, ExpressionError> {
         self.program

@@ -5,12 +5,15 @@
 //! into a resource panics, overflows the stack or takes memory without end (promise 6). Pure: no clock, no I/O, no service.
 
 mod condition;
+mod cost;
+mod patterns;
 mod program;
 mod scan;
 mod scope;
 mod template;
 
 pub use condition::Condition;
+pub use cost::COST_MAX;
 pub use scope::{AlertFacts, Parameter, Scope, Variable};
 pub use template::Template;
 

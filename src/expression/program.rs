@@ -6,12 +6,13 @@ use std::{
 };
 
 use cel::{
-    ExecutionError, Program as Compiled, Value,
+    ExecutionError, Value,
     common::ast::{EntryExpr, Expr, IdedExpr, LiteralValue},
 };
 
 use super::{
-    COMPREHENSION_NESTING_MAX, COMPREHENSIONS_MAX, EXPRESSION_LEN_MAX, Problem, Scope, Variable, scan::scan, scope::env,
+    COMPREHENSION_NESTING_MAX, COMPREHENSIONS_MAX, COST_MAX, EXPRESSION_LEN_MAX, Problem, Scope, Variable, cost::cost,
+    patterns::Patterns, scan::scan, scope::env,
 };
 
 /// Functions of CEL's standard library that the interpreter knows; operators and macros are syntax.
@@ -71,7 +72,11 @@ const KNOWN_NAMES: [&str; 14] = [
 
 /// A compiled expression.
 #[derive(Debug)]
-pub(super) struct Program(Compiled);
+pub(super) struct Program {
+    root: IdedExpr,
+    patterns: Patterns,
+    cost: u64,
+}
 
 impl Program {
     /// Compiles `source`, which may use CEL's standard library and `variables`.
@@ -88,23 +93,39 @@ impl Program {
             .map_err(|_| Problem::at(0, "the expression cannot be parsed"))?
             .map_err(|errors| parse_problem(source, &errors))?;
         let mut check = Check { variables, bound: Vec::new(), comprehensions: 0 };
-        check.expr(compiled.expression()).map_err(|problem| match compiled.source_info().offset_for(problem.id) {
+        let place = |problem: NodeProblem| match compiled.source_info().offset_for(problem.id) {
             Some((begin, _)) => Problem::at(byte_offset(source, begin as usize), problem.text),
             None => Problem::at(0, problem.text),
-        })?;
-        Ok(Self(compiled))
+        };
+        check.expr(compiled.expression()).map_err(place)?;
+        let mut root = compiled.expression().clone();
+        let patterns = Patterns::take_from(&mut root).map_err(place)?;
+        let cost = cost(&root, &patterns);
+        if cost > COST_MAX {
+            let text = format!(
+                "may cost {cost} steps for one alert, at most {COST_MAX} are allowed; macros in macros, and patterns and + in \
+                 macros, cost most"
+            );
+            return Err(Problem::at(0, text));
+        }
+        Ok(Self { root, patterns, cost })
+    }
+
+    /// The most that evaluating it may cost, in the unit of [`COST_MAX`].
+    pub(super) fn cost(&self) -> u64 {
+        self.cost
     }
 
     /// The expression's value for these facts.
     pub(super) fn evaluate(&self, scope: &Scope) -> Result<Value, Problem> {
-        catch_unwind(AssertUnwindSafe(|| self.0.execute(&scope.0)))
+        catch_unwind(AssertUnwindSafe(|| self.patterns.evaluate(&self.root, &scope.0)))
             .map_err(|_| Problem::at(0, "the expression cannot be evaluated"))?
             .map_err(|error| Problem::at(0, execution_problem(&error)))
     }
 
     /// The fields of `variable` that the expression names, as `params.delta` or `params["delta"]`.
     pub(super) fn fields_of(&self, variable: Variable, fields: &mut BTreeSet<String>) {
-        fields_of(self.0.expression(), variable.name(), fields);
+        fields_of(&self.root, variable.name(), fields);
     }
 }
 
@@ -197,9 +218,9 @@ fn byte_offset(text: &str, index: usize) -> usize {
 }
 
 /// What is wrong with a node of the tree.
-struct NodeProblem {
-    id: u64,
-    text: String,
+pub(super) struct NodeProblem {
+    pub id: u64,
+    pub text: String,
 }
 
 /// Checks what the interpreter would only notice while evaluating: unknown names, and work without bound.

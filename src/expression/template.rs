@@ -72,6 +72,14 @@ impl Template {
         self.parts.iter().all(|part| matches!(part, Part::Text(_)))
     }
 
+    /// The most that evaluating its expressions may cost, in the unit of [`super::COST_MAX`].
+    pub fn cost(&self) -> u64 {
+        self.parts.iter().fold(0, |sum, part| match part {
+            Part::Text(_) => sum,
+            Part::Expression(program, _) => sum.saturating_add(program.cost()),
+        })
+    }
+
     /// Whether the text is one `$(…)` and nothing beside it.
     pub fn is_one_expression(&self) -> bool {
         matches!(self.parts.as_slice(), [Part::Expression(..)])

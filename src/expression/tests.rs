@@ -105,6 +105,9 @@ fn conditions() {
         ("alert.labels.all(name, alert.labels[name] != '')", true),
         ("alert.startsAt < timestamp('2027-01-01T00:00:00Z')", true),
         ("alert.labels.service.matches('^svc-[a-z]$')", true),
+        ("alert.labels.service.matches('vc') && !matches(alert.labels.service, 'VC')", true),
+        ("alert.labels.exists(name, name.matches('^sev') && alert.labels[name].matches('^warn'))", true),
+        ("'svc-ä'.matches('^svc-\\\\w$')", false),
         ("type(alert.status) == string", true),
         ("alert.?endsAt.hasValue()", false),
         ("'a' in alert.labels || true", true),
@@ -116,7 +119,15 @@ fn conditions() {
         ("alert.labels.nope == 'x'", "spec.c, at character 1: there is no \"nope\" here"),
         ("params.delta == 1", "spec.c, at character 1: there is no params here, only alert"),
         ("int(alert.labels.service) > 1", "spec.c, at character 1: "),
-        ("alert.labels.service.matches('(')", "spec.c, at character 1: "),
+        ("alert.labels.service.matches('(')", "spec.c, at character 30: regular expression \"(\": missing closing )"),
+        (
+            "true || matches('a', alert.labels.service)",
+            "spec.c, at character 34: the pattern of matches must be a text in quotes",
+        ),
+        (
+            "'a'.matches('(\\\\w{100}){20}')",
+            "spec.c, at character 13: regular expression \"(\\\\w{100}){20}\": needs more than 65536",
+        ),
         ("true &&", "spec.c, at character "),
         ("\n\n  alert.x ==", "spec.c, at character "),
         ("", "spec.c, at character 1: the expression is empty"),
@@ -251,4 +262,56 @@ fn a_text_knows_which_parameters_it_names() {
 fn one_expression_is_not_two_and_not_one_with_text() {
     let one = |text| Template::compile("t", text, &[Variable::Params]).unwrap().is_one_expression();
     assert!(one("$(params.a)") && !one("$(1)$(2)") && !one("-$(1)") && !one("5"));
+}
+
+#[test]
+fn what_people_write_costs_little_and_what_multiplies_is_refused() {
+    for text in [
+        "has(alert.labels.service) && alert.labels.service.startsWith('svc-')",
+        "alert.labels.severity in ['critical', 'warning', 'page']",
+        "alert.labels.service.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
+        "alert.annotations.summary.matches('(?i)out of memory|oom|evicted')",
+        "alert.labels.exists(name, alert.labels[name].matches('^prod-[a-z]+-(eu|us)-[0-9]+$'))",
+        "alert.labels.all(name, alert.labels[name] != '') && alert.annotations.all(name, name in alert.labels)",
+        "alert.labels.all(a, alert.labels.all(b, a == b || alert.labels[a] != alert.labels[b]))",
+        "alert.labels.map(name, name + '=' + alert.labels[name]).exists(pair, pair == 'team=shop')",
+        "size(alert.labels.filter(name, name.startsWith('shop_'))) > 2",
+    ] {
+        let condition = Condition::compile("c", text, ALERT).unwrap_or_else(|error| panic!("{text}: {error}"));
+        with_largest(|scope| drop(condition.holds(&scope)));
+    }
+    let nested = |body: &str| format!("alert.labels.all(a, alert.labels.all(b, {body}))");
+    let doubled = |times: usize| {
+        let twice = ".map(x, x + x + x + x + x + x + x + x)";
+        format!("size([alert.annotations.summary]{}) > 0", twice.repeat(times))
+    };
+    for text in [
+        nested("!a.matches('(\\\\w{100}){5}')"),
+        nested("!alert.labels[a].matches('x')"),
+        nested("alert.labels.service + a + b != ''"),
+        nested("alert.annotations.summary.contains(alert.annotations.text)"),
+        doubled(3),
+        doubled(4),
+        "alert.labels.map(a, alert.labels.map(b, alert.labels)) != []".into(),
+    ] {
+        let error = Condition::compile("c", &text, ALERT).unwrap_err().to_string();
+        assert!(error.starts_with("c, at character 1: may cost "), "{text}: {error}");
+    }
+}
+
+/// The largest alert that is accepted.
+fn with_largest<T>(work: impl FnOnce(Scope) -> T) -> T {
+    use crate::events::bounds;
+    let value = |bytes: usize| "x".repeat(bytes);
+    let labels: BTreeMap<String, String> = (0..bounds::LABELS).map(|i| (format!("l{i:03}"), value(480))).collect();
+    let annotations: BTreeMap<String, String> = (0..4).map(|i| (format!("a{i}"), value(16 << 10))).collect();
+    work(Scope::default().with_alert(&AlertFacts {
+        labels: &labels,
+        annotations: &annotations,
+        status: AlertStatus::Firing,
+        starts_at: "2026-01-02T03:04:05Z".parse().unwrap(),
+        ends_at: None,
+        fingerprint: "0123456789abcdef",
+        source: "prom",
+    }))
 }

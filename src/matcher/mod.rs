@@ -12,6 +12,8 @@ use std::{collections::BTreeMap, fmt};
 
 use regex::Regex;
 
+pub use re2::search;
+
 /// The most bytes of one text of matchers.
 pub const MATCHERS_LEN_MAX: usize = 4096;
 

@@ -11,6 +11,9 @@ use super::MatcherError;
 
 /// Memory for one compiled expression and for its lazy automaton (promise 6).
 const SIZE_MAX: usize = 1 << 20;
+/// The same for a pattern of an expression: the least that is tried, and the most that is allowed.
+const SEARCH_SIZE_MIN: usize = 1 << 10;
+const SEARCH_SIZE_MAX: usize = 1 << 16;
 /// How deep groups may be nested.
 const NESTING_MAX: u32 = 64;
 /// Go's own bound on `{n,m}`.
@@ -22,22 +25,42 @@ const SPACE: &str = r"\t\n\f\r ";
 
 /// Compiles `^(?:pattern)$`.
 pub(super) fn compile(pattern: &str) -> Result<Regex, MatcherError> {
-    let error = |problem: String| MatcherError::Regex { pattern: pattern.chars().take(200).collect(), problem };
-    let translated = translate(pattern).map_err(|problem| error(problem.to_owned()))?;
-    RegexBuilder::new(&format!("^(?:{translated})$"))
-        .size_limit(SIZE_MAX)
-        .dfa_size_limit(SIZE_MAX)
-        .nest_limit(NESTING_MAX)
-        .build()
-        .map_err(|e| match e {
-            regex::Error::CompiledTooBig(_) => error(format!("needs more than {SIZE_MAX} bytes when compiled")),
-            // The library draws the expression with an arrow; its last line says what is wrong.
-            other => {
-                let text = other.to_string();
-                let line = text.lines().last().unwrap_or_default();
-                error(line.trim_start_matches("error: ").to_owned())
-            }
-        })
+    let translated = translate(pattern).map_err(|problem| error(pattern, problem.to_owned()))?;
+    build(&format!("^(?:{translated})$"), SIZE_MAX).map_err(|e| told(pattern, SIZE_MAX, &e))
+}
+
+/// Compiles a pattern that may match anywhere in a text, as CEL's `matches` has it, which is RE2 too. Beside it the bytes, as a power
+/// of two, that it needs at most: what matching costs at the worst grows with them.
+pub fn search(pattern: &str) -> Result<(Regex, usize), MatcherError> {
+    let translated = translate(pattern).map_err(|problem| error(pattern, problem.to_owned()))?;
+    let mut size = SEARCH_SIZE_MIN;
+    loop {
+        match build(&translated, size) {
+            Ok(regex) => return Ok((regex, size)),
+            Err(regex::Error::CompiledTooBig(_)) if size < SEARCH_SIZE_MAX => size *= 2,
+            Err(e) => return Err(told(pattern, size, &e)),
+        }
+    }
+}
+
+fn build(translated: &str, size_max: usize) -> Result<Regex, regex::Error> {
+    RegexBuilder::new(translated).size_limit(size_max).dfa_size_limit(SIZE_MAX).nest_limit(NESTING_MAX).build()
+}
+
+fn error(pattern: &str, problem: String) -> MatcherError {
+    MatcherError::Regex { pattern: pattern.chars().take(200).collect(), problem }
+}
+
+fn told(pattern: &str, size_max: usize, e: &regex::Error) -> MatcherError {
+    match e {
+        regex::Error::CompiledTooBig(_) => error(pattern, format!("needs more than {size_max} bytes when compiled")),
+        // The library draws the expression with an arrow; its last line says what is wrong.
+        other => {
+            let text = other.to_string();
+            let line = text.lines().last().unwrap_or_default();
+            error(pattern, line.trim_start_matches("error: ").to_owned())
+        }
+    }
 }
 
 type Outcome<T> = Result<T, &'static str>;
