@@ -10,3 +10,8 @@ pub const LABEL_VALUE_BYTES: usize = 4 << 10;
 pub const ANNOTATION_VALUE_BYTES: usize = 16 << 10;
 /// Bytes of an alert in all, as it is put on the log.
 pub const ALERT_BYTES: usize = 128 << 10;
+/// How far ahead of the time at which an alert is accepted it may have begun: the sender's clock may be ahead. Beyond it nothing
+/// could begin anew until that time has come, and what is remembered of the alert would stay as long.
+pub const AHEAD: jiff::SignedDuration = jiff::SignedDuration::from_hours(1);
+/// How far ahead the end that a firing alert gives itself counts; the longest `expireAfter` of a rule.
+pub const ENDS_AHEAD: jiff::SignedDuration = jiff::SignedDuration::from_hours(720);

@@ -168,10 +168,11 @@ const README_PRODUCER: &str = "
 ## A producer of your own
 
 `alert.raised` may be written by anyone. In its data `source`, `status`, `labels`, `startsAt` and `acceptedAt` are needed; `alertID`
-and `fingerprint` are computed where they are missing. Use one key for all that you say about one alert, so that its beginning and its
-end keep their order: the fingerprint will do. An alert is told apart by source, fingerprint and `startsAt`, so a repetition is no
-second alert; one that was accepted longer ago than the rule's `acceptWindow` opens nothing, so the time here is now. An alert has the
-same bounds as at the webhook.
+and `fingerprint` are computed where they are missing, and another `alertID` than the computed one is refused. Use one key for all that
+you say about one alert, so that its beginning and its end keep their order: the fingerprint will do. An alert is told apart by source,
+fingerprint and `startsAt`, so a repetition is no second alert; one that was accepted longer ago than the rule's `acceptWindow` opens
+nothing, so the time here is now. An alert has the same bounds as at the webhook; `startsAt` may be up to an hour later than
+`acceptedAt`, and that than the rules' clock.
 
 ```sh
 now=$(date -u +%Y-%m-%dT%H:%M:%SZ)

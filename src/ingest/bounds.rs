@@ -1,7 +1,7 @@
 //! How much of anything is accepted (promise 6). A request beyond its bounds is refused whole; an alert beyond its own is refused
 //! alone, and kept as a dead letter.
 
-pub use crate::events::bounds::{ALERT_BYTES, ANNOTATION_VALUE_BYTES, LABEL_VALUE_BYTES, LABELS, NAME_BYTES};
+pub use crate::events::bounds::{AHEAD, ALERT_BYTES, ANNOTATION_VALUE_BYTES, LABEL_VALUE_BYTES, LABELS, NAME_BYTES};
 
 /// Bytes of a request's body.
 pub const BODY_BYTES: usize = 1 << 20;

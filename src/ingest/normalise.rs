@@ -118,6 +118,9 @@ fn read_alert(alert: &Value, request: &Request<'_>) -> Result<AlertRaised, Strin
     if ends_at.is_some_and(|ends_at| ends_at < starts_at) {
         return Err("endsAt: is before startsAt".into());
     }
+    if starts_at.duration_since(request.now) > bounds::AHEAD {
+        return Err(format!("startsAt: {starts_at} lies in the future"));
+    }
     let status = status(alert, request, ends_at)?;
     let fingerprint = fingerprint(alert, request.format)?.unwrap_or_else(|| fingerprint_of(&labels));
     let generator_url = alert.get("generatorURL").and_then(Value::as_str);
@@ -371,6 +374,7 @@ mod tests {
             ("startsAt", json!(1_700_000_000), "startsAt: is no text"),
             ("startsAt", json!("1969-12-31T23:59:59Z"), "startsAt: \"1969"),
             ("startsAt", json!("99999-01-01T00:00:00Z"), "startsAt: "),
+            ("startsAt", json!("2099-01-01T00:00:00Z"), "startsAt: 2099-01-01T00:00:00Z lies in the future"),
             ("endsAt", json!("2026-01-01T11:00:00Z"), "endsAt: is before startsAt"),
             ("status", json!("pending"), "status: must be"),
             ("status", Value::Null, "status: must be"),

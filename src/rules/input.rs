@@ -36,7 +36,12 @@ pub struct InvalidAlert {
 
 impl RaisedAlert {
     /// Checks what the schema cannot, and computes what is missing.
-    pub fn read(event_id: EventId, traceparent: Option<String>, mut alert: AlertRaised) -> Result<Self, InvalidAlert> {
+    pub fn read(
+        event_id: EventId,
+        traceparent: Option<String>,
+        mut alert: AlertRaised,
+        now: Timestamp,
+    ) -> Result<Self, InvalidAlert> {
         let invalid = |field, problem: &str| Err(InvalidAlert { field, problem: problem.to_owned() });
         if alert.source.is_empty() || alert.source.chars().count() > SOURCE_MAX {
             return invalid("source", "the sender's name is needed, with at most 128 characters");
@@ -46,6 +51,19 @@ impl RaisedAlert {
         }
         check_texts("labels", &alert.labels, bounds::LABEL_VALUE_BYTES)?;
         check_texts("annotations", &alert.annotations, bounds::ANNOTATION_VALUE_BYTES)?;
+        let texts = alert.labels.iter().chain(&alert.annotations);
+        let size: usize = texts.map(|(name, value)| name.len() + value.len()).sum();
+        if size > bounds::ALERT_BYTES {
+            let problem = format!("{size} bytes in all, at most {} are accepted", bounds::ALERT_BYTES);
+            return invalid("labels and annotations", &problem);
+        }
+        for (field, time, from) in
+            [("acceptedAt", alert.accepted_at, now), ("startsAt", alert.starts_at, alert.accepted_at)]
+        {
+            if time.duration_since(from) > bounds::AHEAD {
+                return invalid(field, &format!("{time} lies in the future"));
+            }
+        }
         let fingerprint = match alert.fingerprint.take() {
             Some(given) if given.is_empty() || given.chars().count() > FINGERPRINT_MAX => {
                 return invalid("fingerprint", "1 to 64 characters are needed");
@@ -54,14 +72,20 @@ impl RaisedAlert {
             None => fingerprint_of(&alert.labels),
         };
         let traceparent = traceparent.filter(|text| text.len() <= 128);
-        let alert_id =
-            alert.alert_id.take().unwrap_or_else(|| AlertId::new(&alert.source, &fingerprint, alert.starts_at));
+        let alert_id = AlertId::new(&alert.source, &fingerprint, alert.starts_at);
+        // Incidents are named after it: one that stays the same would make every episode the same incident.
+        if alert.alert_id.take().is_some_and(|given| given != alert_id) {
+            return invalid("alertID", "is not the one of source, fingerprint and startsAt; it may be left out");
+        }
         alert.ends_at = match (alert.status, alert.ends_at) {
             // Go writes its zero time, the year 1, where it means none.
             (AlertStatus::Firing, Some(end)) if end <= alert.starts_at => None,
-            (AlertStatus::Resolved, Some(end)) => Some(end.max(alert.starts_at)),
-            (AlertStatus::Resolved, None) => Some(alert.accepted_at.max(alert.starts_at)),
-            (AlertStatus::Firing, end) => end,
+            (AlertStatus::Firing, end) => end.map(|end| end.min(plus(alert.accepted_at, bounds::ENDS_AHEAD))),
+            // It is over, so it ended at the latest when that was accepted, whatever the sender's clock says. A later end would make
+            // everything that begins until then a repetition.
+            (AlertStatus::Resolved, end) => {
+                Some(end.unwrap_or(alert.accepted_at).min(alert.accepted_at).max(alert.starts_at))
+            }
         };
         Ok(Self { event_id, traceparent, alert_id, fingerprint, alert })
     }
@@ -142,4 +166,84 @@ pub enum Input<'a> {
     Timer,
     /// The rule was changed, suspended, taken up again or deleted.
     RuleChanged,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: &str = "2026-01-01T12:00:00Z";
+
+    fn alert(status: AlertStatus, starts_at: &str, ends_at: Option<&str>) -> AlertRaised {
+        AlertRaised {
+            alert_id: None,
+            source: "theirs".into(),
+            fingerprint: None,
+            status,
+            labels: BTreeMap::from([("service".to_owned(), "svc-a".to_owned())]),
+            annotations: BTreeMap::new(),
+            starts_at: starts_at.parse().unwrap(),
+            ends_at: ends_at.map(|at| at.parse().unwrap()),
+            generator_url: None,
+            accepted_at: NOW.parse().unwrap(),
+        }
+    }
+
+    fn read(alert: AlertRaised) -> Result<RaisedAlert, String> {
+        let id = EventId::new("alert.raised", "x", "");
+        RaisedAlert::read(id, None, alert, NOW.parse().unwrap()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_clock_a_little_ahead_is_believed_and_another_century_is_not() {
+        let firing = |starts_at| read(alert(AlertStatus::Firing, starts_at, None));
+        let ahead = firing("2026-01-01T12:59:00Z").unwrap();
+        let said = AlertId::new("theirs", &ahead.fingerprint, ahead.alert.starts_at);
+        assert_eq!((ahead.alert.starts_at.to_string().as_str(), ahead.alert_id), ("2026-01-01T12:59:00Z", said));
+        assert_eq!(firing("2099-01-01T00:00:00Z").unwrap_err(), "startsAt: 2099-01-01T00:00:00Z lies in the future");
+        let mut accepted = alert(AlertStatus::Firing, "2099-01-01T00:00:00Z", None);
+        accepted.accepted_at = accepted.starts_at;
+        assert_eq!(read(accepted).unwrap_err(), "acceptedAt: 2099-01-01T00:00:00Z lies in the future");
+    }
+
+    #[test]
+    fn what_is_resolved_ended_at_the_latest_when_it_was_accepted() {
+        for (starts_at, ends_at, ended_at) in [
+            ("2026-01-01T11:00:00Z", Some("9999-12-30T00:00:00Z"), NOW),
+            ("2026-01-01T11:00:00Z", Some("2026-01-01T11:30:00Z"), "2026-01-01T11:30:00Z"),
+            ("2026-01-01T11:00:00Z", None, NOW),
+            ("2026-01-01T12:00:10Z", Some("2026-01-01T12:00:20Z"), "2026-01-01T12:00:10Z"),
+        ] {
+            let read = read(alert(AlertStatus::Resolved, starts_at, ends_at)).unwrap();
+            assert_eq!(read.alert.ends_at.unwrap().to_string(), ended_at, "{starts_at} {ends_at:?}");
+        }
+    }
+
+    #[test]
+    fn no_alert_gives_itself_an_end_that_never_comes() {
+        let ends_at = |ends_at| {
+            let read = read(alert(AlertStatus::Firing, "2026-01-01T11:00:00Z", Some(ends_at))).unwrap();
+            read.alert.ends_at.map(|at| at.to_string())
+        };
+        assert_eq!(ends_at("2026-01-01T12:04:00Z").as_deref(), Some("2026-01-01T12:04:00Z"));
+        assert_eq!(ends_at("9999-12-30T00:00:00Z").as_deref(), Some("2026-01-31T12:00:00Z"));
+    }
+
+    #[test]
+    fn a_foreign_id_counts_only_where_it_is_the_right_one() {
+        let mut named = alert(AlertStatus::Firing, NOW, None);
+        let right = read(named.clone()).unwrap().alert_id;
+        named.alert_id = Some(right.clone());
+        assert_eq!(read(named.clone()).unwrap().alert_id, right);
+        // A constant one would name the next episode's incident like this one's.
+        named.starts_at = "2026-01-01T11:00:00Z".parse().unwrap();
+        assert!(read(named).unwrap_err().starts_with("alertID: is not the one of source, fingerprint and startsAt"));
+    }
+
+    #[test]
+    fn a_foreign_alert_is_bounded_as_a_whole() {
+        let mut large = alert(AlertStatus::Firing, NOW, None);
+        large.annotations = (0..9).map(|i| (format!("a{i}"), "x".repeat(bounds::ANNOTATION_VALUE_BYTES))).collect();
+        assert!(read(large).unwrap_err().starts_with("labels and annotations: 147"));
+    }
 }

@@ -156,13 +156,15 @@ impl Service {
         let Inbound { event, record, at, ack, .. } = inbound;
         let record = Arc::new(record);
         match event.payload {
-            Payload::AlertRaised(alert) => match RaisedAlert::read(event.id, event.traceparent, *alert) {
-                Ok(raised) => self.dispatch_alert(Arc::new(raised), at.partition, ack, &record, &place),
-                Err(error) => {
-                    let letter = record.to_dead_letter(DeadLetterReason::InvalidAlert, error.to_string(), place);
-                    bury(&self.ctx, letter, ack);
+            Payload::AlertRaised(alert) => {
+                match RaisedAlert::read(event.id, event.traceparent, *alert, self.ctx.clock.now()) {
+                    Ok(raised) => self.dispatch_alert(Arc::new(raised), at.partition, ack, &record, &place),
+                    Err(error) => {
+                        let letter = record.to_dead_letter(DeadLetterReason::InvalidAlert, error.to_string(), place);
+                        bury(&self.ctx, letter, ack);
+                    }
                 }
-            },
+            }
             Payload::ActionCompleted(result) => {
                 self.send(&result.incident.clone(), OwnedInput::Completed(result), Origin { ack, record, place });
             }

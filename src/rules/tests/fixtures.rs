@@ -126,7 +126,8 @@ impl Told {
     pub fn raised(self) -> RaisedAlert {
         let event = self.event();
         let Payload::AlertRaised(alert) = event.payload else { unreachable!("an alert") };
-        RaisedAlert::read(event.id, event.traceparent, *alert).expect("a usable alert")
+        let now = alert.accepted_at;
+        RaisedAlert::read(event.id, event.traceparent, *alert, now).expect("a usable alert")
     }
 }
 
