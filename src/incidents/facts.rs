@@ -62,15 +62,24 @@ impl Mark {
     }
 }
 
-/// What is known of one alert. The order decides which of two sayings counts, and begins with what decides who is dropped.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// What is known of one alert. Each field is joined by itself: of a highly available pair one may tell of the end and the other of an
+/// earlier beginning.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AlertFacts {
-    /// When it began.
+    /// When it began: the earliest that was said.
     pub starts_at: Timestamp,
     /// Whether it goes on.
     pub state: IncidentAlertState,
     /// Alertmanager's fingerprint.
     pub fingerprint: String,
+}
+
+impl AlertFacts {
+    fn join(&mut self, other: Self) {
+        self.starts_at = self.starts_at.min(other.starts_at);
+        raise(&mut self.state, other.state);
+        raise(&mut self.fingerprint, other.fingerprint);
+    }
 }
 
 /// What is known of one action. Each field is joined by itself.
@@ -129,7 +138,7 @@ impl Facts {
         }
         for (id, alert) in other.alerts {
             match self.alerts.get_mut(&id) {
-                Some(known) => raise(known, alert),
+                Some(known) => known.join(alert),
                 None => drop(self.alerts.insert(id, alert)),
             }
         }
@@ -165,7 +174,7 @@ impl Facts {
         let alert = AlertFacts { starts_at: sane(starts_at), state, fingerprint: cut(fingerprint, FINGERPRINT_MAX) };
         let id = cut(id, NAME_MAX);
         match self.alerts.get_mut(&id) {
-            Some(known) => raise(known, alert),
+            Some(known) => known.join(alert),
             None => drop(self.alerts.insert(id, alert)),
         }
     }
@@ -194,8 +203,9 @@ impl Facts {
             self.actions.pop_first();
         }
         while self.alerts.len() > INCIDENT_ALERTS_MAX {
-            let oldest = self.alerts.iter().min_by_key(|(id, alert)| (alert.starts_at, *id)).map(|(id, _)| id.clone());
-            oldest.and_then(|id| self.alerts.remove(&id));
+            // By id, which is all of an alert that never changes: its beginning may turn out to be earlier, and then one that was
+            // dropped for its age would come back without what was known of it.
+            self.alerts.pop_first();
         }
         let mut size = 0;
         let fit = self

@@ -77,6 +77,9 @@ pub struct Circumstances {
     pub now: Timestamp,
     /// An incident that was opened before this is not created again: its resource was deleted after its time.
     pub create_after: Timestamp,
+    /// The same where all that is known is what became of a message. It may come long after the end, when the incident was deleted
+    /// beyond the count; nothing after it would say again that the incident is over, so that it would stay open for ever.
+    pub create_from_message_after: Timestamp,
     /// Since when an admission policy holds `spec.decidedBy` to the authenticated user; none without one.
     pub verified_since: Option<Timestamp>,
     /// `ce_source` of incident.updated is the service's; this is what its events' headers say.
@@ -101,7 +104,11 @@ pub enum Change {
 
 /// Folds every waiting event, and what people have decided in the spec, into the incident.
 pub fn fold(name: &NamespacedName, current: Option<&Incident>, events: &[&Event], at: &Circumstances) -> Change {
-    let fresh = |event: &&&Event| event.payload.incident().is_some_and(|header| header.opened_at >= at.create_after);
+    let fresh = |event: &&&Event| {
+        let of_message = matches!(event.topic(), Topic::NotificationDelivered | Topic::NotificationFailed);
+        let after = if of_message { at.create_from_message_after } else { at.create_after };
+        event.payload.incident().is_some_and(|header| header.opened_at >= after)
+    };
     let base = match current {
         Some(incident) => incident.clone(),
         None => match events.iter().find(fresh) {

@@ -7,6 +7,10 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::api::v1alpha1::{Incident, IncidentPhase};
 
+/// However many there are, a finished incident is kept so long: messages about it may still be on their way. It is the default deadline
+/// of a message and an hour more. Longer would let a flood of short incidents grow far beyond the count.
+pub const GRACE: SignedDuration = SignedDuration::from_hours(2);
+
 /// How long and how many.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -14,7 +18,7 @@ pub struct Limits {
     pub ttl: SignedDuration,
     /// The most finished incidents of one namespace: no tenant's flood evicts another's.
     pub count: usize,
-    /// A finished incident is kept at least so long, whatever the count: what is still told of it would create it anew.
+    /// A finished incident is kept at least so long, whatever the count.
     pub grace: SignedDuration,
 }
 

@@ -10,7 +10,7 @@ use tokio::{
 use super::{
     fold::subject,
     policy::{PolicyState, watch_policy},
-    retention::{Limits, expired},
+    retention::{GRACE, Limits, expired},
     store::{Incidents, Waiting},
 };
 use crate::{
@@ -90,8 +90,6 @@ pub const TOPICS: [Topic; 7] = [
     Topic::NotificationFailed,
 ];
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
-/// However many there are, a finished incident is kept so long: messages about it may still be on their way.
-const GRACE_S: i64 = 3600;
 
 /// Runs until shutdown.
 pub async fn run(ctx: Context, config: IncidentsConfig) -> Result<(), IncidentsError> {
@@ -196,6 +194,8 @@ impl Service {
                 }
                 _ = retention.tick() => {
                     self.count();
+                    // A decision whose write was refused is tried again: a policy or quota may have been mended since.
+                    self.look_at_all();
                     self.delete_expired().await;
                 }
             }
@@ -232,11 +232,7 @@ impl Service {
     }
 
     async fn delete_expired(&self) {
-        let limits = Limits {
-            ttl: self.config.ttl.as_signed(),
-            count: self.config.max_finished,
-            grace: jiff::SignedDuration::from_secs(GRACE_S),
-        };
+        let limits = Limits { ttl: self.config.ttl.as_signed(), count: self.config.max_finished, grace: GRACE };
         for (incident, why) in expired(&self.store.list(), limits, self.ctx.clock.now()) {
             if self.ctx.shutdown.is_cancelled() {
                 return;

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use super::{
     fold::{Change, Circumstances, fold},
     policy::PolicyState,
+    retention::GRACE,
 };
 use crate::{
     api::v1alpha1::{Incident, OutboxEntry},
@@ -112,12 +113,14 @@ impl Incidents {
         Circumstances {
             now,
             create_after: now.saturating_sub(self.retention).unwrap_or(now),
+            create_from_message_after: now.saturating_sub(self.retention.min(GRACE)).unwrap_or(now),
             verified_since: self.policy.borrow().verified_since(),
             source: self.ctx.source(),
         }
     }
 
-    /// The API server refuses the write for good: what could not be written is kept as dead letters, and the partition goes on.
+    /// The API server refuses the write for good: what could not be written is kept as dead letters, and the partition goes on. What a
+    /// person decided is in the spec, and is tried again with the next round of retention.
     fn refuse(&self, name: &NamespacedName, inbound: Vec<Inbound>, error: &StoreError) {
         tracing::warn!(incident = %name, %error, "An incident cannot be written.");
         for inbound in inbound {

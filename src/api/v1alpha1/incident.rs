@@ -112,7 +112,7 @@ pub struct IncidentStatus {
     /// What the last action acts on, as kind and name, like `Deployment/svc-a`; before the first action, what that will act on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
-    /// The newest alerts of the incident, at most 20, by their beginning.
+    /// Alerts of the incident, at most 20, by their beginning.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20))]
     #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["alertID".into()]))]

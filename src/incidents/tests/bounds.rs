@@ -22,6 +22,7 @@ fn circumstances() -> Circumstances {
     Circumstances {
         now: after(3_600_000),
         create_after: after(-3_600_000),
+        create_from_message_after: after(-3_600_000),
         verified_since: None,
         source: "eventpulse/incidents".into(),
     }

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::make::*;
 use crate::{
-    api::v1alpha1::{Incident, IncidentActionState, IncidentPhase, IncidentStatus},
+    api::v1alpha1::{Incident, IncidentActionState, IncidentAlertState, IncidentPhase, IncidentStatus},
     events::*,
     incidents::fold::{Change, Circumstances, fold},
 };
@@ -14,6 +14,7 @@ fn circumstances() -> Circumstances {
     Circumstances {
         now: after(60_000),
         create_after: after(-3_600_000),
+        create_from_message_after: after(-3_600_000),
         verified_since: None,
         source: "eventpulse/incidents".into(),
     }
@@ -154,8 +155,37 @@ fn any_event_creates_the_missing_incident_unless_it_is_too_old() {
         let updated = updated.unwrap();
         assert_eq!(updated.payload.incident(), Some(&header()));
         assert_eq!((updated.key.as_str(), updated.topic()), (name().name.as_str(), Topic::IncidentUpdated));
-        let late = Circumstances { create_after: after(1), ..circumstances() };
+        let late = Circumstances { create_after: after(1), create_from_message_after: after(1), ..circumstances() };
         assert_eq!(fold(&name(), None, &[&event], &late), Change::Stale);
+    }
+}
+
+#[test]
+fn what_became_of_a_message_brings_no_incident_back_that_may_have_been_deleted() {
+    let of_a_message: [Payload; 2] = [undelivered(3).into(), delivered(after(400)).into()];
+    let deleted = Circumstances { create_from_message_after: after(1), ..circumstances() };
+    for payload in of_a_message {
+        let late = event(payload, after(5), "x");
+        assert_eq!(fold(&name(), None, &[&late], &deleted), Change::Stale);
+        // Beside something else that creates it, it counts.
+        let begin = event(opened(header()), after(0), "o");
+        let Change::Write { incident, .. } = fold(&name(), None, &[&late, &begin], &deleted) else { panic!() };
+        assert_eq!(incident.status.unwrap().history.len(), 2);
+    }
+}
+
+#[test]
+fn an_alert_that_ended_stays_ended_whichever_beginning_is_told_of_it() {
+    let link = |starts_at, status| AlertLink { starts_at: after(starts_at), ..alert(1, status) };
+    let told = [link(10, AlertStatus::Firing), link(5, AlertStatus::Resolved)];
+    for order in [[0, 1], [1, 0]] {
+        let events = order.map(|i: usize| {
+            let header = IncidentHeader { alerts: vec![told[i].clone()], ..header() };
+            event(opened(header), after(20), &i.to_string())
+        });
+        let (incident, _) = write(None, &events, &circumstances());
+        let alerts = incident.status.unwrap().alerts;
+        assert_eq!((alerts.len(), alerts[0].starts_at, alerts[0].state), (1, after(5), IncidentAlertState::Resolved));
     }
 }
 

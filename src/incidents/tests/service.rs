@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -293,6 +296,28 @@ fn install_policy(api: &FakeApi) {
         assert_eq!(object["metadata"]["name"], POLICY_NAME);
         api.put(&format!("/apis/admissionregistration.k8s.io/v1/{plural}"), object);
     }
+}
+
+#[tokio::test]
+async fn a_decision_whose_write_is_refused_is_tried_again() {
+    let world = World::new();
+    let replica = world.start();
+    let (name, events) = story("svc-a");
+    world.publish(&events[..1]).await;
+    eventually("told", || world.told().len() == 1).await;
+    replica.clock.advance(SignedDuration::from_secs(3));
+    eventually("an empty outbox", || world.status(&name)["outbox"].as_array().is_none_or(Vec::is_empty)).await;
+    let refused = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&refused);
+    world.api.on_request(move |seen: &Seen| {
+        let refuse = seen.is_write() && count.fetch_add(1, Ordering::SeqCst) == 0;
+        if refuse { Fault::Answer(403) } else { Fault::None }
+    });
+    decide(&world, &name);
+    // Nothing changes the incident any more.
+    eventually("decided", || world.status(&name)["phase"] == "Resolved").await;
+    assert!(refused.load(Ordering::SeqCst) >= 2);
+    stop(replica).await;
 }
 
 #[tokio::test]
