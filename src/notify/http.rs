@@ -34,6 +34,9 @@ impl Secret {
 
     /// Takes it out of a text, and each of its parts that could stand for it: what a receiver answers may repeat what it was asked.
     pub fn mask(&self, text: &str) -> String {
+        if self.0.is_empty() {
+            return text.to_owned();
+        }
         let parts = self.0.split(['/', '?', '&', '=', '@']).filter(|part| part.len() >= 6 && !part.ends_with(':'));
         let masked = text.replace(&self.0, "***");
         // The host's name is no secret, and says which receiver it is.
@@ -320,6 +323,7 @@ mod tests {
         }
         assert!(masked.contains("hooks.slack.com"), "{masked}");
         assert_eq!(format!("{secret:?}"), "***");
+        assert_eq!(Secret::new("").mask("the URL cannot be used"), "the URL cannot be used");
         let answer = HttpAnswer { status: 404, retry_after: None, body: "no xoxsecretxox\u{7}".into() };
         assert_eq!(judge(Ok(answer), &secret, now()), Outcome::Rejected { reason: "HTTP 404 no ***".into() });
     }

@@ -1,5 +1,6 @@
 //! One lane for each channel, so that a dead one holds up no other: only so many tries of one channel are under way at once, and what
-//! finds its lane full stands in line without holding a worker.
+//! finds its lane full stands in line without holding a worker. A channel whose last try failed is tried with one message at a time, so
+//! that many dead ones leave workers for the others.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -8,13 +9,22 @@ use std::{
 
 use crate::events::NamespacedName;
 
+/// The most channels that are known to fail (promise 6); one more is taken for a healthy one.
+const FAILING_MAX: usize = 4096;
+
 /// The lanes of all channels.
 #[derive(Clone)]
 pub(super) struct Lanes(Arc<Inner>);
 
 struct Inner {
     width: usize,
-    lanes: Mutex<HashMap<NamespacedName, Lane>>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    lanes: HashMap<NamespacedName, Lane>,
+    failing: HashSet<NamespacedName>,
 }
 
 #[derive(Default)]
@@ -33,14 +43,15 @@ pub(super) struct Pass {
 impl Lanes {
     /// At most `width` tries of one channel at once.
     pub fn new(width: usize) -> Self {
-        Self(Arc::new(Inner { width: width.max(1), lanes: Mutex::default() }))
+        Self(Arc::new(Inner { width: width.max(1), state: Mutex::default() }))
     }
 
     /// A pass; or none, and the notification stands in line until [`Lanes::next`] gives it out.
     pub fn enter(&self, channel: &NamespacedName, notification: &NamespacedName) -> Option<Pass> {
-        let mut lanes = self.lock();
-        let lane = lanes.entry(channel.clone()).or_default();
-        if lane.busy < self.0.width {
+        let mut state = self.lock();
+        let width = self.width(&state, channel);
+        let lane = state.lanes.entry(channel.clone()).or_default();
+        if lane.busy < width {
             lane.busy += 1;
             return Some(Pass { lanes: self.clone(), channel: channel.clone() });
         }
@@ -50,30 +61,43 @@ impl Lanes {
         None
     }
 
-    /// The one that stands first in a lane with room. Asked whenever something of the channel came to an end, so a line always moves.
-    pub fn next(&self, channel: &NamespacedName) -> Option<NamespacedName> {
-        let mut lanes = self.lock();
-        let lane = lanes.get_mut(channel)?;
-        if lane.busy >= self.0.width {
-            return None;
-        }
-        let next = lane.line.pop_front();
-        if let Some(next) = &next {
-            lane.in_line.remove(next);
-        } else if lane.busy == 0 {
-            lanes.remove(channel);
+    /// Those that stand first in a lane, as many as it has room for. Asked whenever something of the channel came to an end, so a line
+    /// always moves.
+    pub fn next(&self, channel: &NamespacedName) -> Vec<NamespacedName> {
+        let mut state = self.lock();
+        let width = self.width(&state, channel);
+        let Some(lane) = state.lanes.get_mut(channel) else { return Vec::new() };
+        let room = width.saturating_sub(lane.busy).min(lane.line.len());
+        let next: Vec<NamespacedName> = lane.line.drain(..room).collect();
+        lane.in_line.retain(|name| !next.contains(name));
+        if lane.busy == 0 && next.is_empty() {
+            state.lanes.remove(channel);
         }
         next
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<NamespacedName, Lane>> {
-        self.0.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether the channel's last try failed in a way that a later one may not.
+    pub fn tell(&self, channel: &NamespacedName, failing: bool) {
+        let failing_now = &mut self.lock().failing;
+        if !failing {
+            failing_now.remove(channel);
+        } else if failing_now.len() < FAILING_MAX {
+            failing_now.insert(channel.clone());
+        }
+    }
+
+    fn width(&self, state: &State, channel: &NamespacedName) -> usize {
+        if state.failing.contains(channel) { 1 } else { self.0.width }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Pass {
     fn drop(&mut self) {
-        if let Some(lane) = self.lanes.lock().get_mut(&self.channel) {
+        if let Some(lane) = self.lanes.lock().lanes.get_mut(&self.channel) {
             lane.busy = lane.busy.saturating_sub(1);
         }
     }
@@ -96,14 +120,31 @@ mod tests {
             assert!(lanes.enter(&dead, &name(waiting)).is_none());
         }
         assert!(lanes.enter(&live, &name("d")).is_some());
-        assert_eq!(lanes.next(&dead), None);
+        assert_eq!(lanes.next(&dead), []);
         drop(pass);
-        assert_eq!(lanes.next(&dead), Some(name("b")));
+        assert_eq!(lanes.next(&dead), [name("b")]);
         // One that has left the line may stand in it again.
         let pass = lanes.enter(&dead, &name("b")).unwrap();
         assert!(lanes.enter(&dead, &name("b")).is_none());
         drop(pass);
-        assert_eq!([lanes.next(&dead), lanes.next(&dead), lanes.next(&dead)], [Some(name("c")), Some(name("b")), None]);
-        assert!(!lanes.lock().contains_key(&dead), "an empty lane is forgotten");
+        assert_eq!(
+            [lanes.next(&dead), lanes.next(&dead), lanes.next(&dead)],
+            [vec![name("c")], vec![name("b")], vec![]]
+        );
+        assert!(!lanes.lock().lanes.contains_key(&dead), "an empty lane is forgotten");
+    }
+
+    #[test]
+    fn a_channel_that_fails_is_tried_with_one_message_at_a_time_until_one_succeeds() {
+        let lanes = Lanes::new(4);
+        let channel = name("dead");
+        let enter = |notification: &str| lanes.enter(&channel, &name(notification));
+        lanes.tell(&channel, true);
+        let probe = enter("a").unwrap();
+        assert!(enter("b").is_none() && enter("c").is_none());
+        lanes.tell(&channel, false);
+        drop(probe);
+        assert_eq!(lanes.next(&channel), [name("b"), name("c")]);
+        let _passes = [enter("b").unwrap(), enter("c").unwrap()];
     }
 }

@@ -2,6 +2,7 @@
 //! is sent whose claim is not written, and nothing is acknowledged that is not in a resource.
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -51,12 +52,14 @@ pub(super) enum Input {
         place: String,
         ack: Ack,
     },
-    /// Its time has come, or there is room in its channel's lane.
+    /// Its time has come.
     Due,
+    /// It stood first in its channel's line, and there is room. Whatever becomes of it, even if it is gone, the line goes on.
+    Turn { channel: NamespacedName },
 }
 
-/// Gives a notification's name back to its mailbox.
-pub(super) type Again = Box<dyn Fn(NamespacedName) + Send + Sync>;
+/// Gives a notification its turn in the line of its channel.
+pub(super) type Again = Box<dyn Fn(NamespacedName, NamespacedName) + Send + Sync>;
 
 pub(super) struct Sender {
     pub ctx: Context,
@@ -86,27 +89,31 @@ impl Handler<NamespacedName, Input> for Sender {
     async fn handle(&self, name: &NamespacedName, inputs: Vec<Input>) {
         let first = inputs.iter().find_map(|input| match input {
             Input::Requested { request, traceparent, .. } => Some(first_state(request, traceparent.as_deref())),
-            Input::Due => None,
+            Input::Due | Input::Turn { .. } => None,
         });
         let known = self.store.get(name);
+        let spec = known.as_deref().map(|object| &object.spec);
+        let mut channels: BTreeSet<NamespacedName> =
+            spec.into_iter().chain(&first).map(|spec| channel_of(name, spec)).collect();
+        channels.extend(inputs.iter().filter_map(|input| match input {
+            Input::Turn { channel } => Some(channel.clone()),
+            Input::Requested { .. } | Input::Due => None,
+        }));
         // What is another's is not looked after; what was requested here is, because its record is here.
-        if first.is_none() && !known.as_ref().is_some_and(|object| self.owns(&object.spec)) {
-            return self.pass_on(name, known.as_deref());
-        }
-        match self.advance(name, known.as_deref().map(|object| &object.spec), first.as_ref()).await {
-            Ok(()) => inputs.into_iter().for_each(Input::done),
-            Err(StoreError::Shutdown) => return,
-            Err(StoreError::Refused { failure, .. }) => {
-                let message = format!("Notification: {failure}");
-                for input in inputs {
-                    self.refuse(name, input, message.clone()).await;
+        if first.is_some() || spec.is_some_and(|spec| self.owns(spec)) {
+            match self.advance(name, spec, first.as_ref()).await {
+                Ok(()) => inputs.into_iter().for_each(Input::done),
+                Err(StoreError::Shutdown) => return,
+                Err(StoreError::Refused { failure, .. }) => {
+                    let message = format!("Notification: {failure}");
+                    for input in inputs {
+                        self.refuse(name, input, message.clone()).await;
+                    }
                 }
             }
         }
-        self.pass_on(name, known.as_deref());
-        if let Some(first) = first {
-            self.next_in_line(&channel_of(name, &first));
-        }
+        // Whoever came to an end lets the next one of its channel go on.
+        channels.iter().for_each(|channel| self.next_in_line(channel));
     }
 }
 
@@ -127,17 +134,9 @@ impl Sender {
         work(&mut self.due.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Whoever came to an end lets the next one of its channel go on.
-    fn pass_on(&self, name: &NamespacedName, known: Option<&Notification>) {
-        if let Some(known) = known {
-            self.next_in_line(&channel_of(name, &known.spec));
-        }
-    }
-
     fn next_in_line(&self, channel: &NamespacedName) {
-        if let (Some(next), Some(again)) = (self.lanes.next(channel), self.again.get()) {
-            again(next);
-        }
+        let Some(again) = self.again.get() else { return };
+        self.lanes.next(channel).into_iter().for_each(|next| again(next, channel.clone()));
     }
 
     async fn advance(
@@ -158,6 +157,10 @@ impl Sender {
         };
         let (tries, fresh) = (claimed.tries, prepared.fresh);
         let outcome = self.send(name, &claimed, prepared).await;
+        if outcome != Outcome::NotSent {
+            let failing = matches!(outcome, Outcome::Refused { .. } | Outcome::Unknown { .. });
+            self.lanes.tell(&channel_of(name, &claimed), failing);
+        }
         drop(pass);
         let outcome = match outcome {
             // The receiver may have been told of a new URL or key that this replica had not read yet.
@@ -176,7 +179,11 @@ impl Sender {
         view: &NotificationSpec,
         prepared: &mut Option<(Pass, Prepared)>,
     ) -> Readiness {
-        let Some(pass) = self.lanes.enter(&channel_of(name, view), name) else { return Readiness::Busy };
+        let Some(pass) = self.lanes.enter(&channel_of(name, view), name) else {
+            // Its deadline comes whether the line moves or not.
+            self.due(|due| due.set(name, Some(view.deadline)));
+            return Readiness::Busy;
+        };
         match self.prepare(name, view).await {
             Ok(ready) => {
                 let timeout = ready.timeout;
@@ -353,7 +360,7 @@ impl Sender {
                     ack.done();
                 }
             }
-            Input::Due => {
+            Input::Due | Input::Turn { .. } => {
                 tracing::warn!(%name, message, "A notification cannot be written; it is tried again.");
                 let again = self.ctx.clock.now().saturating_add(REFUSED_AGAIN).unwrap_or(Timestamp::MAX);
                 self.due(|due| due.set(name, Some(again)));
@@ -369,7 +376,9 @@ fn channel_of(name: &NamespacedName, spec: &NotificationSpec) -> NamespacedName 
 
 /// A URL from a Secret, without the newline that files end with.
 fn text_of(bytes: &[u8]) -> Result<Secret, String> {
-    std::str::from_utf8(bytes)
-        .map(|text| Secret::new(text.trim()))
-        .map_err(|_| "the URL in the Secret is no text".into())
+    match std::str::from_utf8(bytes).map(str::trim) {
+        Ok("") => Err("the URL in the Secret is empty".into()),
+        Ok(text) => Ok(Secret::new(text)),
+        Err(_) => Err("the URL in the Secret is no text".into()),
+    }
 }

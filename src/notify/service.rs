@@ -115,7 +115,7 @@ pub async fn run_with(ctx: Context, config: NotifyConfig, http: Arc<dyn HttpTran
     let mailboxes = Mailboxes::new(&ctx, "notification", config.concurrency, Arc::clone(&sender) as _);
     let back = mailboxes.clone();
     // Set once, just here.
-    let _ = sender.again.set(Box::new(move |name| back.send(name, Input::Due)));
+    let _ = sender.again.set(Box::new(move |name, channel| back.send(name, Input::Turn { channel })));
     ctx.tasks.spawn_infallible("notifications-watch", Arc::clone(&sender.store).run());
     ctx.tasks.spawn_infallible("channels-watch", Arc::clone(&sender.channels).run(ctx.clone()));
     let gate = watch::Sender::new(Gate::Paused);

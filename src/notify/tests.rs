@@ -334,6 +334,49 @@ async fn a_dead_channel_holds_up_no_other() {
     running.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_stands_in_a_line_that_does_not_move_fails_at_its_deadline() {
+    let (api, bus, sink) = world("5m").await;
+    sink.always(HOOK, Some(Answer::hang()));
+    let running = Running::start(&api, &bus, 1, 0);
+    // Two hold the lane.
+    let holders: Vec<_> = (0..2).map(|i| request("hook", &format!("{i}"))).collect();
+    for holder in &holders {
+        running.ask(holder, "a").await;
+        running.in_phase(holder, NotificationPhase::Sending).await;
+    }
+    let in_line: Vec<_> = (2..5).map(|i| request("hook", &format!("{i}"))).collect();
+    for request in &in_line {
+        running.ask(request, "a").await;
+        running.in_phase(request, NotificationPhase::Waiting).await;
+    }
+    // The line does not move, and the deadline comes all the same.
+    running.advance(3_600);
+    for request in &in_line {
+        let failed = running.in_phase(request, NotificationPhase::Failed).await;
+        assert_eq!(failed.spec.last_error.as_deref(), Some("no try was possible before its deadline"));
+    }
+    // Nothing waits for the two that hang; they end with the test.
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_goes_on_past_one_that_was_deleted_while_it_stood_there() {
+    let (api, bus, sink) = world("1s").await;
+    sink.always(HOOK, Some(Answer::hang()));
+    let running = Running::start(&api, &bus, 1, 0);
+    let all: Vec<_> = (0..5).map(|i| request("hook", &format!("{i}"))).collect();
+    for (i, request) in all.iter().enumerate() {
+        running.ask(request, "a").await;
+        running.in_phase(request, if i < 2 { NotificationPhase::Sending } else { NotificationPhase::Waiting }).await;
+    }
+    api.remove(NOTIFICATIONS, "shop", all[2].notification_id.as_str());
+    api.remove(NOTIFICATIONS, "shop", all[3].notification_id.as_str());
+    sink.always(HOOK, None);
+    // When the two that hang have come to their end, and nobody asks again.
+    running.in_phase(&all[4], NotificationPhase::Delivered).await;
+    running.stop().await;
+}
+
 /// It may have been accepted, and nobody wrote that down: another replica waits for the sender's time, and marks its copy.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_between_sending_and_writing_it_down_gives_one_marked_copy() {
