@@ -293,6 +293,59 @@ async fn a_malformed_rule_is_marked_and_holds_up_nobody(server: &Server, plane: 
     install(plane);
 }
 
+/// What kubectl shows of what EventPulse writes itself: found by its short names and its category, in columns.
+async fn kubectl_finds_and_shows_them(server: &Server, plane: &ControlPlane, table: &Table) {
+    for base in ["incident", "action", "notification", "group"] {
+        let row = Row { base: base.into(), name: None, with: None, ..table.rows[0].clone() };
+        server.create(&table.object(&row, "seen".into())).await.unwrap_or_else(|refusal| panic!("{base}: {refusal}"));
+    }
+    let kubectl = |args: &[&str]| plane.run_kubectl(&[&["-n", NAMESPACE], args].concat()).unwrap();
+    let status = r#"{"status": {"phase": "Mitigating", "target": "Deployment/svc-a", "alertCount": 2,
+        "lastAction": "add-replica Requested", "conditions": [], "history": []}}"#;
+    kubectl(&["patch", "incident", "seen", "--subresource=status", "--type=merge", "-p", status]);
+    let shown = kubectl(&["get", "incidents", "seen"]);
+    let rows: Vec<Vec<&str>> =
+        shown.lines().map(|line| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect()).collect();
+    assert_eq!(rows[0], ["NAME", "RULE", "SEVERITY", "PHASE", "TARGET", "ALERTS", "LAST ACTION", "AGE"]);
+    let cells = ["seen", "cpu-high", "warning", "Mitigating", "Deployment/svc-a", "2", "add-replica Requested"];
+    assert_eq!(rows[1][..7], cells, "{shown}");
+    let all = kubectl(&["get", "eventpulse", "-o", "name"]);
+    for (short, name) in [
+        ("inc", "incident.eventpulse.io/seen"),
+        ("act", "action.eventpulse.io/seen"),
+        ("ntf", "notification.eventpulse.io/seen"),
+        ("ag", "alertgroup.eventpulse.io/seen"),
+        ("nch", "notificationchannel.eventpulse.io/ops"),
+        ("rule", "rule.eventpulse.io/fine"),
+        ("runbook", "runbook.eventpulse.io/scale-up"),
+    ] {
+        assert!(kubectl(&["get", short, "-o", "name"]).lines().any(|line| line == name), "get {short}: no {name}");
+        assert!(all.lines().any(|line| line == name), "get eventpulse: no {name}");
+    }
+}
+
+/// `kubectl explain incident.status` reads like documentation, at every level.
+fn every_field_of_an_incident_is_explained(plane: &ControlPlane) {
+    let mut paths = vec!["incident.spec".to_owned(), "incident.status".to_owned()];
+    let mut fields = 0;
+    while let Some(path) = paths.pop() {
+        let text = plane.run_kubectl(&["explain", &path]).unwrap();
+        for silence in ["<empty>", "<no description>"] {
+            assert!(!text.contains(silence), "{path} has a field without a description:\n{text}");
+        }
+        let (_, listed) = text.split_once("FIELDS:").unwrap_or_else(|| panic!("{path} has no fields:\n{text}"));
+        for line in listed.lines().filter(|line| line.starts_with("  ") && !line[2..].starts_with([' ', '\t'])) {
+            let mut words = line.split_whitespace();
+            let (Some(field), Some(kind)) = (words.next(), words.next()) else { continue };
+            fields += 1;
+            if kind.contains("Object>") {
+                paths.push(format!("{path}.{field}"));
+            }
+        }
+    }
+    assert!(fields > 40, "only {fields} fields were found");
+}
+
 /// The status has one owner, and is not written again and again.
 async fn statuses_are_quiet(server: &Server, objects: &[Value]) {
     let versions = async || {
@@ -338,6 +391,8 @@ async fn every_broken_resource_gets_its_answer_and_stops_nobody() {
     assert!(wrong.is_empty(), "{} of {} rows:\n{}", wrong.len(), table.rows.len(), wrong.join("\n"));
     println!("{} broken resources got their answers.", table.rows.len());
 
+    kubectl_finds_and_shows_them(&server, plane, &table).await;
+    every_field_of_an_incident_is_explained(plane);
     all_become_ready(&server, &fixtures).await;
     all_become_ready(&server, &apply_examples(plane, "examples/shop")).await;
     a_malformed_rule_is_marked_and_holds_up_nobody(&server, plane, &table).await;
