@@ -27,7 +27,7 @@ const SHARED: [(&str, &[&str]); 8] = [
 const TOP: [&str; 4] = ["main.rs", "lib.rs", "cli", "config.rs"];
 
 /// Files and folders that decide and compute, and do nothing else. Each must exist.
-const PURE: [&str; 30] = [
+const PURE: [&str; 33] = [
     "actions/breaker.rs",
     "actions/budget.rs",
     "actions/judge.rs",
@@ -54,9 +54,12 @@ const PURE: [&str; 30] = [
     "notify/record.rs",
     "notify/render.rs",
     "notify/retention.rs",
+    "rules/backlog.rs",
     "rules/decide",
     "rules/input.rs",
     "rules/matching.rs",
+    "rules/routing.rs",
+    "rules/timers.rs",
     "template",
 ];
 

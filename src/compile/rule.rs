@@ -22,7 +22,8 @@ const SEVERITY_MAX: usize = 128;
 const SUMMARY_MAX: usize = 1024;
 const NAME_MAX: usize = 253;
 const PARAMETER_MAX: usize = 1024;
-const GROUP_VALUE_MAX: usize = 256;
+/// The most bytes of one value of a groupBy label in the group's resource.
+pub const GROUP_VALUE_MAX: usize = 256;
 /// The most bytes of all parameters of a ladder together: the group that remembers them has a bound (promise 6).
 const PARAMETERS_MAX: usize = 16 * 1024;
 /// The label that says which tenant an alert belongs to.

@@ -130,7 +130,7 @@ pub enum DecisionReason {
     Cooldown,
     /// The rule is suspended.
     Suspended,
-    /// The rule has too many open groups; it was only counted.
+    /// The rule has too many open groups; it waits until they are fewer, or was only counted.
     Storm,
     /// It was accepted before the rule was there, or too long ago.
     Stale,

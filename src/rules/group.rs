@@ -6,10 +6,11 @@ use std::{
 };
 
 use async_trait::async_trait;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kube::api::ObjectMeta;
 
 use super::{
+    backlog::Backlog,
     decide::{Adopted, GroupKey, Limits, RuleView, decide, decided},
     input::{Input, RaisedAlert},
     matching::RuleSet,
@@ -71,6 +72,7 @@ pub(super) struct Origin {
 #[derive(Debug)]
 pub(super) enum OwnedInput {
     Alert(Arc<RaisedAlert>),
+    Remembered(Arc<RaisedAlert>),
     Completed(Box<ActionCompleted>),
     Failed(Box<ActionFailed>),
     Updated(Box<IncidentUpdated>),
@@ -82,6 +84,7 @@ impl OwnedInput {
     fn borrow(&self) -> Input<'_> {
         match self {
             OwnedInput::Alert(raised) => Input::Alert(raised),
+            OwnedInput::Remembered(raised) => Input::Remembered(raised),
             OwnedInput::Completed(result) => Input::Completed(result),
             OwnedInput::Failed(result) => Input::Failed(result),
             OwnedInput::Updated(update) => Input::Updated(update),
@@ -99,6 +102,9 @@ pub(super) struct Groups {
     pub incidents: Arc<WatchCache<Incident>>,
     pub compiled: RwLock<Arc<RuleSet>>,
     pub index: Mutex<GroupIndex>,
+    pub backlog: Mutex<Backlog>,
+    /// How long nothing comes of a partition whose backlog is read.
+    pub quiet: SignedDuration,
     pub limits: Limits,
     pub storm_threshold: usize,
 }
@@ -107,6 +113,17 @@ impl Groups {
     /// The rules as they are compiled now.
     pub fn rule_set(&self) -> Arc<RuleSet> {
         Arc::clone(&self.compiled.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What was read of the log.
+    pub fn backlog<T>(&self, work: impl FnOnce(&mut Backlog) -> T) -> T {
+        work(&mut self.backlog.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether alerts may wait in the log, so that nothing is due by itself.
+    pub fn is_behind(&self) -> bool {
+        let now = self.ctx.clock.now();
+        self.backlog(|backlog| backlog.is_behind(self.quiet, now))
     }
 
     /// Events that need no memory: derived from the input alone. False on shutdown.
@@ -129,8 +146,17 @@ impl Groups {
     fn view<'a>(&self, name: &NamespacedName, compiled: Option<&'a CompiledRule>) -> RuleView<'a> {
         // The newest known spec, whether it compiles or not: a broken edit does not take `suspend` back.
         let suspended = self.rules.get(name).is_none_or(|rule| rule.spec.suspend);
-        let open = self.index.lock().unwrap_or_else(PoisonError::into_inner).open_groups(name);
-        RuleView { rule: compiled, suspended, storm: open >= self.storm_threshold, limits: self.limits }
+        let (open, waiting) = {
+            let index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+            (index.open_groups(name), index.waiting_groups(name))
+        };
+        RuleView {
+            rule: compiled,
+            suspended,
+            storm: open >= self.storm_threshold,
+            crowded: waiting >= self.storm_threshold,
+            limits: self.limits,
+        }
     }
 
     /// An incident of this group that nobody has ended, for a group that is created first.
@@ -152,7 +178,13 @@ impl Groups {
         let (mut changed, mut certain, mut taken) = (false, true, 0);
         let mut outputs: Vec<Event> = Vec::new();
         let mut said: BTreeSet<String> = BTreeSet::new();
+        let behind = self.is_behind();
         for item in items {
+            if behind && matches!(item.input, OwnedInput::Timer) {
+                // It may have waited for its write through an outage. The clock comes back to it when the log is read.
+                taken += 1;
+                continue;
+            }
             let compiled = rule_set.get(&item.key.rule);
             let view = self.view(&item.key.rule, compiled.map(Arc::as_ref));
             let incident = group.is_none().then(|| self.unfinished_incident(&item.key)).flatten();
@@ -200,7 +232,7 @@ impl Groups {
     /// The API server refuses the group for good: the input ends with that reason, and the partition goes on.
     async fn refuse(&self, work: Work, failure: &ApiFailure) {
         let Some(Origin { ack, record, place }) = work.origin else { return };
-        if let OwnedInput::Alert(raised) = &work.input {
+        if let OwnedInput::Alert(raised) | OwnedInput::Remembered(raised) = &work.input {
             let entry = decided(
                 raised,
                 Some(&work.key.rule),
@@ -287,7 +319,7 @@ fn object_of(namespace: &str, current: Option<&AlertGroup>, spec: AlertGroupSpec
 }
 
 /// Keeps the object within its bound: what is least needed goes first (promise 6).
-fn fitted(mut spec: AlertGroupSpec, outputs: &[Event]) -> AlertGroupSpec {
+pub(super) fn fitted(mut spec: AlertGroupSpec, outputs: &[Event]) -> AlertGroupSpec {
     let carried: usize = spec.outbox.iter().map(|entry| entry.data.len() + ENTRY_OVERHEAD).sum();
     let new: usize = outputs
         .iter()
@@ -296,8 +328,13 @@ fn fitted(mut spec: AlertGroupSpec, outputs: &[Event]) -> AlertGroupSpec {
         .sum();
     let room = GROUP_SIZE_MAX.saturating_sub(carried + new);
     let size = |spec: &AlertGroupSpec| serde_json::to_vec(&spec.alerts).map_or(0, |bytes| bytes.len());
-    if size(&spec) > room {
-        spec.alerts.iter_mut().for_each(|alert| alert.facts = None);
+    // Those that began last: the incident opens from the first one that it can.
+    while size(&spec) > room {
+        let held = spec.alerts.iter_mut().filter(|alert| alert.facts.is_some());
+        let Some(last) = held.max_by(|a, b| (a.starts_at, &a.fingerprint).cmp(&(b.starts_at, &b.fingerprint))) else {
+            break;
+        };
+        last.facts = None;
     }
     while size(&spec) > room {
         let ended = |alert: &&mut crate::api::v1alpha1::GroupAlert| !alert.in_episode;

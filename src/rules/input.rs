@@ -156,6 +156,9 @@ pub(super) fn plus(time: Timestamp, by: SignedDuration) -> Timestamp {
 pub enum Input<'a> {
     /// An alert that the rule matches.
     Alert(&'a RaisedAlert),
+    /// An alert that the rule does not match any more, because it was edited, broken or deleted, for the group that remembers it:
+    /// it goes on and ends there, and begins nothing.
+    Remembered(&'a RaisedAlert),
     /// A step took effect.
     Completed(&'a ActionCompleted),
     /// A step did not take effect, or nobody can know.

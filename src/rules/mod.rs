@@ -4,12 +4,14 @@
 //! `incident.opened`, `incident.resolved`, `action.requested`, `notification.requested`, and `alert.decided`, the ledger.
 //! Owns: `AlertGroup`, named by correlation id, which is its memory and its outbox. May not touch: another service.
 //!
-//! `matching`, `input`, `decide` and `timers` are pure.
+//! `matching`, `routing`, `input`, `decide`, `timers` and `backlog` are pure.
 
+mod backlog;
 mod decide;
 mod group;
 mod input;
 mod matching;
+mod routing;
 mod service;
 mod timers;
 

@@ -9,10 +9,12 @@ use std::{
 use tokio::sync::{broadcast, watch};
 
 use super::{
+    backlog::Backlog,
     decide::{GroupKey, Limits, decided, is_evictable},
     group::{Groups, Ledger, Origin, OwnedInput, Work, key_of},
     input::RaisedAlert,
     matching::RuleSet,
+    routing::{Route, remembers, route},
     timers::{GroupIndex, rule_of},
 };
 use crate::{
@@ -43,7 +45,8 @@ pub struct RulesConfig {
     pub ends_at_grace: RuleDuration,
     /// With so many open groups of one rule, further ones are only counted.
     pub storm_threshold: usize,
-    /// How long after a takeover no timer fires: what waits in the log is older than the clock says.
+    /// After a takeover or an outage no timer fires until the log is read up to the present: alerts come that were accepted since,
+    /// or none comes for so long.
     pub takeover_grace: Duration,
     /// How often outboxes that others left are looked for.
     pub sweep_interval: Duration,
@@ -106,6 +109,8 @@ pub async fn run(ctx: Context, config: RulesConfig) -> Result<(), RulesError> {
         incidents: WatchCache::new(),
         compiled: RwLock::default(),
         index: Mutex::default(),
+        backlog: Mutex::default(),
+        quiet: jiff::SignedDuration::try_from(config.takeover_grace).unwrap_or_default(),
         limits: Limits { retention: config.retention.as_signed(), ends_at_grace: config.ends_at_grace.as_signed() },
         storm_threshold: config.storm_threshold,
         ctx: ctx.clone(),
@@ -126,10 +131,10 @@ pub async fn run(ctx: Context, config: RulesConfig) -> Result<(), RulesError> {
     let (gatekeeper, compiler) = (Arc::clone(&service), Arc::clone(&service));
     let (clock, cleaner) = (Arc::clone(&service), Arc::clone(&service));
     let (compiled, first_compiled) = watch::channel(false);
-    let rules_known = first_compiled.clone();
+    let (rules_known, clock_gate) = (first_compiled.clone(), gate.subscribe());
     ctx.tasks.spawn_infallible("rules-compile", async move { compiler.keep_compiled(compiled).await });
     ctx.tasks.spawn_infallible("rules-gate", async move { gatekeeper.keep_gate(gate, first_compiled).await });
-    ctx.tasks.spawn_infallible("rules-clock", async move { clock.keep_time(rules_known).await });
+    ctx.tasks.spawn_infallible("rules-clock", async move { clock.keep_time(rules_known, clock_gate).await });
     ctx.tasks.spawn_infallible("rules-sweep", async move { cleaner.keep_clean().await });
     let options = SubscribeOptions {
         group: "rules".into(),
@@ -188,26 +193,40 @@ impl Service {
         place: &str,
     ) {
         let now = self.ctx.clock.now();
+        self.groups.backlog(|backlog| backlog.read(partition, raised.alert.accepted_at, now));
         let matches = self.groups.rule_set().matches(&raised.alert, &raised.fingerprint);
-        if matches.is_empty() {
+        let routes = route(&raised, matches, self.holders(&raised));
+        if routes.is_empty() {
             let entry = decided(&raised, None, DecisionReason::NoRule, String::new(), None, now);
             self.ledger.send(partition, (vec![entry], ack));
             return;
         }
-        let acks = ack.split(matches.len());
-        for (found, ack) in matches.into_iter().zip(acks) {
-            let rule = &found.rule.name;
-            if let Some(error) = found.error {
-                let entry = decided(&raised, Some(rule), DecisionReason::Invalid, error.to_string(), None, now);
-                self.ledger.send(partition, (vec![entry], ack));
-                continue;
-            }
-            let (correlation, group_by) = found.rule.group_of(&raised.alert.labels, &raised.fingerprint);
-            let name = NamespacedName { namespace: rule.namespace.clone(), name: correlation.to_string() };
-            let key = GroupKey { rule: rule.clone(), correlation, group_by };
+        let acks = ack.split(routes.len());
+        for (to, ack) in routes.into_iter().zip(acks) {
+            let (key, matched) = match to {
+                Route::Group { key, matched } => (key, matched),
+                Route::Undecided { rule, error } => {
+                    let entry = decided(&raised, Some(&rule), DecisionReason::Invalid, error.to_string(), None, now);
+                    self.ledger.send(partition, (vec![entry], ack));
+                    continue;
+                }
+            };
+            let alert = Arc::clone(&raised);
+            let input = if matched { OwnedInput::Alert(alert) } else { OwnedInput::Remembered(alert) };
+            let name = NamespacedName { namespace: key.rule.namespace.clone(), name: key.correlation.to_string() };
             let origin = Some(Origin { ack, record: Arc::clone(record), place: place.to_owned() });
-            self.mailboxes.send(name, Work { key, input: OwnedInput::Alert(Arc::clone(&raised)), origin });
+            self.mailboxes.send(name, Work { key, input, origin });
         }
+    }
+
+    /// The groups that remember an alert, whatever its rule says today.
+    fn holders(&self, raised: &RaisedAlert) -> Vec<GroupKey> {
+        let names = self.index(|index| index.groups_that_know(&raised.fingerprint));
+        let known = names.into_iter().filter_map(|name| Some((self.groups.store.get(&name)?, name)));
+        known
+            .filter(|(group, name)| remembers(&name.namespace, &group.spec, raised))
+            .map(|(group, name)| key_of(&name.namespace, &group.spec))
+            .collect()
     }
 
     fn send(&self, header: &IncidentHeader, input: OwnedInput, origin: Origin) {
@@ -322,6 +341,8 @@ impl Service {
             () = ready => {}
             () = self.ctx.shutdown.cancelled() => return,
         }
+        // Nothing is consumed before it is known which groups know what.
+        self.look_at_all();
         self.ctx.health.ready("service");
         let mut state = self.groups.rules.state();
         loop {
@@ -343,7 +364,7 @@ impl Service {
     }
 
     /// Timers of the groups whose partition is this replica's.
-    async fn keep_time(&self, mut rules_known: watch::Receiver<bool>) {
+    async fn keep_time(&self, mut rules_known: watch::Receiver<bool>, gate: watch::Receiver<Gate>) {
         let store = Arc::clone(&self.groups.store);
         let mut changes = store.changes();
         let mut takeovers = self.ownership.takeovers();
@@ -357,7 +378,7 @@ impl Service {
             () = self.ctx.shutdown.cancelled() => return,
         }
         self.look_at_all();
-        let mut not_before = self.ctx.clock.now();
+        let mut behind = true;
         let mut again = tokio::time::interval(LOOK_AGAIN_INTERVAL);
         loop {
             tokio::select! {
@@ -373,10 +394,9 @@ impl Service {
                     }
                     self.look_at_all();
                     self.tell_groups(None);
-                    let grace = jiff::SignedDuration::try_from(self.config.takeover_grace).unwrap_or_default();
-                    not_before = super::input::plus(self.ctx.clock.now(), grace);
+                    self.groups.backlog(Backlog::stop);
                 }
-                () = tokio::time::sleep(self.until_due()) => {}
+                () = tokio::time::sleep(if behind { TICK_MAX } else { self.until_due() }) => {}
                 // A timer whose write was refused has left the index, and may be carried out by now; a rule may have been taken up
                 // again while nobody looked.
                 _ = again.tick() => {
@@ -384,10 +404,27 @@ impl Service {
                     self.tell_groups(None);
                 }
             }
-            if self.ctx.clock.now() >= not_before {
+            self.follow_reading(*gate.borrow());
+            let was_behind = std::mem::replace(&mut behind, self.groups.is_behind());
+            if was_behind && !behind {
+                // Timers that came while it was behind have left the index without effect.
+                self.look_at_all();
+            }
+            if !behind {
                 self.fire_due();
             }
         }
+    }
+
+    /// Takes note of whether the log is read: reading that begins, begins with what waits.
+    fn follow_reading(&self, gate: Gate) {
+        let reads = gate == Gate::Open && self.ownership.any() && self.ctx.bus.health().is_ok();
+        let now = self.ctx.clock.now();
+        self.groups.backlog(|backlog| match (reads, backlog.is_reading()) {
+            (true, false) => backlog.begin(now),
+            (false, true) => backlog.stop(),
+            _ => {}
+        });
     }
 
     /// Publishes what others left unsaid, and deletes what is over.
@@ -427,9 +464,10 @@ impl Service {
     }
 
     fn look_at_all(&self) {
-        let groups = self.groups.store.list();
+        // Within the lock: what it is told in between is not newer than what is listed here.
         self.index(|index| {
             index.clear();
+            let groups = self.groups.store.list();
             groups.iter().for_each(|group| index.update(&name_of(group.as_ref()), Some(group)));
         });
     }

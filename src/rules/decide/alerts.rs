@@ -1,20 +1,27 @@
 //! What an alert means for its group, by Alertmanager's own semantics: overlapping intervals of one fingerprint are one alert
 //! with the earliest start, the later end wins, an end matches by fingerprint.
 
-use jiff::Timestamp;
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
 
 use super::Turn;
 #[cfg(test)]
 use super::sabotage::{Sabotage, sabotaged};
 use crate::{
     api::v1alpha1::{GROUP_ALERTS_MAX, GroupAlert, HeldFacts},
-    events::{AlertStatus, DecisionReason},
+    events::{AlertId, AlertStatus, DecisionReason},
     rules::input::{RaisedAlert, plus},
 };
 
-/// The most alerts of a group whose labels are kept for the cooldown's end, and the most bytes of one's.
-const HELD_FACTS_MAX: usize = 4;
+/// The most bytes of labels and annotations that a group keeps of alerts that wait, and of one of them: annotations are cut.
+const HELD_FACTS_TOTAL_MAX: usize = 32 * 1024;
 const HELD_FACTS_SIZE_MAX: usize = 8 * 1024;
+/// An alert that has ended goes on only if it was told so long after its end. The two of a highly available pair end theirs seconds
+/// apart, and each repeats what fires once a minute: what the later one still says of the same interval begins no other one.
+const GOES_ON_AFTER: SignedDuration = SignedDuration::from_mins(1);
+/// How much the clock of who accepted an alert may be ahead, before what it says of a time is no evidence.
+const CLOCKS_DIFFER_MAX: SignedDuration = SignedDuration::from_mins(1);
 /// Beyond it alerts that are only counted are not even counted: the number is approximate anyway.
 const COUNT_MAX: i32 = 99_999;
 
@@ -43,6 +50,9 @@ impl Turn<'_> {
 
     fn firing(&mut self, raised: &RaisedAlert) -> Verdict {
         let Some(index) = self.find(&raised.fingerprint) else {
+            if self.only_known {
+                return because(DecisionReason::NoRule);
+            }
             if self.is_stale(raised) {
                 return because(DecisionReason::Stale);
             }
@@ -52,6 +62,9 @@ impl Turn<'_> {
         match before.status {
             AlertStatus::Firing => self.still_firing(raised, index, before),
             AlertStatus::Resolved if raised.alert.starts_at <= known_through(&before) => {
+                if self.begins_again(raised, &before) {
+                    return self.begin_at(raised, raised.alert.accepted_at, Some(before));
+                }
                 self.group.alerts[index].merge_start(raised.alert.starts_at);
                 self.revive(raised, index, &before);
                 #[cfg(test)]
@@ -60,6 +73,8 @@ impl Turn<'_> {
                 }
                 because(DecisionReason::Repeated)
             }
+            // The rule does not match it any more: what it begins is the open incident's, or nobody's.
+            AlertStatus::Resolved if self.only_known && !before.in_episode => because(DecisionReason::NoRule),
             AlertStatus::Resolved if self.is_stale(raised) => because(DecisionReason::Stale),
             AlertStatus::Resolved => self.begin(raised, Some(before)),
         }
@@ -80,7 +95,9 @@ impl Turn<'_> {
             return because(DecisionReason::Repeated);
         }
         alert.merge_start(starts_at);
-        if before.in_episode || before.closed_through.is_some_and(|floor| starts_at <= floor) {
+        let of_earlier_interval = before.closed_through.is_some_and(|floor| starts_at <= floor)
+            && raised.accepted_at(self.now) < before.starts_at;
+        if before.in_episode || of_earlier_interval || (self.only_known && self.group.episode.is_none()) {
             return because(DecisionReason::Repeated);
         }
         // It waits for a cooldown's end, or for the rule to be taken up again.
@@ -90,9 +107,8 @@ impl Turn<'_> {
 
     /// An alert that was taken as ended goes on: later evidence than its end, while its incident is open.
     fn revive(&mut self, raised: &RaisedAlert, index: usize, before: &GroupAlert) {
-        let later_end = raised.alert.ends_at > before.ends_at && raised.alert.ends_at.is_some();
         let newer = raised.accepted_at(self.now) > before.accepted_at;
-        if before.in_episode && later_end && newer && self.group.episode.is_some() {
+        if before.in_episode && ends_later(raised, before) && newer && self.group.episode.is_some() {
             let expires_at = raised.first_expiry(self.expiry(), self.now);
             let accepted_at = raised.accepted_at(self.now);
             let alert = &mut self.group.alerts[index];
@@ -103,17 +119,44 @@ impl Turn<'_> {
         }
     }
 
+    /// Whether an alert that was taken as ended, and of whose end nobody doubts by now, still fires under its old start: as
+    /// Alertmanager does, what is told later and holds for longer than the known end is believed. Judged by what the event says
+    /// and not by the clock, so that it says the same when it comes again (promise 5).
+    fn begins_again(&self, raised: &RaisedAlert, before: &GroupAlert) -> bool {
+        let told_at = raised.alert.accepted_at;
+        let newer = told_at > before.accepted_at && told_at > plus(known_through(before), GOES_ON_AFTER);
+        #[cfg(test)]
+        let newer = newer || sabotaged(Sabotage::OldEvidenceCounts);
+        !self.only_known
+            && !before.in_episode
+            && newer
+            && ends_later(raised, before)
+            && told_at <= plus(self.now, CLOCKS_DIFFER_MAX)
+            && !self.is_stale(raised)
+    }
+
     /// A new interval of an alert: `before` is what is known of earlier ones.
     fn begin(&mut self, raised: &RaisedAlert, before: Option<GroupAlert>) -> Verdict {
+        self.begin_at(raised, raised.alert.starts_at, before)
+    }
+
+    /// The same as of a time that is the event's, so that the ids which follow from it are the same when it comes again.
+    fn begin_at(&mut self, raised: &RaisedAlert, starts_at: Timestamp, before: Option<GroupAlert>) -> Verdict {
+        let (alert_id, accepted_at) = if starts_at == raised.alert.starts_at {
+            (raised.alert_id.clone(), raised.accepted_at(self.now))
+        } else {
+            // Not the clock's time, whatever is ahead: the same event is no later than its own interval.
+            (AlertId::new(&raised.alert.source, &raised.fingerprint, starts_at), starts_at)
+        };
         let alert = GroupAlert {
             fingerprint: raised.fingerprint.clone(),
             source: raised.alert.source.clone(),
-            alert_id: raised.alert_id.clone(),
-            starts_at: raised.alert.starts_at,
-            last_starts_at: raised.alert.starts_at,
+            alert_id,
+            starts_at,
+            last_starts_at: starts_at,
             ends_at: raised.alert.ends_at,
             status: AlertStatus::Firing,
-            accepted_at: raised.accepted_at(self.now),
+            accepted_at,
             expires_at: Some(raised.first_expiry(self.expiry(), self.now)),
             in_episode: false,
             // Earlier intervals are over: what belongs to them is a repetition.
@@ -142,6 +185,10 @@ impl Turn<'_> {
             return because(DecisionReason::Cooldown);
         }
         if self.rule.storm {
+            // Held, too, as far as there is room: it opens when the storm is over, and not only when its event comes again.
+            if !self.rule.crowded {
+                self.hold(raised, alert);
+            }
             return because(DecisionReason::Storm);
         }
         let Some(rule) = self.rule.rule else {
@@ -169,16 +216,12 @@ impl Turn<'_> {
     }
 
     fn hold(&mut self, raised: &RaisedAlert, mut alert: GroupAlert) {
-        let held = self.group.alerts.iter().filter(|a| a.facts.is_some() && a.fingerprint != alert.fingerprint).count();
-        let size: usize = [&raised.alert.labels, &raised.alert.annotations]
-            .into_iter()
-            .flatten()
-            .map(|(name, value)| name.len() + value.len())
-            .sum();
         // Those that it waits with stay: a repetition is no reason to write.
-        if alert.facts.is_none() && held < HELD_FACTS_MAX && size <= HELD_FACTS_SIZE_MAX {
-            let (labels, annotations) = (raised.alert.labels.clone(), raised.alert.annotations.clone());
-            alert.facts = Some(HeldFacts { labels, annotations });
+        if alert.facts.is_none() {
+            let others = self.group.alerts.iter().filter(|known| known.fingerprint != alert.fingerprint);
+            let held: usize = others.filter_map(|known| known.facts.as_ref()).map(size_of_facts).sum();
+            let facts = facts_of(raised);
+            alert.facts = facts.filter(|facts| held + size_of_facts(facts) <= HELD_FACTS_TOTAL_MAX);
         }
         self.store_alert(alert);
     }
@@ -245,6 +288,9 @@ impl Turn<'_> {
 
     /// Remembered, in case its beginning was overtaken and comes later.
     fn resolved_unknown(&mut self, raised: &RaisedAlert, end: Timestamp) -> Verdict {
+        if self.only_known {
+            return because(DecisionReason::NoRule);
+        }
         if self.is_stale(raised) {
             return because(DecisionReason::Stale);
         }
@@ -295,6 +341,63 @@ impl GroupAlert {
             self.starts_at = self.starts_at.min(starts_at);
             self.last_starts_at = self.last_starts_at.max(starts_at);
         }
+    }
+}
+
+/// Whether what an alert says of its end is later than what was known when it ended. One that ended without an end of its own was
+/// not repeated in time; that it is told at all is more.
+fn ends_later(raised: &RaisedAlert, before: &GroupAlert) -> bool {
+    before.ends_at.is_none_or(|known| raised.alert.ends_at.is_some_and(|end| end > known))
+}
+
+fn size_of(texts: &BTreeMap<String, String>) -> usize {
+    texts.iter().map(|(name, value)| name.len() + value.len()).sum()
+}
+
+fn size_of_facts(facts: &HeldFacts) -> usize {
+    size_of(&facts.labels) + size_of(&facts.annotations)
+}
+
+/// What an incident that opens later needs of an alert. Labels say what is acted on, and are kept whole or not at all; of the
+/// annotations the longest are cut to what is left.
+fn facts_of(raised: &RaisedAlert) -> Option<HeldFacts> {
+    let labels = raised.alert.labels.clone();
+    let mut annotations = raised.alert.annotations.clone();
+    let room = HELD_FACTS_SIZE_MAX.checked_sub(size_of(&labels))?;
+    if size_of(&annotations) > room {
+        let names: usize = annotations.keys().map(String::len).sum();
+        match room.checked_sub(names) {
+            Some(room) => cut_longest(&mut annotations, room),
+            None => annotations.clear(),
+        }
+    }
+    Some(HeldFacts { labels, annotations })
+}
+
+/// Cuts the longest values to one length, so that all of them need at most `room` bytes.
+fn cut_longest(annotations: &mut BTreeMap<String, String>, mut room: usize) {
+    let mut lengths: Vec<usize> = annotations.values().map(String::len).collect();
+    lengths.sort_unstable();
+    let mut left = lengths.len();
+    let mut share = room;
+    for length in lengths {
+        share = room / left.max(1);
+        if length > share {
+            break;
+        }
+        room -= length;
+        left -= 1;
+    }
+    for value in annotations.values_mut().filter(|value| value.len() > share) {
+        *value = cut_with_mark(value, share);
+    }
+}
+
+fn cut_with_mark(text: &str, max: usize) -> String {
+    const MARK: &str = "…";
+    match max.checked_sub(MARK.len()) {
+        Some(room) => format!("{}{MARK}", &text[..text.floor_char_boundary(room)]),
+        None => String::new(),
     }
 }
 

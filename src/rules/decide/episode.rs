@@ -77,6 +77,10 @@ impl Turn<'_> {
                 fingerprint: &alert.fingerprint,
                 source: &alert.source,
             });
+            // The rule may have been edited since, so that it does not match any more.
+            if !rule.matches_labels(&facts.labels) || !rule.conditions_hold(&scope).unwrap_or_default() {
+                continue;
+            }
             if let Ok(plan) = rule.plan(&scope, &facts.labels) {
                 self.open(alert, plan, None);
                 return;
@@ -115,7 +119,14 @@ impl Turn<'_> {
                 asked_again: 0,
             })
         });
-        let steps: Vec<StepState> = steps.collect();
+        let mut steps: Vec<StepState> = steps.collect();
+        let place = |step: &StepState| rule.ladder.iter().position(|known| known.name == step.step);
+        steps.sort_by_key(place);
+        // Nothing is under way: either its first step was never requested, or the one after a failure was not.
+        let next = rule.ladder.get(steps.len());
+        let step_pending = adopted.phase < IncidentPhase::Failed
+            && adopted.steps.iter().all(|(_, _, outcome)| *outcome == StepOutcome::Failed)
+            && next.is_some_and(|next| steps.iter().all(|step| step.step != next.name));
         let expires_at = plus(now, self.expire_after());
         for link in &adopted.alerts {
             self.store_alert(GroupAlert {
@@ -144,7 +155,7 @@ impl Turn<'_> {
             traceparent: raised.traceparent.clone(),
             rule,
             steps,
-            step_pending: false,
+            step_pending,
             failed_at: (adopted.phase == IncidentPhase::Failed).then_some(now),
             repetitions: Vec::new(),
             expired: false,

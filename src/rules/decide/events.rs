@@ -1,5 +1,7 @@
 //! The events of a decision, with derived ids: the same decision made again says the same (design, section 3).
 
+use jiff::Timestamp;
+
 use super::{Turn, episode::step_at};
 use crate::{
     api::v1alpha1::{GroupAlert, IncidentEvent, ResolveOn},
@@ -24,7 +26,7 @@ pub fn decided(
     reason: DecisionReason,
     detail: String,
     incident_id: Option<crate::events::IncidentId>,
-    now: jiff::Timestamp,
+    now: Timestamp,
 ) -> Event {
     let alert = &raised.alert;
     // `Debug` of a member without fields is its name.
@@ -65,7 +67,9 @@ impl Turn<'_> {
             DecisionReason::Repeated | DecisionReason::Resolved => open.or(last),
             _ => None,
         };
-        let entry = decided(raised, Some(&self.key.rule), reason, detail, incident.cloned(), self.now);
+        // The rule matched it once, and by now nobody does.
+        let rule = (reason != DecisionReason::NoRule).then_some(&self.key.rule);
+        let entry = decided(raised, rule, reason, detail, incident.cloned(), self.now);
         self.outputs.push(entry);
     }
 
@@ -96,11 +100,16 @@ impl Turn<'_> {
     }
 
     fn say(&mut self, payload: Payload, subject: String, transition: &str, key: String) {
+        self.say_as_of(self.now, payload, subject, transition, key);
+    }
+
+    /// `decided_at` is when it was decided: what is said again keeps its time (design, section 4).
+    fn say_as_of(&mut self, decided_at: Timestamp, payload: Payload, subject: String, transition: &str, key: String) {
         // Incidents of the same name may be in two namespaces.
         let about = format!("{}/{subject}", self.key.rule.namespace);
         let id = EventId::new(payload.topic().name(), &about, transition);
         let traceparent = self.group.episode.as_ref().and_then(|episode| episode.traceparent.clone());
-        self.outputs.push(Event { id, time: self.now, source: SOURCE.into(), subject, key, traceparent, payload });
+        self.outputs.push(Event { id, time: decided_at, source: SOURCE.into(), subject, key, traceparent, payload });
     }
 
     pub(super) fn say_opened(&mut self) {
@@ -124,7 +133,7 @@ impl Turn<'_> {
         let (Some(state), Some(step)) = (episode.steps.get(index), step_at(episode, index)) else { return };
         let attempt = u32::try_from(state.attempt).unwrap_or(1);
         let action_id = ActionId::new(&self.key.rule.namespace, &incident.incident_id, &step.name, attempt);
-        let key = target_key(&self.key.rule.namespace, &step.target);
+        let (key, decided_at) = (target_key(&self.key.rule.namespace, &step.target), state.decided_at);
         let payload = ActionRequested {
             incident,
             action_id: action_id.clone(),
@@ -134,13 +143,13 @@ impl Turn<'_> {
             runbook: step.runbook.clone(),
             target: step.target.clone(),
             parameters: step.parameters.clone(),
-            decided_at: state.decided_at,
+            decided_at,
             deadline: state.deadline,
             resolves: episode.rule.resolve_on == ResolveOn::ActionCompleted,
             last: index + 1 == episode.rule.ladder.len(),
             on_unknown_outcome: step.on_unknown_outcome,
         };
-        self.say(payload.into(), action_id.to_string(), "requested", key);
+        self.say_as_of(decided_at, payload.into(), action_id.to_string(), "requested", key);
     }
 
     /// Requests every message that the rule wants for this.

@@ -15,7 +15,6 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
-#[cfg(test)]
 pub(super) use alerts::known_through;
 pub use events::decided;
 pub use timers::next_timer;
@@ -47,6 +46,8 @@ pub struct RuleView<'a> {
     pub suspended: bool,
     /// Whether the rule has so many open groups that no further one opens.
     pub storm: bool,
+    /// Whether so many groups wait for the storm's end that further alerts are only counted.
+    pub crowded: bool,
     /// What the service is configured with.
     pub limits: Limits,
 }
@@ -102,15 +103,23 @@ pub fn decide(
     now: Timestamp,
 ) -> Decision {
     let blank = blank(key, now);
-    let mut turn = Turn { key, rule, now, group: group.unwrap_or(&blank).clone(), certain: false, outputs: Vec::new() };
+    let mut turn = Turn {
+        key,
+        rule,
+        now,
+        group: group.unwrap_or(&blank).clone(),
+        only_known: matches!(input, Input::Remembered(_)),
+        certain: false,
+        outputs: Vec::new(),
+    };
     match (group, adopted, input) {
         (None, Some(adopted), Input::Alert(raised)) => turn.adopt(adopted, raised),
-        (None, _, Input::Alert(_)) | (Some(_), ..) => {}
+        (None, _, Input::Alert(_) | Input::Remembered(_)) | (Some(_), ..) => {}
         // A group that nobody remembers has no incident that a result or a timer could concern.
         (None, ..) => return Decision { group: None, changed: false, certain: false, outputs: Vec::new() },
     }
     match input {
-        Input::Alert(raised) => turn.alert(raised),
+        Input::Alert(raised) | Input::Remembered(raised) => turn.alert(raised),
         Input::Completed(result) => turn.completed(result),
         Input::Failed(result) => turn.failed(result),
         Input::Updated(update) => turn.updated(update),
@@ -143,6 +152,8 @@ struct Turn<'a> {
     rule: RuleView<'a>,
     now: Timestamp,
     group: AlertGroupSpec,
+    /// Whether the input counts only for what the group knows already: the rule does not match it any more.
+    only_known: bool,
     certain: bool,
     outputs: Vec<Event>,
 }

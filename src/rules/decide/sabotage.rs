@@ -7,6 +7,8 @@ use std::cell::Cell;
 pub enum Sabotage {
     /// A repetition of an alert whose incident has ended opens an incident (promise 3).
     RepetitionOpens,
+    /// An alert that has ended goes on by what was told before its end (promises 3 and 5).
+    OldEvidenceCounts,
     /// A failure that is known already is acted on again (promise 5).
     KnownFailureCounts,
     /// After an outage every missed repetition is sent (design, section 5).

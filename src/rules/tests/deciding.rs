@@ -186,7 +186,104 @@ fn an_alert_that_is_not_repeated_expires_and_ends_the_incident() {
     assert_eq!(topics(&events), ["incident.resolved", "notification.requested"]);
     let Payload::IncidentResolved(fact) = &events[0].payload else { panic!() };
     assert_eq!(fact.reason, ResolvedReason::AlertsExpired);
-    assert_eq!(group.alert(firing(1, 0).until(900).accepted(600)), Repeated);
+    // It comes back, and the cooldown counts.
+    assert_eq!(group.alert(firing(1, 0).until(900).accepted(600)), Cooldown);
+    assert_eq!(topics(&group.timer(840)), ["incident.opened", "notification.requested"]);
+}
+
+fn without_cooldown() -> Scenario {
+    Scenario::with(|rule| rule.spec.cooldown = Duration::default())
+}
+
+#[test]
+fn an_alert_that_fires_on_after_its_end_begins_anew() {
+    let mut group = without_cooldown();
+    group.alert(firing(1, 0).until(240));
+    let first = group.header().incident_id;
+    // The other one of the pair has a gap; the first one's next repetition is on its way.
+    assert_eq!(group.alert(resolved(1, 0, 100)), Resolved);
+    assert_eq!(group.alert(firing(1, 0).until(345).accepted(105)), Repeated, "seconds later opened an incident");
+    assert_eq!(group.alert(firing(1, 0).until(405).accepted(165)), Opened);
+    assert_ne!(group.header().incident_id, first);
+    assert_eq!((group.known(1).starts_at, requests(&group.said).len()), (at(165), 2));
+    assert_ne!(group.known(1).alert_id, firing(1, 0).raised().alert_id);
+    // Whatever of it comes again changes nothing, before and after its end.
+    let again = |group: &mut Scenario| {
+        let before = group.group.clone();
+        for told in [
+            firing(1, 0).until(240),
+            resolved(1, 0, 100),
+            firing(1, 0).until(345).accepted(105),
+            firing(1, 0).until(405).accepted(165),
+        ] {
+            assert_eq!(group.alert(told), Repeated);
+            assert_eq!(group.group, before);
+        }
+    };
+    again(&mut group);
+    group.completes();
+    again(&mut group);
+    assert_eq!(group.alert(firing(1, 0).until(700).accepted(460)), Repeated, "the action ended it while it fires");
+    assert_eq!(group.alert(resolved(1, 0, 500)), Resolved);
+    again(&mut group);
+}
+
+#[test]
+fn an_alert_that_expired_without_an_end_of_its_own_comes_back() {
+    let mut group = without_cooldown();
+    group.alert(firing(1, 0));
+    assert!(topics(&group.timer(12 * 3600)).contains(&"incident.resolved"));
+    assert_eq!(group.alert(firing(1, 0).accepted(11 * 3600)), Repeated, "it was accepted before it expired");
+    assert_eq!(group.alert(firing(1, 0).accepted(12 * 3600 + 100)), Opened);
+    assert_eq!(group.alert(firing(1, 0).accepted(12 * 3600 + 200)), Repeated);
+}
+
+#[test]
+fn what_is_told_of_the_future_is_no_evidence() {
+    let mut group = without_cooldown();
+    group.alert(firing(1, 0).until(240));
+    group.alert(resolved(1, 0, 100));
+    group.now = 120;
+    let ahead = firing(1, 0).until(9_000).accepted(5_000).raised();
+    assert_eq!(group.raised(&ahead), Repeated);
+    assert!(!group.is_open());
+}
+
+#[test]
+fn an_alert_that_its_rule_no_longer_matches_goes_on_and_ends_where_it_is_known() {
+    let mut group = without_cooldown();
+    group.alert(firing(1, 0).until(240));
+    group.alert(firing(2, 0));
+    group.unmatched = true;
+    assert_eq!(group.alert(firing(1, 0).until(540).accepted(300)), Repeated);
+    assert_eq!(group.known(1).expires_at, Some(at(840)), "the repetition did not count");
+    assert_eq!(group.alert(firing(3, 310)), NoRule);
+    assert_eq!(group.last_entry().rule, None);
+    assert_eq!(group.alert(resolved(1, 0, 320)), Resolved);
+    assert_eq!(group.alert(firing(1, 330)), Joined, "its incident is open");
+    assert_eq!(group.alert(resolved(1, 330, 340)), Resolved);
+    assert_eq!(group.alert(resolved(2, 0, 350)), Resolved);
+    assert!(!group.is_open());
+    // From now on the rule as it is counts.
+    assert_eq!(group.alert(firing(1, 0).until(900).accepted(500)), Repeated);
+    assert_eq!(group.alert(firing(1, 500)), NoRule);
+    assert_eq!(group.alert(resolved(4, 500, 510)), NoRule);
+    assert!(!group.is_open());
+}
+
+#[test]
+fn what_waits_opens_nothing_by_a_rule_that_no_longer_matches_it() {
+    let mut group = Scenario::seed();
+    group.alert(firing(1, 0));
+    group.completes();
+    assert_eq!(group.alert(firing(2, 60)), Cooldown);
+    group.rule = std::sync::Arc::new(compiled(&rule_with(|rule| {
+        rule.spec.r#match.matchers[1] = "severity=\"critical\"".into();
+    })));
+    group.unmatched = true;
+    assert_eq!(group.alert(firing(2, 60).accepted(310)), Repeated);
+    assert!(group.timer(310).is_empty());
+    assert!(!group.is_open());
 }
 
 #[test]
@@ -302,8 +399,72 @@ fn a_deleted_rule_ends_its_incident_with_its_alerts() {
 fn a_storm_asks_for_nothing() {
     let mut group = Scenario::seed();
     group.storm = true;
+    group.crowded = true;
     assert_eq!(group.alert(firing(1, 0)), Storm);
     assert!(group.group.is_none() && topics(&group.said) == ["alert.decided"]);
+}
+
+#[test]
+fn what_a_storm_holds_opens_when_it_is_over() {
+    let mut group = Scenario::seed();
+    group.storm = true;
+    assert_eq!(group.alert(firing(1, 0)), Storm);
+    assert_eq!(group.alert(firing(2, 0)), Storm);
+    assert_eq!(group.alert(resolved(2, 0, 30)), Resolved);
+    assert!(group.input(crate::rules::Input::RuleChanged).is_empty());
+    assert_eq!(topics(&group.said), ["alert.decided"; 3]);
+    group.storm = false;
+    let opening = group.input(crate::rules::Input::RuleChanged);
+    assert_eq!(topics(&opening), ["incident.opened", "notification.requested", "action.requested"]);
+    assert!(group.known(1).in_episode && !group.known(2).in_episode);
+}
+
+#[test]
+fn the_last_one_of_many_that_the_cooldown_holds_opens_too() {
+    let mut group = Scenario::seed();
+    group.alert(firing(1, 0));
+    group.completes();
+    for pod in 2..40 {
+        assert_eq!(group.alert(firing(pod, 60)), Cooldown);
+    }
+    for pod in 2..39 {
+        group.alert(resolved(pod, 60, 90));
+    }
+    assert_eq!(topics(&group.timer(300)).first(), Some(&"incident.opened"));
+    assert!(group.known(39).in_episode);
+}
+
+#[test]
+fn an_alert_with_long_annotations_is_held_with_what_is_left_of_them() {
+    let mut group = Scenario::seed();
+    group.alert(firing(1, 0));
+    group.completes();
+    let mut long = firing(2, 60).raised();
+    for name in ["description", "runbook"] {
+        long.alert.annotations.insert(name.into(), "ü".repeat(4_000));
+    }
+    group.now = 60;
+    assert_eq!(group.raised(&long), Cooldown);
+    let facts = group.known(2).facts.unwrap();
+    let size: usize = facts.labels.iter().chain(&facts.annotations).map(|(name, value)| name.len() + value.len()).sum();
+    assert!((8_000..=8_192).contains(&size), "{size} bytes are kept");
+    assert!(facts.annotations["runbook"].ends_with("ü…"));
+    assert_eq!(facts.annotations["summary"], "CPU of svc-a is high", "a short one was cut");
+    group.timer(300);
+    assert_eq!(group.episode().summary, "CPU of svc-a is high");
+    // What it keeps of all of them is bounded, too.
+    let mut many = Scenario::seed();
+    many.alert(firing(1, 0));
+    many.completes();
+    many.now = 60;
+    for pod in 2..10 {
+        let mut long = firing(pod, 60).raised();
+        long.alert.annotations.insert("description".into(), "x".repeat(4_096));
+        long.alert.annotations.insert("runbook".into(), "x".repeat(4_096));
+        assert_eq!(many.raised(&long), Cooldown);
+    }
+    let held = many.group.as_ref().unwrap().alerts.iter().filter(|alert| alert.facts.is_some()).count();
+    assert_eq!(held, 4);
 }
 
 #[test]

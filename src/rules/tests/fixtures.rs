@@ -137,6 +137,9 @@ pub struct Scenario {
     pub deleted: bool,
     pub suspended: bool,
     pub storm: bool,
+    pub crowded: bool,
+    /// Whether the rule matches the alerts no more: they are delivered for what the group remembers.
+    pub unmatched: bool,
     pub adopted: Option<Adopted>,
     pub group: Option<AlertGroupSpec>,
     pub said: Vec<Event>,
@@ -154,6 +157,8 @@ impl Scenario {
             deleted: false,
             suspended: false,
             storm: false,
+            crowded: false,
+            unmatched: false,
             adopted: None,
             group: None,
             said: Vec::new(),
@@ -181,6 +186,7 @@ impl Scenario {
             rule: (!self.deleted).then_some(&self.rule),
             suspended: self.suspended || self.deleted,
             storm: self.storm,
+            crowded: self.crowded,
             limits: Limits {
                 retention: SignedDuration::from_hours(24 * 7),
                 ends_at_grace: SignedDuration::from_mins(5),
@@ -197,7 +203,12 @@ impl Scenario {
     /// An alert is delivered at the time it was accepted, or at the scenario's time if that is later.
     pub fn alert(&mut self, told: Told) -> DecisionReason {
         self.now = self.now.max(told.accepted);
-        self.input(Input::Alert(&told.raised()));
+        self.raised(&told.raised())
+    }
+
+    /// The same for an alert that is made by hand.
+    pub fn raised(&mut self, raised: &RaisedAlert) -> DecisionReason {
+        self.input(if self.unmatched { Input::Remembered(raised) } else { Input::Alert(raised) });
         self.last_entry().reason
     }
 

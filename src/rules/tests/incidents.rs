@@ -6,8 +6,10 @@ use crate::{
         Duration, GROUP_SIZE_MAX, IncidentEvent, IncidentPhase, LocalReference, OnUnknownOutcome, ParameterValue,
         ResolveOn, RuleAction, RuleNotification, StepOutcome,
     },
-    events::{ActionFailureReason, ActionId, AlertLink, AlertStatus, DecisionReason::*, IncidentId, UpdateCause},
-    rules::{Adopted, Input, is_evictable},
+    events::{
+        ActionFailureReason, ActionId, AlertLink, AlertStatus, DecisionReason::*, IncidentId, Topic, UpdateCause,
+    },
+    rules::{Adopted, Input, group::fitted, is_evictable},
 };
 
 #[test]
@@ -126,11 +128,9 @@ fn a_short_interval_is_kept_and_one_of_nothing_does_not_repeat_without_end() {
 fn a_step_without_an_answer_is_asked_for_again_under_the_same_id() {
     let mut group = Scenario::seed();
     group.alert(firing(1, 0));
-    let first = group.request();
+    let first = group.said.iter().find(|event| event.topic() == Topic::ActionRequested).unwrap().clone();
     assert!(group.timer(359).is_empty());
-    let again = group.timer(360);
-    assert_eq!(topics(&again), ["action.requested"]);
-    assert_eq!(requests(&again), [first]);
+    assert_eq!(group.timer(360), [first], "what is said again is the same event, with the time of its decision");
     assert_eq!(group.due(), Some(360 + 120));
     group.fails(ActionFailureReason::Stale);
     assert_eq!(group.request().step, "restart");
@@ -217,6 +217,42 @@ fn a_group_that_was_deleted_takes_its_unfinished_incident_over() {
 }
 
 #[test]
+fn an_incident_that_is_taken_over_goes_on_with_the_step_that_nobody_requested() {
+    let taken_over = |phase, steps: &[(&str, StepOutcome)]| {
+        let mut group = Scenario::seed();
+        let steps = steps.iter().map(|(name, outcome)| ((*name).to_owned(), 1, *outcome)).collect();
+        group.adopted = Some(Adopted { steps, ..unfinished(phase) });
+        group.alert(firing(1, 0));
+        requests(&group.said).into_iter().map(|request| request.step).collect::<Vec<_>>()
+    };
+    let (failed, completed) = (StepOutcome::Failed, StepOutcome::Completed);
+    assert_eq!(taken_over(IncidentPhase::Open, &[]), ["add-replica"]);
+    assert_eq!(taken_over(IncidentPhase::Mitigating, &[("add-replica", failed)]), ["restart"]);
+    let nothing: [&str; 0] = [];
+    assert_eq!(taken_over(IncidentPhase::Mitigating, &[("add-replica", StepOutcome::Requested)]), nothing);
+    assert_eq!(taken_over(IncidentPhase::Mitigating, &[("add-replica", completed)]), nothing);
+    assert_eq!(taken_over(IncidentPhase::Mitigating, &[("of-another-rule", completed)]), nothing);
+    assert_eq!(taken_over(IncidentPhase::Mitigating, &[("restart", failed), ("add-replica", failed)]), nothing);
+    assert_eq!(taken_over(IncidentPhase::Failed, &[("add-replica", failed)]), nothing);
+}
+
+#[test]
+fn the_first_step_is_told_as_mitigating_and_no_other() {
+    let mut group = Scenario::with(|rule| {
+        rule.spec.notifications.truncate(1);
+        rule.spec.notifications[0].template = "IncidentMitigating".into();
+        rule.spec.notifications[0].events = vec![IncidentEvent::Mitigating];
+    });
+    group.alert(firing(1, 0));
+    assert_eq!(said(&group.said), ["IncidentMitigating Mitigating"]);
+    let context = &messages(&group.said)[0].context;
+    assert_eq!(context.step.as_deref(), Some("add-replica"));
+    assert_eq!(context.target.as_deref(), Some("Deployment/svc-a"));
+    group.fails(ActionFailureReason::RetriesExhausted);
+    assert_eq!(said(&group.said).len(), 1, "the second step was told, too");
+}
+
+#[test]
 fn a_failed_incident_that_is_taken_over_is_told_again() {
     let mut group = Scenario::seed();
     group.adopted = Some(unfinished(IncidentPhase::Failed));
@@ -300,4 +336,40 @@ fn the_largest_group_stays_within_its_bound() {
     spec.outbox = last.iter().map(|event| event.try_into().unwrap()).collect();
     let size = serde_json::to_vec(&spec).unwrap().len();
     assert!(size < GROUP_SIZE_MAX, "the largest group is {size} bytes");
+}
+
+#[test]
+fn what_is_least_needed_makes_room_in_a_group_that_is_too_large() {
+    let mut group = Scenario::with(|rule| rule.spec.cooldown = Duration::default());
+    group.alert(firing(0, 0));
+    let mut spec = group.group.clone().unwrap();
+    let size = |spec: &crate::api::v1alpha1::AlertGroupSpec| serde_json::to_vec(&spec.alerts).unwrap().len();
+    let facts = crate::api::v1alpha1::HeldFacts {
+        labels: [("label".to_owned(), "x".repeat(20_000))].into(),
+        ..Default::default()
+    };
+    // One of the incident, and twenty that wait or are over, of which the later ones began later.
+    for pod in 1..=20_u8 {
+        let mut other = spec.alerts[0].clone();
+        other.fingerprint = format!("other-{pod:02}");
+        (other.in_episode, other.facts) = (false, Some(facts.clone()));
+        (other.starts_at, other.accepted_at) = (at(i64::from(pod)), at(i64::from(pod)));
+        spec.alerts.push(other);
+    }
+    let fits = fitted(spec.clone(), &[]);
+    assert!(size(&fits) <= GROUP_SIZE_MAX && fits.alerts.len() == 21, "more went than had to");
+    let held: Vec<&str> =
+        fits.alerts.iter().filter(|alert| alert.facts.is_some()).map(|alert| alert.fingerprint.as_str()).collect();
+    assert_eq!(held.first().copied(), Some("other-01"));
+    assert_eq!(held.len(), 12, "{held:?}");
+    // An outbox leaves less room: then the oldest that are over go, and never one of the incident.
+    let outbox = crate::api::v1alpha1::OutboxEntry::try_from(&group.said[0]).unwrap();
+    spec.outbox =
+        vec![crate::api::v1alpha1::OutboxEntry { data: "x".repeat(GROUP_SIZE_MAX - 3_000), ..outbox.clone() }];
+    let fits = fitted(spec.clone(), &[]);
+    assert!(fits.alerts.iter().all(|alert| alert.facts.is_none()));
+    assert!((2..10).contains(&fits.alerts.len()), "{} alerts are left", fits.alerts.len());
+    assert!(fits.alerts[0].in_episode && fits.alerts.last().unwrap().fingerprint == "other-20");
+    spec.outbox = vec![crate::api::v1alpha1::OutboxEntry { data: "x".repeat(GROUP_SIZE_MAX), ..outbox }];
+    assert_eq!(fitted(spec, &[]).alerts.len(), 1, "an alert of the incident went");
 }

@@ -1,5 +1,6 @@
-//! The service on the log in memory and the API server in memory; several of it are in [`replicas`].
+//! The service on the log in memory and the API server in memory; several of it are in [`replicas`], edited rules in [`edits`].
 
+mod edits;
 mod replicas;
 
 use std::{sync::Arc, time::Duration};
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 use super::fixtures::*;
 use crate::{
     api::v1alpha1::{AlertGroup, Rule},
-    bus::{Bus, MemoryBus, TopicPartition},
+    bus::{Bus, MemoryBus, SubscribeOptions, SubscriptionEvent, TopicPartition},
     events::{AlertDecided, DeadLetterReason, DecisionReason, Event, Payload, Record, Topic},
     rules::{RulesConfig, run},
     testing::{FakeApi, Fault, TestContext},
@@ -307,7 +308,13 @@ async fn timers_fire_by_the_clock_and_survive_a_restart() {
     assert!(running.bus.records(Topic::IncidentResolved).is_empty());
     running.test.clock.advance(SignedDuration::from_secs(541));
     until("the expiry", || (running.bus.records(Topic::IncidentResolved).len() == 1).then_some(())).await;
-    // A week later nothing of it can come again.
+    let group = running.group().unwrap().spec;
+    assert!(group.episode.is_none() && group.next_timer.is_none(), "something is still due: {:?}", group.next_timer);
+    let (api, bus) = running.stop().await;
+    let running = Running::start(api, bus);
+    running.test.clock.advance(SignedDuration::from_secs(1_000));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(running.bus.records(Topic::IncidentResolved).len(), 1, "it fired once more after a restart");
     running.stop().await;
 }
 
@@ -370,6 +377,19 @@ async fn a_broken_watch_of_rules_pauses_and_then_leaves_the_group() {
     running.tell(&[firing(2, 0)]).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(running.ledger().len(), 1, "an alert was decided by stale rules");
+    // The group was left: another one gets every partition.
+    let options = SubscribeOptions { group: "rules".into(), topics: vec![Topic::AlertRaised], max_in_flight: 1 };
+    let mut other = running.bus.subscribe(options).await.unwrap();
+    let mut assigned = std::collections::BTreeSet::new();
+    let all = async {
+        while assigned.len() < 4 {
+            if let Some(SubscriptionEvent::Assigned(partitions)) = other.next().await {
+                assigned.extend(partitions.into_iter().map(|at| at.partition));
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), all).await.expect("the member that cannot see has kept partitions");
+    other.leave().await;
     running.test.api.no_faults();
     assert_eq!(running.reasons(2).await[1], DecisionReason::Joined);
     running.stop().await;
