@@ -616,7 +616,7 @@ fn four_sabotages_are_caught() {
     for (fault, caught) in [
         (Sabotage::RepetitionOpens, "an incident opened twice"),
         (Sabotage::OldEvidenceCounts, "one alert began twice"),
-        (Sabotage::KnownFailureCounts, "a step was requested that nothing failed before"),
+        (Sabotage::KnownFailureCounts, "a message was requested twice"),
         (Sabotage::OutageRepeatsAll, "due at"),
     ] {
         let result = sabotage::with(fault, || fixed().run(&history(), check_safety));
