@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use super::fixtures::*;
 use crate::{
-    api::v1alpha1::Rule,
+    api::v1alpha1::{AlertGroup, Rule},
+    events::NamespacedName,
     rules::{
         GroupKey, RaisedAlert, RuleSet,
         routing::{Route, remembers, route},
+        timers::GroupIndex,
     },
 };
 
@@ -94,4 +96,31 @@ fn a_group_takes_no_alert_of_another_tenant_and_of_other_labels() {
     assert!(remembers("shop", &spec, &with("namespace", "shop")));
     assert!(!remembers("shop", &spec, &with("namespace", "bank")));
     assert!(!remembers("shop", &spec, &with("service", "svc-b")));
+}
+
+#[test]
+fn the_index_follows_what_a_group_knows_and_whether_it_waits() {
+    let name = NamespacedName { namespace: "shop".into(), name: "a-group".into() };
+    let rule = NamespacedName { namespace: "shop".into(), name: "cpu-high".into() };
+    let fingerprint = |pod| firing(pod, 0).raised().fingerprint;
+    let mut index = GroupIndex::default();
+    let mut group = Scenario::seed();
+    let look = |index: &mut GroupIndex, group: &Scenario| {
+        index.update(&name, Some(&AlertGroup::new("a-group", group.group.clone().unwrap())));
+        (index.open_groups(&rule), index.waiting_groups(&rule))
+    };
+    group.storm = true;
+    group.alert(firing(1, 0));
+    assert_eq!(look(&mut index, &group), (0, 1));
+    assert_eq!(index.groups_that_know(&fingerprint(1)), [name.clone()]);
+    assert!(index.groups_that_know(&fingerprint(2)).is_empty());
+    group.storm = false;
+    group.alert(firing(2, 10));
+    assert_eq!(look(&mut index, &group), (1, 0));
+    assert_eq!(index.groups_that_know(&fingerprint(2)), [name.clone()]);
+    group.group.as_mut().unwrap().alerts.retain(|alert| alert.fingerprint == fingerprint(2));
+    look(&mut index, &group);
+    assert!(index.groups_that_know(&fingerprint(1)).is_empty(), "what was forgotten is still known");
+    index.update(&name, None);
+    assert_eq!((index.open_groups(&rule), index.groups_that_know(&fingerprint(2)).len()), (0, 0));
 }
