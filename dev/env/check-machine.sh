@@ -9,6 +9,8 @@
 
 root=$(cd "$(dirname "$0")/../.." && pwd) || exit 1
 cache=${EVENTPULSE_CACHE:-${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/eventpulse}
+# As the builds have it.
+export GOWORK=off GOFLAGS=-mod=readonly
 needs=$(mktemp) || exit 1
 trap 'rm -f "$needs"' EXIT
 failed=0

@@ -10,15 +10,18 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result, at};
 
-/// `$EVENTPULSE_CACHE`, else `$XDG_CACHE_HOME/eventpulse`, else `~/.cache/eventpulse`.
+/// `$EVENTPULSE_CACHE`, else `$XDG_CACHE_HOME/eventpulse`, else `~/.cache/eventpulse`. Absolute: builds and parts run in directories
+/// of their own, from which a relative path would lead elsewhere.
 pub fn cache_dir() -> PathBuf {
     let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    variable("EVENTPULSE_CACHE").unwrap_or_else(|| {
+    let dir = variable("EVENTPULSE_CACHE").unwrap_or_else(|| {
         variable("XDG_CACHE_HOME")
             .or_else(|| variable("HOME").map(|home| home.join(".cache")))
             .unwrap_or_else(std::env::temp_dir)
             .join("eventpulse")
-    })
+    });
+    // It fails only where the working directory is gone; then nothing relative leads anywhere.
+    std::path::absolute(&dir).unwrap_or(dir)
 }
 
 /// A name for what is built from these files and words: it changes when one of them does.

@@ -19,6 +19,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(90);
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longer than any `--timeout` that is given to kubectl.
 const KUBECTL_TIMEOUT: Duration = Duration::from_secs(180);
+/// `kubectl apply` of standard input.
+const APPLY: [&str; 5] = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
 
 /// How the control plane runs.
 #[derive(Clone, Debug, Default)]
@@ -115,20 +117,25 @@ impl ControlPlane {
         command
     }
 
-    /// Runs kubectl and gives what it printed.
+    /// Runs kubectl with this input and gives what it printed. Dropping the future ends kubectl.
+    pub async fn kubectl_with(&self, args: &[&str], input: &str) -> Result<String> {
+        printed(args, self.start_kubectl(args, input)?.end(KUBECTL_TIMEOUT).await?)
+    }
+
+    /// The same for tests, which may block their thread; a program that is to hear of Ctrl-C meanwhile may not.
     pub fn run_kubectl(&self, args: &[&str]) -> Result<String> {
-        self.kubectl_with(args, "")
+        printed(args, self.start_kubectl(args, "")?.end_blocking(KUBECTL_TIMEOUT)?)
     }
 
-    /// `kubectl apply` of a text.
+    /// `kubectl apply` of a text, for tests.
     pub fn apply(&self, yaml: &str) -> Result<String> {
-        self.kubectl_with(&["apply", "--server-side", "--force-conflicts", "-f", "-"], yaml)
+        printed(&APPLY, self.start_kubectl(&APPLY, yaml)?.end_blocking(KUBECTL_TIMEOUT)?)
     }
 
-    fn kubectl_with(&self, args: &[&str], input: &str) -> Result<String> {
+    fn start_kubectl(&self, args: &[&str], input: &str) -> Result<Run> {
         let mut command = self.kubectl();
         command.args(args);
-        printed(args, Run::start("kubectl", command, input)?.end_blocking(KUBECTL_TIMEOUT)?)
+        Run::start("kubectl", command, input)
     }
 
     /// The API server's process.
@@ -182,7 +189,7 @@ impl ControlPlane {
         let node = "apiVersion: v1\nkind: Node\nmetadata:\n  name: node-0\n  annotations: {kwok.x-k8s.io/node: fake}\n  labels: \
                     {kubernetes.io/hostname: node-0, kubernetes.io/os: linux}\nstatus:\n  allocatable: {cpu: '1000', memory: 4Ti, \
                     pods: '10000'}\n  capacity: {cpu: '1000', memory: 4Ti, pods: '10000'}\n";
-        self.apply(node).map(drop)
+        self.kubectl_with(&APPLY, node).await.map(drop)
     }
 }
 

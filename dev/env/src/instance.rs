@@ -12,7 +12,7 @@ use std::{
 use crate::{
     cache::cache_dir,
     error::{Error, Result, at},
-    process::stop_recorded,
+    process::{is_recorded_running, last_lines, stop_recorded},
 };
 
 const NAME_MAX: usize = 40;
@@ -69,14 +69,38 @@ pub fn stop_instance(dir: &Path) -> Result<usize> {
     }
 }
 
-/// The same without removing anything.
-pub(crate) fn stop_processes(dir: &Path, timeout: Duration) -> Result<usize> {
+/// A process that was recorded and is gone, although nobody has ended it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Its name.
+    pub name: String,
+    /// The last lines of its log.
+    pub lines: String,
+}
+
+/// The processes of a directory that ended by themselves: whoever ends one takes its record away.
+pub fn ended_by_themselves(dir: &Path) -> Vec<Ended> {
+    let gone = records(dir).unwrap_or_default().into_iter().filter(|record| is_recorded_running(record) == Some(false));
+    gone.map(|record| Ended {
+        name: record.file_stem().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+        lines: last_lines(&String::from_utf8_lossy(&std::fs::read(record.with_extension("log")).unwrap_or_default())),
+    })
+    .collect()
+}
+
+fn records(dir: &Path) -> Result<Vec<PathBuf>> {
     let entries = match std::fs::read_dir(dir) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.map_err(at(dir))?,
     };
     let mut files: Vec<PathBuf> = entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect();
     files.retain(|path| path.extension().is_some_and(|extension| extension == "pid"));
+    Ok(files)
+}
+
+/// The same without removing anything.
+pub(crate) fn stop_processes(dir: &Path, timeout: Duration) -> Result<usize> {
+    let mut files = records(dir)?;
     files.sort_by_key(|path| match path.file_stem().and_then(|name| name.to_str()) {
         Some("etcd") => 3,
         Some("kube-apiserver" | "kafka") => 2,
@@ -117,6 +141,32 @@ mod tests {
         let link = place.path().join("instances/two");
         std::os::unix::fs::symlink(place.path(), &link).unwrap();
         assert!(make_dir(&link).is_err());
+    }
+
+    #[test]
+    fn who_ended_by_itself_is_told_from_who_was_ended() {
+        let place = tempfile::tempdir().unwrap();
+        let start = |name: &str, script: &str| {
+            Process::spawn(Spec::new(name, "/bin/sh", place.path()).args(["-c", script])).unwrap()
+        };
+        let (lives, killed) = (start("lives", "exec sleep 600"), start("killed", "exec sleep 600"));
+        killed.kill();
+        // Its successor of the same name is not taken for it when its handle goes.
+        let again = killed.respawn().unwrap();
+        drop(killed);
+        let died = start("died", "echo 'out of memory'; exit 3");
+        while died.exited().is_none() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let found = ended_by_themselves(place.path());
+        assert_eq!(found, [Ended { name: "died".into(), lines: "  out of memory".into() }]);
+        lives.freeze();
+        assert_eq!(ended_by_themselves(place.path()).len(), 1, "a frozen one has not ended");
+        again.signal(nix::sys::signal::Signal::SIGKILL);
+        while again.exited().is_none() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(ended_by_themselves(place.path()).len(), 2, "whoever sent that signal, it was not its handle");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::{
     collections::HashSet,
     fs::File,
-    net::{Ipv4Addr, TcpListener},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     path::Path,
     sync::{Mutex, OnceLock, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
@@ -64,24 +64,38 @@ fn reserve(file: &File, port: u16) -> bool {
 
 /// Does this process listen on this port? That somebody does is not enough when several environments start at once.
 pub(crate) fn listens(pid: u32, port: u16) -> bool {
-    let sockets: Vec<String> = ["tcp", "tcp6"]
-        .iter()
-        .filter_map(|table| std::fs::read_to_string(format!("/proc/{pid}/net/{table}")).ok())
-        .flat_map(|table| table.lines().filter_map(|line| listening_socket(line, port)).collect::<Vec<_>>())
-        .collect();
+    listeners(pid).iter().any(|address| address.port() == port)
+}
+
+/// Where this process takes connections: the address and port of each of its listening TCP sockets.
+pub fn listeners(pid: u32) -> Vec<SocketAddr> {
     let files = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten();
     let targets = files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
-    let mut targets = targets.filter_map(|target| target.into_os_string().into_string().ok());
-    targets.any(|target| sockets.contains(&target))
+    let own: HashSet<String> = targets.filter_map(|target| target.into_os_string().into_string().ok()).collect();
+    ["tcp", "tcp6"]
+        .iter()
+        .filter_map(|table| std::fs::read_to_string(format!("/proc/{pid}/net/{table}")).ok())
+        .flat_map(|table| table.lines().filter_map(listening_socket).collect::<Vec<_>>())
+        .filter_map(|(address, socket)| own.contains(&socket).then_some(address))
+        .collect()
 }
 
 /// A line of `/proc/net/tcp` (proc(5)): `sl local_address rem_address st tx:rx tr:when retrnsmt uid timeout inode`, in
 /// hexadecimal; state 0A is LISTEN.
-fn listening_socket(line: &str, port: u16) -> Option<String> {
+fn listening_socket(line: &str) -> Option<(SocketAddr, String)> {
     let fields: Vec<&str> = line.split_whitespace().collect();
-    let (_, local) = fields.get(1)?.rsplit_once(':')?;
-    let is_it = u16::from_str_radix(local, 16) == Ok(port) && *fields.get(3)? == "0A";
-    is_it.then(|| fields.get(9).map(|inode| format!("socket:[{inode}]")))?
+    let (address, port) = fields.get(1)?.rsplit_once(':')?;
+    let local = SocketAddr::new(ip_address(address)?, u16::from_str_radix(port, 16).ok()?);
+    (*fields.get(3)? == "0A").then(|| fields.get(9).map(|inode| (local, format!("socket:[{inode}]"))))?
+}
+
+/// As the kernel prints it: words of 32 bits, each in the byte order of the machine. Java's sockets are IPv6 ones that hold IPv4.
+fn ip_address(text: &str) -> Option<IpAddr> {
+    let words = (0..text.len() / 8).map(|i| u32::from_str_radix(text.get(i * 8..i * 8 + 8)?, 16).ok());
+    let bytes: Vec<u8> = words.collect::<Option<Vec<u32>>>()?.into_iter().flat_map(u32::to_ne_bytes).collect();
+    let address = <[u8; 4]>::try_from(bytes.as_slice()).map(|bytes| IpAddr::from(Ipv4Addr::from(bytes)));
+    let address = address.or_else(|_| <[u8; 16]>::try_from(bytes.as_slice()).map(|b| IpAddr::from(Ipv6Addr::from(b))));
+    Some(address.ok()?.to_canonical())
 }
 
 #[cfg(test)]
@@ -112,6 +126,21 @@ mod tests {
         other.wait().unwrap();
         drop(listener);
         assert!(!listens(std::process::id(), port));
+    }
+
+    #[test]
+    fn a_listener_is_seen_with_the_address_that_it_is_bound_to() {
+        for bound in ["127.0.0.1:0", "0.0.0.0:0", "[::1]:0", "[::]:0"] {
+            // A machine may have no IPv6.
+            let Ok(listener) = TcpListener::bind(bound) else { continue };
+            let address = listener.local_addr().unwrap();
+            assert!(listeners(std::process::id()).contains(&address), "{address}");
+        }
+        // ::ffff:127.0.0.1, as a little-endian kernel prints it.
+        if cfg!(target_endian = "little") {
+            assert_eq!(ip_address("0000000000000000FFFF00000100007F"), Some(Ipv4Addr::LOCALHOST.into()));
+        }
+        assert_eq!((ip_address(""), ip_address("0100007"), ip_address("x100007F")), (None, None, None));
     }
 
     #[test]

@@ -149,8 +149,9 @@ impl Process {
         let child =
             spawn_from_a_lasting_thread(command).map_err(|source| Error::Spawn { name: spec.name.clone(), source })?;
         let pid = child.id();
-        let record = spec.dir.join(format!("{}.pid", spec.name));
-        let started = start_time(pid).unwrap_or_default();
+        let record = record_of(&spec);
+        // One that has ended already is recorded too: as one that is gone.
+        let started = start_time(pid).unwrap_or_else(|| "ended".into());
         std::fs::write(&record, format!("{pid} {started}\n")).map_err(at(record))?;
         Ok(Self { spec, pid, child: Mutex::new(child) })
     }
@@ -202,6 +203,15 @@ impl Process {
     pub fn kill(&self) {
         self.signal(Signal::SIGKILL);
         let _ = self.child.lock().unwrap_or_else(PoisonError::into_inner).wait();
+        self.forget();
+    }
+
+    /// It was ended: its record goes, unless it is already that of its successor.
+    fn forget(&self) {
+        let record = record_of(&self.spec);
+        if read_record(&record).is_some_and(|(pid, _)| pid == self.pid) {
+            let _ = std::fs::remove_file(record);
+        }
     }
 
     /// SIGTERM; SIGKILL after the deadline.
@@ -212,9 +222,7 @@ impl Process {
         while self.exited().is_none() && Instant::now() < deadline {
             sleep(POLL).await;
         }
-        if self.exited().is_none() {
-            self.kill();
-        }
+        self.kill();
         self.exited()
     }
 
@@ -268,17 +276,27 @@ impl Drop for Process {
     }
 }
 
-/// Does a program's work to its end, or until Ctrl-C (SIGINT) or SIGTERM: then `work` is dropped, and with it what it has started.
-/// Gives the exit code that shells expect, and says on standard error why it is not 0.
+/// Does a program's work to its end, or until Ctrl-C (SIGINT), SIGTERM, or SIGHUP because its terminal is closed: then `work` is
+/// dropped, and with it what it has started. Gives the exit code that shells expect, and says on standard error why it is not 0.
 pub async fn until_interrupted<E: Display>(work: impl Future<Output = Result<(), E>>) -> ExitCode {
-    let (mut interrupt, mut terminate) = match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
-        (Ok(interrupt), Ok(terminate)) => (interrupt, terminate),
-        (Err(error), _) | (_, Err(error)) => return failure(&error),
-    };
+    // Under nohup a closed terminal is no reason to end, and a handler would take that back.
+    let hangup = (!is_ignored(Signal::SIGHUP)).then(|| signal(SignalKind::hangup())).transpose();
+    let (mut interrupt, mut terminate, mut hangup) =
+        match (signal(SignalKind::interrupt()), signal(SignalKind::terminate()), hangup) {
+            (Ok(interrupt), Ok(terminate), Ok(hangup)) => (interrupt, terminate, hangup),
+            (Err(error), _, _) | (_, Err(error), _) | (_, _, Err(error)) => return failure(&error),
+        };
     let mut interrupted = async || {
+        let hung_up = async {
+            match &mut hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = interrupt.recv() => ExitCode::from(130),
             _ = terminate.recv() => ExitCode::from(143),
+            _ = hung_up => ExitCode::from(129),
         }
     };
     let ended = tokio::select! {
@@ -303,6 +321,14 @@ pub async fn until_interrupted<E: Display>(work: impl Future<Output = Result<(),
     }
 }
 
+/// Whether this process was started with a signal ignored (proc(5), `SigIgn` of `status`: a bit for each signal, from 1).
+fn is_ignored(signal: Signal) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
+    ignored & (1 << (signal as u32 - 1)) != 0
+}
+
 fn failure(error: &impl Display) -> ExitCode {
     eprintln!("error: {error:#}");
     ExitCode::FAILURE
@@ -311,10 +337,8 @@ fn failure(error: &impl Display) -> ExitCode {
 /// Ends a process by the pid that was recorded, if it is still the process that was recorded: pids are used again.
 /// True when it was there.
 pub fn stop_recorded(pid_file: &Path, timeout: Duration) -> bool {
-    let Ok(record) = std::fs::read_to_string(pid_file) else { return false };
-    let mut parts = record.split_whitespace();
-    let (Some(Ok(pid)), Some(started)) = (parts.next().map(str::parse::<u32>), parts.next()) else { return false };
-    let same = || start_time(pid).as_deref() == Some(started);
+    let Some((pid, started)) = read_record(pid_file) else { return false };
+    let same = || start_time(pid).as_ref() == Some(&started);
     if !same() {
         return false;
     }
@@ -334,6 +358,22 @@ pub fn stop_recorded(pid_file: &Path, timeout: Duration) -> bool {
         }
     }
     true
+}
+
+/// Whether the process that was recorded is still there. None where there is no record.
+pub(crate) fn is_recorded_running(pid_file: &Path) -> Option<bool> {
+    read_record(pid_file).map(|(pid, started)| start_time(pid) == Some(started))
+}
+
+fn record_of(spec: &Spec) -> PathBuf {
+    spec.dir.join(format!("{}.pid", spec.name))
+}
+
+/// The pid, and when that process started.
+fn read_record(pid_file: &Path) -> Option<(u32, String)> {
+    let record = std::fs::read_to_string(pid_file).ok()?;
+    let (pid, started) = record.trim_end().split_once(' ')?;
+    Some((pid.parse().ok()?, started.to_owned()))
 }
 
 /// When a process started, in clock ticks since boot (proc(5), field 22 of `stat`); none for one that is gone or a zombie.

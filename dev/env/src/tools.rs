@@ -215,24 +215,29 @@ impl Tools {
 
     async fn go_build(&self, tool: Tool, out: &Path) -> Result<()> {
         let (packages, flags) = tool.packages();
-        let source = self.source(tool);
         let total = self.count_packages(tool).await;
         let stamp = format!("-s -w {}", self.stamp(tool)?);
-        let run = Run::start_tree("go", "go", |command| {
-            command.args(["build", "-v", "-trimpath", "-mod=readonly", "-ldflags", &stamp]).args(flags);
-            command.arg("-o").arg(format!("{}/", out.display())).args(packages);
-            command.current_dir(&source).env("CGO_ENABLED", "0")
+        let run = self.start_go(tool, |command| {
+            command.args(["build", "-v", "-trimpath", "-ldflags", &stamp]).args(flags);
+            command.arg("-o").arg(format!("{}/", out.display())).args(packages)
         });
         let of = total.map(|total| format!(" of at most {total}")).unwrap_or_default();
         finish(run?, tool.name(), &format!("{of} packages")).await.map(drop)
     }
 
+    /// Go in a tool's module. Where it finds modules and keeps its caches is the user's to say; what is built is not, and neither a
+    /// workspace nor flags nor cgo of theirs may change it. An empty GOFLAGS would be looked up in what `go env -w` has written.
+    fn start_go(&self, tool: Tool, arrange: impl FnOnce(&mut Command) -> &mut Command) -> Result<Run> {
+        Run::start_tree("go", "go", |command| {
+            command.current_dir(self.source(tool));
+            arrange(command).env("GOWORK", "off").env("GOFLAGS", "-mod=readonly").env("CGO_ENABLED", "0")
+        })
+    }
+
     /// At the first build this is where the modules are downloaded.
     async fn count_packages(&self, tool: Tool) -> Option<usize> {
         let (packages, flags) = tool.packages();
-        let run = Run::start_tree("go", "go", |command| {
-            command.arg("list").args(flags).arg("-deps").args(packages).current_dir(self.source(tool))
-        });
+        let run = self.start_go(tool, |command| command.arg("list").args(flags).arg("-deps").args(packages));
         let output = finish(run.ok()?, tool.name(), " modules downloaded").await.ok()?;
         Some(output.stdout.iter().filter(|byte| **byte == b'\n').count())
     }
@@ -248,9 +253,8 @@ impl Tools {
 
     /// kwok's stages tell what its nodes and pods do; they are files of its module.
     async fn copy_stages(&self, out: &Path) -> Result<()> {
-        let run = Run::start_tree("go", "go", |command| {
-            command.args(["list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/kwok"]).current_dir(self.source(Tool::Kwok))
-        });
+        let run =
+            self.start_go(Tool::Kwok, |command| command.args(["list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/kwok"]));
         let output = finish(run?, "kwok", " lines").await?;
         let module = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
         let stages = out.join("stages");

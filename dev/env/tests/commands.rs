@@ -37,8 +37,12 @@ struct Running {
 
 impl Running {
     fn start(output: PathBuf, args: &[&str], arrange: impl FnOnce(&mut Command)) -> Self {
+        Self::start_program(env!("CARGO_BIN_EXE_eventpulse-env"), output, args, arrange)
+    }
+
+    fn start_program(program: &str, output: PathBuf, args: &[&str], arrange: impl FnOnce(&mut Command)) -> Self {
         let file = File::create(&output).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_eventpulse-env"));
+        let mut command = Command::new(program);
         command.args(args).stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
         arrange(&mut command);
         Self { child: command.spawn().unwrap(), output }
@@ -50,7 +54,11 @@ impl Running {
 
     /// Ctrl-C, but for this one process only.
     fn interrupt(&self) {
-        kill(Pid::from_raw(self.child.id() as i32), Signal::SIGINT).unwrap();
+        self.signal(Signal::SIGINT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
     }
 
     fn end(&mut self) -> ExitStatus {
@@ -136,15 +144,38 @@ fn down_deletes_nothing_but_instances() {
 }
 
 #[test]
-fn ctrl_c_while_it_comes_up_leaves_nothing_behind() {
-    let instance = Instance::new("interrupted");
-    let mut up = instance.run("up", &[]);
-    // etcd and the API server run then; the others do not yet.
-    let pids = wait_for("two parts", || Some(instance.pids()).filter(|pids| pids.len() >= 2));
-    up.interrupt();
-    assert_eq!(up.end().code(), Some(130), "{}", up.output());
-    assert!(!pids.into_iter().any(is_running), "{}", up.output());
-    assert!(!instance.0.dir().exists() && up.output().contains("interrupted"), "{}", up.output());
+fn ctrl_c_and_a_closed_terminal_while_it_comes_up_leave_nothing_behind() {
+    for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143), (Signal::SIGHUP, 129)] {
+        let instance = Instance::new("interrupted");
+        // Whoever runs this test may ignore SIGHUP.
+        let args =
+            ["--default-signal=HUP", env!("CARGO_BIN_EXE_eventpulse-env"), "up", "--name", &instance.0.to_string()];
+        let mut up = Running::start_program("env", instance.1.path().join("up.out"), &args, |_| {});
+        // etcd and the API server run then; the others do not yet.
+        let pids = wait_for("two parts", || Some(instance.pids()).filter(|pids| pids.len() >= 2));
+        up.signal(signal);
+        assert_eq!(up.end().code(), Some(code), "{}", up.output());
+        assert!(!pids.into_iter().any(is_running), "{}", up.output());
+        assert!(!instance.0.dir().exists() && up.output().contains("interrupted"), "{}", up.output());
+    }
+}
+
+#[test]
+fn under_nohup_a_closed_terminal_ends_nothing() {
+    let workshop = Workshop::new();
+    let (started, go_on) = (workshop.path("started"), workshop.path("go-on"));
+    let script = format!("touch {}; while [ ! -e {} ]; do sleep 0.02; done", started.display(), go_on.display());
+    workshop.go(&format!("{script}; touch $(out \"$@\")/kwok"));
+    // A shell ignores the signal and becomes the program.
+    let program = env!("CARGO_BIN_EXE_eventpulse-env");
+    let script = format!("trap '' HUP; exec {program} tools kwok");
+    let mut build = Running::start_program("/bin/sh", workshop.path("out"), &["-c", &script], |command| {
+        command.env("PATH", workshop.programs()).env("EVENTPULSE_CACHE", workshop.path("cache"));
+    });
+    wait_for("the build", || started.exists().then_some(()));
+    build.signal(Signal::SIGHUP);
+    std::fs::write(&go_on, "").unwrap();
+    assert!(build.end().success(), "{}", build.output());
 }
 
 /// A cache that is empty, and a Go that builds kwok as the test wants it.
@@ -169,7 +200,8 @@ impl Workshop {
     fn go(&self, build: &str) {
         let dir = self.0.path().display();
         let script = format!(
-            "#!/bin/sh\nout() {{ while [ \"$1\" != -o ]; do shift; done; echo \"$2\"; }}\ncase \"$1 $2\" in\n'env GOVERSION') echo \
+            "#!/bin/sh\nout() {{ while [ \"$1\" != -o ]; do shift; done; echo \"$2\"; }}\n\
+             echo \"$1 $2: $GOWORK $GOFLAGS $CGO_ENABLED\" >>{dir}/calls\ncase \"$1 $2\" in\n'env GOVERSION') echo \
              go1.99.0 ;;\nenv*) echo {dir}/go ;;\n'list -m') echo {dir}/module ;;\nlist*) echo one; echo two ;;\nbuild*) {build} \
              ;;\nesac\n"
         );
@@ -179,11 +211,18 @@ impl Workshop {
     }
 
     fn build(&self, output: &str) -> Running {
-        Running::start(self.path(output), &["tools", "kwok"], |command| {
-            let path = std::env::var("PATH").unwrap();
-            command.env("PATH", format!("{}:{path}", self.path("bin").display()));
+        self.build_with(output, |command| {
             command.env("EVENTPULSE_CACHE", self.path("cache"));
         })
+    }
+
+    fn build_with(&self, output: &str, arrange: impl FnOnce(&mut Command)) -> Running {
+        Running::start(self.path(output), &["tools", "kwok"], |command| arrange(command.env("PATH", self.programs())))
+    }
+
+    /// The `PATH` with its Go before the machine's.
+    fn programs(&self) -> String {
+        format!("{}:{}", self.path("bin").display(), std::env::var("PATH").unwrap())
     }
 
     fn built(&self) -> Vec<String> {
@@ -222,6 +261,26 @@ fn an_interrupted_build_ends_at_once_and_the_next_one_goes_on() {
     assert_eq!(built.len(), 1, "{built:?}");
     let tool = workshop.path("cache/tools").join(&built[0]);
     assert!(tool.join("kwok").exists() && tool.join("stages").is_dir() && !tool.join("half").exists());
+}
+
+/// The caller's settings for Go are of other projects, and a cache may be named by a relative path.
+#[test]
+fn what_is_built_and_where_does_not_depend_on_the_callers_settings() {
+    let workshop = Workshop::new();
+    workshop.go("touch $(out \"$@\")/kwok");
+    let mut build = workshop.build_with("out", |command| {
+        command.current_dir(workshop.0.path()).env("EVENTPULSE_CACHE", "./cache");
+        command.env("GOFLAGS", "-mod=vendor").env("GOWORK", "/nonexistent/go.work").env("CGO_ENABLED", "1");
+    });
+    assert!(build.end().success(), "{}", build.output());
+    let built = workshop.built();
+    assert!(built.len() == 1 && workshop.path("cache/tools").join(&built[0]).join("kwok").exists(), "{built:?}");
+    let calls = std::fs::read_to_string(workshop.path("calls")).unwrap();
+    for call in ["list -deps", "build -v", "list -m"] {
+        let settings = format!("{call}: off -mod=readonly 0");
+        assert!(calls.lines().any(|line| line == settings), "{call}: {calls}");
+    }
+    assert!(!calls.contains("vendor") && !calls.contains("nonexistent"), "{calls}");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 use std::{path::Path, time::Duration};
 
-use eventpulse_env::{ControlPlaneOptions, Environment, Tool, Tools};
+use eventpulse_env::{ControlPlaneOptions, Environment, Tool, Tools, listeners};
 
 const DEPLOYMENT: &str = "
 apiVersion: apps/v1
@@ -17,6 +17,20 @@ spec:
     metadata: {labels: {app: svc-a}}
     spec: {containers: [{name: main, image: registry.invalid/svc-a:1}]}
 ";
+
+/// Nothing but loopback can reach any part; these are the ones that listen at all.
+fn assert_loopback_only(environment: &Environment, listening: &[&str]) {
+    let mut found = Vec::new();
+    for process in environment.processes() {
+        let addresses = listeners(process.pid());
+        assert!(addresses.iter().all(|address| address.ip().is_loopback()), "{}: {addresses:?}", process.name());
+        if !addresses.is_empty() {
+            found.push(process.name());
+        }
+    }
+    found.sort_unstable();
+    assert_eq!(found, listening);
+}
 
 fn is_running(pid: u32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()
@@ -32,6 +46,7 @@ async fn two_control_planes_run_at_once_and_leave_nothing_behind() {
     one.plane().run_kubectl(&["rollout", "status", "deployment/svc-a", "--timeout=60s"]).unwrap();
     let other = two.plane().run_kubectl(&["get", "deployments", "-A", "-o", "name"]).unwrap();
     assert_eq!(other.trim(), "", "the other cluster must not have it");
+    assert_loopback_only(&one, &["etcd", "kube-apiserver"]);
     let pids: Vec<u32> = one.processes().iter().chain(&two.processes()).map(|process| process.pid()).collect();
     let dirs = [one.dir().to_owned(), two.dir().to_owned()];
     assert_eq!(pids.len(), 10);
@@ -102,6 +117,7 @@ async fn a_broker_comes_back_on_its_port() {
     environment.kafka_mut().restart().await.unwrap();
     assert_eq!(environment.kafka().bootstrap(), address);
     tokio::time::timeout(Duration::from_secs(10), tokio::net::TcpStream::connect(&address)).await.unwrap().unwrap();
+    assert_loopback_only(&environment, &["kafka"]);
     environment.stop().await;
 }
 
@@ -116,6 +132,7 @@ async fn alertmanager_and_prometheus_start_with_the_given_configuration() {
     environment.start_prometheus(&prometheus, "groups: []\n").await.unwrap();
     let versions = environment.versions().join("\n");
     assert!(versions.contains("alertmanager, version 0.") && versions.contains("prometheus, version"), "{versions}");
+    assert_loopback_only(&environment, &["alertmanager", "prometheus"]);
     let broken = environment.start_alertmanager("broken", "route: {}\n").await.err().unwrap().to_string();
     assert!(broken.contains("broken ended") && broken.contains("receiver"), "{broken}");
     environment.stop().await;
