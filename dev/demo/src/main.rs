@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
-use eventpulse_e2e::Shop;
+use eventpulse_e2e::{Shop, effects::Speed};
 use eventpulse_env::{
     ControlPlane, ControlPlaneOptions, Environment, InstanceName, Process, Spec, Tool, Tools, free_port,
     until_interrupted,
@@ -83,31 +83,32 @@ async fn demo(cli: &Cli) -> anyhow::Result<()> {
     step("Applying the custom resources and the example shop: a Deployment, a rule, two runbooks, a channel");
     let sink_port = free_port();
     let sink = start_sink(environment.dir(), sink_port, cli.keep).await?;
-    Shop::apply_to(plane, &format!("http://127.0.0.1:{sink_port}/services/T000/B000/demo"))?;
+    Shop::apply_to(plane, &format!("http://127.0.0.1:{sink_port}/services/T000/B000/demo")).await?;
     step("Starting EventPulse");
     let mut launcher = Launcher::new("eventpulse", environment.dir(), &plane.kubeconfig()).detached(cli.keep);
     if cli.bus == Bus::Kafka {
         launcher = launcher.kafka(&environment.kafka().bootstrap(), "");
     }
     let eventpulse = launcher.start(START_TIMEOUT).await?;
-    println!("    svc-a has {} replicas", replicas(plane));
+    println!("    svc-a has {} replicas", replicas(plane).await);
     step("Alertmanager's webhook delivers an alert: CPU of svc-a is above 90 %");
     let posted = Timestamp::now();
     let body = webhook(&[Alert::cpu_high("svc-a", posted)]);
     let reply = eventpulse.post("webhooks/alertmanager", &body).await.map_err(|error| anyhow::anyhow!("{error}"))?;
+    let accepted = Timestamp::now();
     anyhow::ensure!(reply.is_success(), "the webhook answered {}", reply.text());
     println!("    {}", reply.text().trim());
     step("What follows, as the incident's history has it (times since the alert was posted)");
     tell(plane, posted).await?;
     step("The message that the Slack-compatible endpoint received");
-    print!("{}", first_message(&sink).await?);
+    let (message, told) = first_message(&sink).await?;
+    print!("{message}");
     step("The end");
-    print!("\n$ kubectl get incidents -n shop\n{}", plane.run_kubectl(&["get", "incidents", "-n", "shop"])?);
-    print!(
-        "\n$ kubectl get deployment svc-a -n shop\n{}",
-        plane.run_kubectl(&["get", "deployment", "svc-a", "-n", "shop"])?
-    );
-    println!("\nThe demo took {:.1} s.", begin.elapsed().as_secs_f32());
+    for args in [&["get", "incidents", "-n", "shop"][..], &["get", "deployment", "svc-a", "-n", "shop"]] {
+        print!("\n$ kubectl {}\n{}", args.join(" "), plane.kubectl_with(args, "").await?);
+    }
+    print!("\nHow fast it was:\n{}", Speed::since(accepted, plane, told));
+    println!("\nThe story took {:.1} s, the start of the control plane included.", begin.elapsed().as_secs_f32());
     if cli.keep {
         look_around(cli, &environment, &eventpulse)?;
         environment.leave();
@@ -119,8 +120,9 @@ async fn demo(cli: &Cli) -> anyhow::Result<()> {
 }
 
 async fn start_environment(cli: &Cli) -> anyhow::Result<Environment> {
-    let mut environment =
-        Environment::builder("demo").control_plane(ControlPlaneOptions::default()).kafka(cli.bus == Bus::Kafka);
+    // The audit log says when the Deployment was really changed.
+    let options = ControlPlaneOptions { audit_bodies: true, ..ControlPlaneOptions::default() };
+    let mut environment = Environment::builder("demo").control_plane(options).kafka(cli.bus == Bus::Kafka);
     if cli.keep {
         let (name, dir) = (&cli.name, cli.name.dir());
         anyhow::ensure!(!dir.exists(), "an instance {name} runs already; stop it with `{}`", stop_command(name));
@@ -139,12 +141,14 @@ async fn start_sink(dir: &Path, port: u16, detached: bool) -> anyhow::Result<Pro
     Ok(sink)
 }
 
-/// As the sink printed it: an empty line ends it.
-async fn first_message(sink: &Process) -> anyhow::Result<String> {
+/// As the sink printed it, where an empty line ends it; and when it came, which its first line says.
+async fn first_message(sink: &Process) -> anyhow::Result<(String, Timestamp)> {
     sink.wait_for_log("\n\n", STORY_TIMEOUT).await?;
     let log = sink.log();
     let (message, _) = log.split_once("\n\n").unwrap_or((&log, ""));
-    Ok(message.lines().map(|line| format!("    {line}\n")).collect())
+    let at = message.split_once(" at ").and_then(|(_, rest)| rest.split_whitespace().next());
+    let at = at.and_then(|at| at.parse().ok()).with_context(|| format!("a message without its time: {message}"))?;
+    Ok((message.lines().map(|line| format!("    {line}\n")).collect(), at))
 }
 
 fn look_around(cli: &Cli, environment: &Environment, eventpulse: &EventPulse) -> anyhow::Result<()> {
@@ -164,8 +168,8 @@ fn stop_command(name: &InstanceName) -> String {
     format!("make env-down ARGS=\"--name {name}\"")
 }
 
-fn replicas(plane: &ControlPlane) -> i64 {
-    let deployments = Shop::objects(plane, "deployments");
+async fn replicas(plane: &ControlPlane) -> i64 {
+    let deployments = Shop::objects(plane, "deployments").await;
     let found = deployments.iter().find(|deployment| deployment["metadata"]["name"] == "svc-a");
     found.and_then(|deployment| deployment["spec"]["replicas"].as_i64()).unwrap_or(-1)
 }
@@ -179,7 +183,7 @@ async fn tell(plane: &ControlPlane, posted: Timestamp) -> anyhow::Result<()> {
     let begin = Instant::now();
     let mut told = BTreeSet::new();
     loop {
-        let incident = Shop::objects(plane, "incidents").into_iter().next().unwrap_or_default();
+        let incident = Shop::objects(plane, "incidents").await.into_iter().next().unwrap_or_default();
         let entries = incident["status"]["history"].as_array().cloned().unwrap_or_default();
         for entry in &entries {
             if told.insert(entry["id"].to_string()) {

@@ -114,13 +114,30 @@ fn trap() -> (std::net::TcpListener, String) {
 
 #[test]
 fn the_story_ends_well_and_leaves_nothing() {
+    ends_well("story", &[]);
+}
+
+#[test]
+fn the_story_ends_as_well_on_kafka() {
+    ends_well("kafka", &["--bus", "kafka"]);
+}
+
+fn ends_well(name: &str, args: &[&str]) {
     let (trap, address) = trap();
-    let mut demo = Demo::start("story", &[], &address);
+    let mut demo = Demo::start(name, args, &address);
     wait_for("a part", || (!demo.processes().is_empty()).then_some(()));
     assert!(demo.end().success(), "{}", demo.output());
     let said = demo.output();
-    for part in ["incident.opened", "Deployment/svc-a 3 → 4", "notification.delivered", "Incident opened:", "Resolved"]
-    {
+    for part in [
+        "incident.opened",
+        "Deployment/svc-a 3 → 4",
+        "notification.delivered",
+        "Incident opened:",
+        "Resolved",
+        "alert accepted → svc-a with 4 replicas committed: ",
+        "alert accepted → incident Resolved: ",
+        "alert accepted → message received: ",
+    ] {
         assert!(said.contains(part), "{part}: {said}");
     }
     assert!(trap.accept().is_err(), "somebody used the user's environment");
@@ -153,6 +170,28 @@ async fn what_is_kept_goes_on_working_and_can_be_stopped() {
 
     stop_instance(&demo.name.dir()).unwrap();
     assert!(demo.processes().is_empty() && !demo.name.dir().exists());
+}
+
+/// `make demo` with these settings: what it says, or with `-n` would do.
+fn make(args: &[&str]) -> (bool, String) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut command = Command::new("make");
+    for name in ["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "BUS", "KEEP"] {
+        command.env_remove(name);
+    }
+    let output = command.arg("--no-print-directory").arg("-C").arg(root).arg("demo").args(args).output().unwrap();
+    (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+}
+
+#[test]
+fn a_typo_is_found_before_anything_is_built() {
+    for (setting, says) in [("BUS=kafak", "BUS=kafak: it is embedded or kafka"), ("KEEP=yes", "KEEP=yes: it is 1 or 0")]
+    {
+        let (well, said) = make(&[setting]);
+        assert!(!well && said.starts_with(says) && said.lines().count() == 2, "{said}");
+    }
+    let keeps = |setting: &str| make(&["-n", setting]).1.contains(" --keep");
+    assert_eq!(["KEEP=1", "KEEP=0", "KEEP="].map(keeps), [true, false, false]);
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! What was really done to workloads, by the API server's own audit log: whatever EventPulse believes, this is what happened.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use eventpulse_env::ControlPlane;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 /// A write that the API server answered with 2xx. One whose caller died meanwhile is a 504 in the log, committed or not, and not here.
@@ -21,6 +21,8 @@ pub struct Committed {
     pub user: String,
     /// The body.
     pub request: Value,
+    /// The object's resourceVersion after it: etcd's revision, so that it tells the order of all writes. 0 where it is not logged.
+    pub version: u64,
 }
 
 impl Committed {
@@ -42,6 +44,7 @@ impl Committed {
             name: named.into_iter().find_map(Value::as_str).unwrap_or_default().to_owned(),
             user: user.unwrap_or_default().to_owned(),
             request: event["requestObject"].clone(),
+            version: text(&event["responseObject"]["metadata"]["resourceVersion"]).parse().unwrap_or_default(),
         })
     }
 
@@ -58,10 +61,57 @@ impl Committed {
         Some(last.split(':').next()?.to_owned())
     }
 
+    /// Whether this write puts its object into this phase.
+    pub fn is_phase(&self, phase: &str) -> bool {
+        self.request["status"]["phase"] == phase
+    }
+
     /// Whether this write is a fence.
     pub fn is_fence(&self) -> bool {
         self.change("/metadata/annotations/eventpulse.io~1applied-actions")
             .is_some_and(|change| change["value"].as_str().is_some_and(|ring| ring.ends_with(":aborted")))
+    }
+}
+
+/// What the main job is about: how long after an alert was accepted the target was changed, the incident resolved, and people told.
+/// No test fails by it; whoever reads the output sees when it is slow.
+pub struct Speed(Vec<(String, SignedDuration)>);
+
+/// What EventPulse promises on a quiet machine.
+const QUICK: SignedDuration = SignedDuration::from_secs(1);
+
+impl Speed {
+    /// By the audit log, which must have bodies. `accepted` is when the webhook answered, `told` when the message was received.
+    pub fn since(accepted: Timestamp, plane: &ControlPlane, told: Timestamp) -> Self {
+        let writes = committed(plane, "");
+        let first = |is: &dyn Fn(&Committed) -> bool| writes.iter().find(|write| is(write));
+        let mut moments = Vec::new();
+        if let Some(effect) = first(&|write| write.effect_of().is_some()) {
+            let replicas = effect.change("/spec/replicas").map(|change| format!(" with {} replicas", change["value"]));
+            moments.push((format!("{}{} committed", effect.name, replicas.unwrap_or_default()), effect.at));
+        }
+        if let Some(resolved) = first(&|write| write.resource == "incidents/status" && write.is_phase("Resolved")) {
+            moments.push(("incident Resolved".to_owned(), resolved.at));
+        }
+        moments.push(("message received".to_owned(), told));
+        Self(moments.into_iter().map(|(what, at)| (what, at.duration_since(accepted))).collect())
+    }
+}
+
+impl fmt::Display for Speed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (what, after) in &self.0 {
+            writeln!(f, "    alert accepted → {what}: {} ms", after.as_millis())?;
+        }
+        match self.0.iter().map(|(_, after)| *after).max() {
+            Some(slowest) if slowest > QUICK => writeln!(
+                f,
+                "    *** SLOW: this should take less than {} s, and took {:.1} s. Is the machine busy? ***",
+                QUICK.as_secs(),
+                slowest.as_secs_f32()
+            ),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -9,8 +9,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use eventpulse_env::{ControlPlane, ControlPlaneOptions, Environment, Error, Result};
-use eventpulse_testkit::{eventpulse::Launcher, proxy::Proxy, sink::Sink};
+use eventpulse_env::{
+    ControlPlane, ControlPlaneOptions, Environment, Error, Result, ended_by_themselves, process::last_lines,
+};
+use eventpulse_testkit::{
+    eventpulse::Launcher,
+    proxy::Proxy,
+    sink::{Received, Sink},
+};
 use serde_json::Value;
 
 /// How long anything may take before a test gives up and says what it saw.
@@ -44,23 +50,26 @@ impl Shop {
     pub async fn furnish(environment: Environment) -> Result<Self> {
         let file = |source| Error::File { path: "the message sink".into(), source };
         let sink = Sink::start().await.map_err(file)?;
-        Self::apply_to(environment.plane(), &sink.url("/services/T000/B000/demo"))?;
+        Self::apply_to(environment.plane(), &sink.url("/services/T000/B000/demo")).await?;
         Ok(Self { environment, sink })
     }
 
     /// Applies CRDs and example; the channel's messages go to this URL.
-    pub fn apply_to(plane: &ControlPlane, url: &str) -> Result<()> {
-        plane.run_kubectl(&["apply", "--server-side", "-f", &root().join("crds").display().to_string()])?;
-        plane.run_kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"])?;
+    pub async fn apply_to(plane: &ControlPlane, url: &str) -> Result<()> {
+        let apply = async |path: PathBuf| {
+            plane.kubectl_with(&["apply", "--server-side", "-f", &path.display().to_string()], "").await
+        };
+        apply(root().join("crds")).await?;
+        plane.kubectl_with(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"], "").await?;
         for name in ["00-namespace", "deployment", "remediator", "runbooks", "channel", "rule"] {
-            let path = root().join("examples/shop").join(format!("{name}.yaml"));
-            plane.run_kubectl(&["apply", "--server-side", "-f", &path.display().to_string()])?;
+            apply(root().join("examples/shop").join(format!("{name}.yaml"))).await?;
         }
         let secret = format!(
             "apiVersion: v1\nkind: Secret\nmetadata: {{name: ops-slack, namespace: shop}}\nstringData: {{url: '{url}'}}\n"
         );
-        plane.apply(&secret)?;
-        plane.run_kubectl(&["rollout", "status", "-n", "shop", "deployment/svc-a", "--timeout=60s"]).map(drop)
+        plane.kubectl_with(&["apply", "--server-side", "--force-conflicts", "-f", "-"], &secret).await?;
+        let rolled_out = ["rollout", "status", "-n", "shop", "deployment/svc-a", "--timeout=60s"];
+        plane.kubectl_with(&rolled_out, "").await.map(drop)
     }
 
     /// The shop with a proxy before its API server, and an EventPulse, not started yet, that reaches it through the proxy.
@@ -88,14 +97,12 @@ impl Shop {
 
     /// Objects of the shop, as `kubectl get -o json` gives them.
     pub fn get(&self, kind: &str) -> Vec<Value> {
-        Self::objects(self.environment.plane(), kind)
+        items(&self.environment.plane().run_kubectl(&["get", kind, "-n", "shop", "-o", "json"]).unwrap_or_default())
     }
 
-    /// The same for whoever has no [`Shop`].
-    pub fn objects(plane: &ControlPlane, kind: &str) -> Vec<Value> {
-        let text = plane.run_kubectl(&["get", kind, "-n", "shop", "-o", "json"]).unwrap_or_default();
-        let list: Value = serde_json::from_str(&text).unwrap_or_default();
-        list["items"].as_array().cloned().unwrap_or_default()
+    /// The same for whoever has no [`Shop`], and must not block.
+    pub async fn objects(plane: &ControlPlane, kind: &str) -> Vec<Value> {
+        items(&plane.kubectl_with(&["get", kind, "-n", "shop", "-o", "json"], "").await.unwrap_or_default())
     }
 
     /// The phases of the objects of a kind with this label, in no order: little to read where there are many.
@@ -168,7 +175,17 @@ impl Shop {
         .await
     }
 
-    /// Waits until `check` gives something; panics with the shop's state when it does not.
+    /// Waits until this many messages came, on any path, and gives all that came.
+    pub async fn messages(&self, count: usize) -> Vec<Received> {
+        self.wait_for(&format!("{count} messages"), || {
+            let received = self.sink.received();
+            (received.len() >= count).then_some(received)
+        })
+        .await
+    }
+
+    /// Waits until `check` gives something. Panics with the shop's state when it does not, and as soon as a process has ended that
+    /// nobody has stopped: what is waited for may never happen then, or for another reason.
     pub async fn wait_for<T>(&self, what: &str, mut check: impl FnMut() -> Option<T>) -> T {
         self.wait_for_async(what, async || check()).await
     }
@@ -180,11 +197,15 @@ impl Shop {
             if let Some(found) = check().await {
                 return found;
             }
+            for ended in ended_by_themselves(self.environment.dir()) {
+                panic!("{what}: {} has ended. Its last lines:\n{}", ended.name, ended.lines);
+            }
             assert!(
                 begin.elapsed() <= PATIENCE,
-                "{what}: not within {} s. The shop:\n{}",
+                "{what}: not within {} s. The shop:\n{}{}",
                 PATIENCE.as_secs(),
-                self.state()
+                self.state(),
+                self.logs()
             );
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -194,6 +215,29 @@ impl Shop {
         let args = ["get", "eventpulse,deployments", "-n", "shop", "-o", "wide"];
         self.environment.plane().run_kubectl(&args).unwrap_or_else(|error| error.to_string())
     }
+
+    /// The last lines of every EventPulse process: what is in the directory beside the environment's own parts.
+    fn logs(&self) -> String {
+        let parts: Vec<String> =
+            self.environment.processes().iter().map(|part| part.name().to_owned()).chain(["audit".into()]).collect();
+        let entries = std::fs::read_dir(self.environment.dir()).into_iter().flatten();
+        let mut files: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+        files.retain(|file| file.extension().is_some_and(|extension| extension == "log"));
+        files.sort();
+        let name = |file: &Path| file.file_stem().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let ours = files.iter().filter(|file| !parts.contains(&name(file)));
+        let last = |file: &PathBuf| {
+            let text = std::fs::read(file).unwrap_or_default();
+            format!("\n{}:\n{}", name(file), last_lines(&String::from_utf8_lossy(&text)))
+        };
+        ours.map(last).collect()
+    }
+}
+
+/// What `kubectl get -o json` lists.
+fn items(text: &str) -> Vec<Value> {
+    let list: Value = serde_json::from_str(text).unwrap_or_default();
+    list["items"].as_array().cloned().unwrap_or_default()
 }
 
 /// Events and who is behind them, in the order of the incident's history.

@@ -133,6 +133,11 @@ impl EventPulse {
         format!("http://127.0.0.1:{}/{}", self.admin, path.trim_start_matches('/'))
     }
 
+    /// What `/readyz` says: whether all is well, and which parts are not. None where nobody answers.
+    pub async fn readiness(&self) -> Option<Reply> {
+        client::get(&self.admin_url("readyz")).await.ok()
+    }
+
     /// Waits until `/readyz` says so. When it does not, the error has what `/readyz` misses and the log's last lines.
     pub async fn wait_ready(&self, timeout: Duration) -> Result<()> {
         let url = self.admin_url("readyz");
@@ -193,26 +198,45 @@ fn sum_of(text: &str, name: &str, labels: &str) -> f64 {
         .sum()
 }
 
+/// Absolute, because it is started in a directory of its own.
 fn find_binary() -> Result<PathBuf> {
     if let Some(given) = std::env::var_os("EVENTPULSE_BIN") {
-        return Ok(PathBuf::from(given));
+        let given = PathBuf::from(given);
+        return std::path::absolute(&given).map_err(|source| Error::File { path: given, source });
     }
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
-    let binary = target.join("release/eventpulse");
-    if binary.exists() {
-        Ok(binary)
-    } else {
-        Err(Error::Missing {
-            what: format!("{} is not there", binary.display()),
-            remedy: "cargo build --release, or say with EVENTPULSE_BIN where the binary is".into(),
-        })
-    }
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target");
+    let program = std::env::current_exe().unwrap_or_default();
+    release_beside(&program).or_else(|| release_in(&workspace)).ok_or_else(|| Error::Missing {
+        what: format!("there is no release/eventpulse in the target directory of {}", program.display()),
+        remedy: "cargo build --release, or say with EVENTPULSE_BIN where the binary is".into(),
+    })
+}
+
+/// In the target directory that a program of this workspace is in, wherever Cargo was told to have it.
+fn release_beside(program: &Path) -> Option<PathBuf> {
+    program.ancestors().skip(1).find_map(release_in)
+}
+
+fn release_in(target: &Path) -> Option<PathBuf> {
+    Some(target.join("release/eventpulse")).filter(|binary| binary.is_file())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_binary_is_found_in_the_target_directory_that_the_tests_are_in() {
+        let place = tempfile::tempdir().unwrap();
+        let target = place.path().join("elsewhere");
+        std::fs::create_dir_all(target.join("release")).unwrap();
+        let (test, demo) = (target.join("debug/deps/end_to_end-0"), target.join("debug/eventpulse-demo"));
+        assert_eq!(release_beside(&test), None);
+        std::fs::write(target.join("release/eventpulse"), "").unwrap();
+        for program in [test, demo, target.join("x86_64-unknown-linux-gnu/debug/deps/end_to_end-0")] {
+            assert_eq!(release_beside(&program), Some(target.join("release/eventpulse")));
+        }
+    }
 
     #[test]
     fn a_metric_is_summed_over_the_labels_that_are_asked_for() {

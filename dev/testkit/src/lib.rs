@@ -3,6 +3,7 @@
 //! - [`sink`]: takes messages as Slack and as a generic webhook would, and misbehaves on request;
 //! - [`proxy`]: stands before the API server, and loses, refuses, delays or holds what a rule names;
 //! - [`eventpulse`]: EventPulse as a process of its own;
+//! - [`gauge`]: a metric to be scraped, whose value the test says;
 //! - [`alerts`]: what Alertmanager and Prometheus send; [`client`] posts it.
 //!
 //! Everything listens on loopback, on a free port, and ends when its handle is dropped.
@@ -10,6 +11,7 @@
 pub mod alerts;
 pub mod client;
 pub mod eventpulse;
+pub mod gauge;
 pub mod proxy;
 pub mod sink;
 

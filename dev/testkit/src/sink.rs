@@ -120,7 +120,7 @@ impl Received {
 impl fmt::Display for Received {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let answered = self.answered.map_or_else(|| "no answer".to_owned(), |status| status.to_string());
-        writeln!(f, "── message at {} on {} → {answered}", self.at.strftime("%H:%M:%S%.3f"), self.path)?;
+        writeln!(f, "── message at {} on {} → {answered}", self.at.strftime("%Y-%m-%dT%H:%M:%S%.3fZ"), self.path)?;
         let body = self.json();
         let lines = texts(&body);
         if lines.is_empty() {

@@ -2,10 +2,13 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use eventpulse_e2e::{START, Shop, effects::committed};
+use eventpulse_e2e::{
+    START, Shop,
+    effects::{Speed, committed},
+};
 use eventpulse_env::PlainRecord;
-use eventpulse_testkit::sink::Received;
-use jiff::Timestamp;
+use eventpulse_testkit::{eventpulse::EventPulse, gauge::Gauge, sink::Received};
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 const TOPICS: [&str; 10] = [
@@ -29,30 +32,43 @@ const HISTORY: [(&str, &str, &str); 4] = [
     ("notification.delivered", "channel ops-slack", "IncidentOpened delivered for Opened"),
 ];
 
-/// A real Prometheus sees a metric cross its threshold, a real Alertmanager delivers the alert, Kafka carries the events, the
-/// Deployment has one more replica, the incident is Resolved with its history, and one message was received.
+/// From the gauge to EventPulse: a Prometheus that scrapes every second, and an Alertmanager that tells of what fires at once, and
+/// again every second or two.
+async fn start_monitoring(shop: &mut Shop, gauge: &Gauge, eventpulse: &EventPulse) {
+    let alertmanager = format!(
+        "route: {{receiver: eventpulse, group_wait: 0s, group_interval: 1s, repeat_interval: 1s, group_by: [alertname, service]}}\n\
+         receivers:\n- name: eventpulse\n  webhook_configs: [{{url: '{}', send_resolved: true}}]\n",
+        eventpulse.url("/webhooks/alertmanager")
+    );
+    let address = shop.environment.start_alertmanager("alertmanager", &alertmanager).await.unwrap().address();
+    let prometheus = format!(
+        "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\nrule_files: [rules.yml]\nscrape_configs: [{{job_name: shop, \
+         static_configs: [{{targets: ['{}']}}]}}]\nalerting: {{alertmanagers: [{{static_configs: [{{targets: ['{address}']}}]}}]}}\n",
+        gauge.address()
+    );
+    let rules = "groups:\n- name: shop\n  rules:\n  - alert: CPUHigh\n    expr: cpu_percent > 90\n    labels: {severity: warning, service: \
+                 svc-a, namespace: shop}\n    annotations: {summary: 'CPU is at {{ $value }} %'}\n";
+    shop.environment.start_prometheus(&prometheus, rules).await.unwrap();
+}
+
+/// A real Prometheus sees a metric cross its threshold, a real Alertmanager delivers the alert again and again, Kafka carries the
+/// events, the Deployment has one more replica, the incident is Resolved with its history, and one message was received.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_a_metric_crosses_its_threshold_and_the_deployment_is_scaled_over_kafka() {
     let mut shop = Shop::open("e2e-a", true).await.unwrap();
     let kafka = shop.environment.kafka().bootstrap();
     let eventpulse = shop.launcher("eventpulse").kafka(&kafka, "").start(START).await.unwrap();
-    let alertmanager = format!(
-        "route: {{receiver: eventpulse, group_wait: 0s, group_interval: 1s, group_by: [alertname, service]}}\nreceivers:\n- name: \
-         eventpulse\n  webhook_configs: [{{url: '{}', send_resolved: true}}]\n",
-        eventpulse.url("/webhooks/alertmanager")
-    );
-    let address = shop.environment.start_alertmanager("alertmanager", &alertmanager).await.unwrap().address();
-    let prometheus = format!(
-        "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\nrule_files: [rules.yml]\nalerting: {{alertmanagers: \
-         [{{static_configs: [{{targets: ['{address}']}}]}}]}}\n"
-    );
-    let rules = "groups:\n- name: shop\n  rules:\n  - alert: CPUHigh\n    expr: vector(97) > 90\n    labels: {severity: warning, service: \
-                 svc-a, namespace: shop}\n    annotations: {summary: 'CPU is at {{ $value }} %'}\n";
-    shop.environment.start_prometheus(&prometheus, rules).await.unwrap();
+    let gauge = Gauge::start("cpu_percent", 50).await.unwrap();
+    start_monitoring(&mut shop, &gauge, &eventpulse).await;
     shop.environment.versions().iter().for_each(|line| println!("  {line}"));
 
+    // Below the threshold, seen and evaluated: nothing follows.
+    shop.wait_for("five scrapes", || (gauge.scrapes() >= 5).then_some(())).await;
+    assert_eq!((shop.get("incidents").len(), shop.replicas("svc-a")), (0, 3));
+    gauge.set(97);
+    let crossed = Timestamp::now();
     let name = shop.incidents_in(1, &["Resolved"]).await.remove(0)["metadata"]["name"].clone();
-    let messages = shop.sink.wait_for(1, START).await.unwrap();
+    let messages = shop.messages(1).await;
     let incident = shop
         .wait_for("the whole history", || {
             let incident = shop.get("incidents").into_iter().find(|found| found["metadata"]["name"] == name)?;
@@ -63,11 +79,15 @@ async fn a_a_metric_crosses_its_threshold_and_the_deployment_is_scaled_over_kafk
     assert!(text.contains("CPU is at 97 %"), "{text}");
     assert_eq!(shop.replicas("svc-a"), 4);
     assert_history(&incident);
-    assert!(incident["status"]["lastNotifiedAt"].is_string(), "{incident:#}");
     let records = shop.environment.kafka().client().read(&TOPICS).await.unwrap();
-    print_hops(&shop, &records, &messages[0]);
-    // Prometheus and Alertmanager go on telling of the alert; nothing follows from it.
-    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_last_notified(&incident, &records, &messages[0]);
+    print_hops(&shop, &records, &messages[0], crossed);
+    print!("\n{}", Speed::since(accepted(&records), shop.environment.plane(), messages[0].at));
+
+    // Alertmanager goes on telling of the alert; nothing follows from it.
+    let repeated = async || eventpulse.metric("eventpulse_alerts_decided_total", "reason=\"repeated\"").await;
+    shop.wait_for_async("three repetitions", async || (repeated().await >= 3.0).then_some(())).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!((shop.replicas("svc-a"), shop.get("incidents").len(), shop.sink.received().len()), (4, 1, 1));
     shop.assert_no_action_twice();
     assert!(eventpulse.stop(START).await, "an ordered stop");
@@ -78,12 +98,36 @@ fn entries(incident: &Value) -> Vec<Value> {
     incident["status"]["history"].as_array().cloned().unwrap_or_default()
 }
 
+fn time(value: &Value) -> Timestamp {
+    value.as_str().unwrap().parse().unwrap()
+}
+
+/// The first event of a type, with its data.
+fn first_of(records: &[PlainRecord], kind: &str) -> Option<(PlainRecord, Value)> {
+    let ours = |record: &&PlainRecord| record.header("ce_type") == Some(&format!("io.eventpulse.{kind}.v1"));
+    let first = records.iter().filter(ours).min_by_key(|record| record.timestamp_ms)?;
+    Some((first.clone(), serde_json::from_str(&first.value).ok()?))
+}
+
+fn accepted(records: &[PlainRecord]) -> Timestamp {
+    time(&first_of(records, "alert.raised").unwrap().1["acceptedAt"])
+}
+
+/// The very moment of which the delivery told: after the message was received. Incidents keep milliseconds.
+fn assert_last_notified(incident: &Value, records: &[PlainRecord], message: &Received) {
+    let notified = time(&incident["status"]["lastNotifiedAt"]);
+    let delivered = time(&first_of(records, "notification.delivered").unwrap().1["deliveredAt"]);
+    assert_eq!(notified.as_millisecond(), delivered.as_millisecond());
+    assert!(notified >= message.at - SignedDuration::from_millis(1), "{notified}, and it came at {}", message.at);
+}
+
 fn assert_history(incident: &Value) {
     let entries = entries(incident);
     for entry in &entries {
         println!("  {} {:<24} {} — {}", entry["time"], entry["event"], entry["by"], entry["what"]);
     }
-    let times: Vec<&str> = entries.iter().map(|entry| entry["time"].as_str().unwrap()).collect();
+    // Not as texts: they have as many digits as they need.
+    let times: Vec<Timestamp> = entries.iter().map(|entry| time(&entry["time"])).collect();
     assert!(times.is_sorted(), "the history is in the order of time: {times:?}");
     let mut told: Vec<_> =
         entries.iter().map(|entry| ["event", "by", "what"].map(|field| entry[field].as_str().unwrap())).collect();
@@ -92,24 +136,19 @@ fn assert_history(incident: &Value) {
 }
 
 /// One moment on the way, from whoever knows it best.
-fn print_hops(shop: &Shop, records: &[PlainRecord], message: &Received) {
+fn print_hops(shop: &Shop, records: &[PlainRecord], message: &Received, crossed: Timestamp) {
     let plane = shop.environment.plane();
-    let mut hops: Vec<(Timestamp, String)> = Vec::new();
-    let first = |kind: &str| {
-        let ours = |record: &&PlainRecord| record.header("ce_type") == Some(&format!("io.eventpulse.{kind}.v1"));
-        records.iter().filter(ours).min_by_key(|record| record.timestamp_ms).cloned()
-    };
+    let mut hops: Vec<(Timestamp, String)> = vec![(crossed, "the metric crosses its threshold".into())];
     for kind in TOPICS {
-        if let Some(record) = first(kind) {
+        if let Some((record, _)) = first_of(records, kind) {
             let time = record.header("ce_time").and_then(|time| time.parse().ok());
             hops.push((time.unwrap_or(Timestamp::UNIX_EPOCH), format!("{kind} decided")));
             let published = Timestamp::from_millisecond(record.timestamp_ms).unwrap_or_default();
             hops.push((published, format!("{kind} published")));
         }
     }
-    let alert = first("alert.raised").unwrap();
-    let alert: Value = serde_json::from_str(&alert.value).unwrap();
-    hops.push((alert["startsAt"].as_str().unwrap().parse().unwrap(), "Prometheus: the alert is active".into()));
+    let (_, alert) = first_of(records, "alert.raised").unwrap();
+    hops.push((time(&alert["startsAt"]), "Prometheus: the alert is active".into()));
     let mut seen: BTreeMap<String, ()> = BTreeMap::new();
     for write in committed(plane, "") {
         let interesting = matches!(

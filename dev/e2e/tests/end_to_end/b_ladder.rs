@@ -14,9 +14,31 @@ use eventpulse_testkit::{
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-fn entry(incident: &Value, event: &str) -> Value {
-    let entries = incident["status"]["history"].as_array().cloned().unwrap_or_default();
-    entries.into_iter().find(|entry| entry["event"] == event).unwrap_or_default()
+/// After this, whatever would still follow has followed.
+const SETTLED: Duration = Duration::from_secs(5);
+
+/// What each message is about, in the order in which they came.
+fn titles(shop: &Shop) -> Vec<String> {
+    let title = |text: Value| text.as_str().and_then(|text| text.split_once(": ")).map(|(title, _)| title.to_owned());
+    let messages = shop.sink.received();
+    messages
+        .iter()
+        .map(|message| title(message.json()["blocks"][0]["text"]["text"].take()).unwrap_or_default())
+        .collect()
+}
+
+/// The fence stood before the failure was told, and the failure before the next step was claimed: by etcd's own order.
+fn assert_order(shop: &Shop) {
+    let plane = shop.environment.plane();
+    let fences = fences(shop);
+    assert_eq!(fences.len(), 1, "{fences:?}");
+    assert_eq!(fences[0].user, "system:serviceaccount:shop:remediator");
+    let failed = committed(plane, "actions/status").into_iter().find(|write| write.is_phase("Failed")).unwrap();
+    let claims: Vec<_> = committed(plane, "actions").into_iter().filter(|write| write.verb == "create").collect();
+    let steps: Vec<_> = claims.iter().map(|claim| claim.request["spec"]["step"].as_str().unwrap()).collect();
+    assert_eq!(steps, ["add-replica", "restart"]);
+    let versions = [claims[0].version, fences[0].version, failed.version, claims[1].version];
+    assert!(versions[0] > 0 && versions.is_sorted(), "claim, fence, failure, next claim: {versions:?}");
 }
 
 fn fences(shop: &Shop) -> Vec<Committed> {
@@ -38,16 +60,9 @@ async fn b_when_scaling_fails_the_restart_follows_and_resolves() {
         (4, 3),
         "one try and three retries, and nothing of them took effect"
     );
-    let messages = shop.sink.wait_for(2, START).await.unwrap();
-    assert_eq!(messages.len(), 2, "that it opened, and that the first step failed");
+    shop.messages(2).await;
     let deployment = shop.get("deployments").remove(0);
-    // The fence stood before the failure was told.
-    let (fences, failed) = (fences(&shop), entry(&incident, "action.failed"));
-    assert!(
-        fences.len() == 1 && fences[0].at <= failed["time"].as_str().unwrap().parse().unwrap(),
-        "{fences:?} {failed}"
-    );
-    assert_eq!(fences[0].user, "system:serviceaccount:shop:remediator");
+    assert_order(&shop);
     assert!(!deployment["spec"]["template"]["metadata"]["annotations"].is_null(), "it was restarted");
     assert!(
         has(&incident, "action.failed", "runbook scale-up as system:serviceaccount:shop:remediator"),
@@ -57,6 +72,15 @@ async fn b_when_scaling_fails_the_restart_follows_and_resolves() {
     let steps: Vec<_> = shop.get("actions").iter().map(|action| action["status"]["phase"].clone()).collect();
     assert!(steps.len() == 2 && steps.contains(&json!("Failed")) && steps.contains(&json!("Completed")), "{steps:?}");
     shop.assert_no_action_twice();
+    // That it opened, and that the first step failed; and nothing else, also later.
+    tokio::time::sleep(SETTLED).await;
+    assert_eq!(titles(&shop), ["Incident opened", "Action failed"]);
+    let text = shop.sink.received()[1].json().to_string();
+    assert!(
+        text.contains("add-replica") && text.contains("retriesExhausted") && text.contains("Next: restart"),
+        "{text}"
+    );
+    assert_eq!((shop.get("actions").len(), shop.replicas("svc-a"), refused.matched()), (2, 3, 4));
     shop.environment.stop().await;
 }
 
@@ -76,7 +100,7 @@ async fn b_when_the_restart_fails_too_the_incident_is_failed_and_people_are_told
     assert!(eventpulse.post("webhooks/alertmanager", &body).await.unwrap().is_success());
     let incident = shop.incidents_in(1, &["Failed"]).await.remove(0);
     // Opened, two failed actions, and the failed incident three times.
-    let messages = shop.sink.wait_for(6, START).await.unwrap();
+    let messages = shop.messages(6).await;
     let keys: BTreeSet<_> = messages.iter().map(|message| message.idempotency_key().unwrap().to_owned()).collect();
     assert_eq!(keys.len(), messages.len(), "each repetition is a message of its own");
     assert_eq!((scaling.matched(), restarts.matched(), shop.replicas("svc-a")), (4, 4, 3));
@@ -112,9 +136,18 @@ async fn b_when_even_the_fence_cannot_be_written_the_outcome_is_unknown_and_the_
     let actions = shop.get("actions");
     assert_eq!(actions.len(), 1, "no further step");
     assert_eq!(actions[0]["status"]["reason"], "OutcomeUnknown");
-    let messages = shop.sink.wait_for(2, START).await.unwrap();
-    assert!(messages.iter().any(|message| message.json().to_string().contains("ailed")), "people are told");
-    assert_eq!(shop.replicas("svc-a"), 3);
+    let message = actions[0]["status"]["message"].as_str().unwrap_or_default();
+    assert!(message.contains("the fence could not be written"), "{message}");
+    shop.messages(3).await;
+    tokio::time::sleep(SETTLED).await;
+    let mut told = titles(&shop);
+    // The last two were asked for at once.
+    told.sort();
+    assert_eq!(told, ["Action failed", "Incident opened", "Needs a person"]);
+    let failed = titles(&shop).iter().position(|title| title == "Action failed").unwrap();
+    let text = shop.sink.received()[failed].json().to_string();
+    assert!(text.contains("(outcomeUnknown)") && text.contains("There is no further step."), "{text}");
+    assert_eq!((shop.get("actions").len(), shop.replicas("svc-a")), (1, 3), "no further step, also later");
     assert!(effects_by_action(shop.environment.plane()).is_empty() && fences(&shop).is_empty());
     shop.environment.stop().await;
 }

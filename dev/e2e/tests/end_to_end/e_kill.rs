@@ -74,6 +74,10 @@ async fn e_killed_with_9_at_a_random_moment_nothing_is_lost_and_nothing_done_twi
         let wrong: Vec<_> = shop.targets().into_iter().filter(|(_, replicas)| *replicas != run as i64 + 1).collect();
         assert!(wrong.is_empty(), "each target once in each run; run {run}, seed {seed}: {wrong:?}");
     }
+    // Whatever the last run would still do twice.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let wrong: Vec<_> = shop.targets().into_iter().filter(|(_, replicas)| *replicas != RUNS as i64).collect();
+    assert!(wrong.is_empty(), "each target once in each run, also later; seed {seed}: {wrong:?}");
     // A patch whose sender died before its answer is a 504 in the audit log, whether it was committed or not: few are.
     let effects = effects_by_action(shop.environment.plane()).len();
     assert!(

@@ -125,11 +125,21 @@ async fn f_while_the_broker_is_away_what_is_accepted_waits_and_what_is_refused_i
     let large = ingest("large").start(START).await.unwrap();
     let small = ingest("small").arg(format!("--outbox-max-alerts={SMALL_OUTBOX}")).start(START).await.unwrap();
     let (on_large, on_small) = (Load::on("large", &large), Load::on("small", &small));
+    // One that only consumes: nothing that it publishes tells it that the broker is away.
+    let consumer = shop.launcher("rules").services(&["rules"]).kafka(&brokers, "").start(START).await.unwrap();
     until(&shop, "a hundred accepted by each", || on_large.accepted() >= 100 && on_small.accepted() >= 100).await;
 
     shop.environment.kafka().stop().await;
     let (before, accepted) = (on_large.accepted(), on_small.accepted());
-    tokio::time::sleep(AWAY).await;
+    let away = tokio::time::Instant::now();
+    for (name, eventpulse) in [("large", &large), ("small", &small), ("rules", &consumer)] {
+        let says_so = async || {
+            let reply = eventpulse.readiness().await?;
+            (reply.status == 503 && reply.text().contains("/bus: ")).then_some(())
+        };
+        shop.wait_for_async(&format!("/readyz of {name} that says that the broker is away"), says_so).await;
+    }
+    tokio::time::sleep_until(away + AWAY).await;
     let waiting = large.metric("eventpulse_outbox_entries", "").await;
     let (during, refused) = (on_large.accepted() - before, on_small.refused());
     println!("\n  a minute without a broker: the large outbox accepted {during}, {waiting} of them wait");
@@ -147,6 +157,7 @@ async fn f_while_the_broker_is_away_what_is_accepted_waits_and_what_is_refused_i
         shop.wait_for_async(&format!("the {name} outbox is empty"), empty).await;
         eventpulse.wait_ready(START).await.unwrap();
     }
+    consumer.wait_ready(START).await.unwrap();
     assert!(large_sent.refused.is_empty(), "{} were refused by the large one", large_sent.refused.len());
 
     let records = shop.environment.kafka().client().read(&["alert.raised"]).await.unwrap();

@@ -64,9 +64,11 @@ async fn g_the_incident_ends_with_its_alert_whether_the_end_overtakes_or_is_repe
     // Repeated: nothing changes any more.
     tokio::time::sleep(Duration::from_secs(3)).await;
     let before = shop.get("incidents").remove(0)["metadata"]["resourceVersion"].clone();
-    for _ in 0..3 {
-        post(&eventpulse, &resolved).await;
-        post(&eventpulse, &alert).await;
+    for repetition in [&resolved, &alert, &resolved, &alert, &resolved, &alert] {
+        let known = decided(&eventpulse, "repeated").await;
+        post(&eventpulse, repetition).await;
+        let counted = async || (decided(&eventpulse, "repeated").await > known).then_some(());
+        shop.wait_for_async("a repetition that is decided as such", counted).await;
     }
     tokio::time::sleep(Duration::from_secs(3)).await;
     let after = shop.incidents_in(1, &["Resolved"]).await.remove(0);

@@ -1,5 +1,7 @@
 //! (h) Somebody rewinds the target's annotation between a send and its lost answer.
 
+use std::time::Duration;
+
 use eventpulse_e2e::{
     START, Shop,
     effects::{committed, effects_by_action},
@@ -59,10 +61,14 @@ async fn after_a_lost_answer(shop: &Shop, proxy: &Proxy, eventpulse: &EventPulse
     assert_eq!(ended["status"]["reason"], "OutcomeUnknown", "{}", ended["status"]);
     println!("\n  {}", ended["status"]["message"].as_str().unwrap_or_default());
     shop.incidents_in(1, &["Failed"]).await;
+    // The late answer, two messages, and nothing else, also later.
+    shop.messages(3).await;
+    let replicas = shop.replicas("svc-a");
+    tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(shop.get("actions").len(), 1, "the ladder stops there");
+    assert_eq!((shop.replicas("svc-a"), shop.sink.received().len()), (replicas, 3));
     let effects = effects_by_action(shop.environment.plane());
     assert_eq!(effects.values().copied().collect::<Vec<_>>(), [1], "never a second effect");
-    shop.sink.wait_for(2, START).await.unwrap();
 }
 
 /// (h) `kubectl replace` with a manifest from before.

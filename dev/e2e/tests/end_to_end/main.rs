@@ -14,4 +14,5 @@ mod g_resolution;
 mod h_frozen;
 mod h_rewound;
 mod i_breaker;
+mod j_apiserver_away;
 mod producer;

@@ -78,7 +78,7 @@ async fn a_plain_producer_raises_an_alert_and_what_it_breaks_is_a_dead_letter_th
     kafka.client().produce("alert.raised", &records).await.unwrap();
 
     shop.incidents_in(1, &["Resolved"]).await;
-    shop.sink.wait_for(1, START).await.unwrap();
+    shop.messages(1).await;
     assert_eq!(shop.replicas("svc-a"), 4);
     let letters = shop
         .wait_for_async("a dead letter for each broken record", async || {

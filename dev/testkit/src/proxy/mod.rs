@@ -58,6 +58,8 @@ pub struct Write {
     pub rule: Option<String>,
     /// What the real server answered; none where it never got it, or has not answered.
     pub upstream: Option<u16>,
+    /// When the real server answered.
+    pub answered_at: Option<Timestamp>,
     /// The object's resourceVersion in the real server's answer, where it is known: what was thrown away took effect with it.
     pub committed: Option<String>,
 }
@@ -148,7 +150,8 @@ impl Note {
         }
         let rule = rule.map(|rule| rule.name().to_owned());
         let mut writes = lock(&state.writes);
-        writes.push(Write { at: Timestamp::now(), call: call.clone(), rule, upstream: None, committed: None });
+        let call = call.clone();
+        writes.push(Write { at: Timestamp::now(), call, rule, upstream: None, answered_at: None, committed: None });
         Self(Some(writes.len() - 1))
     }
 
@@ -157,6 +160,7 @@ impl Note {
             && let Some(write) = lock(&state.writes).get_mut(index)
         {
             write.upstream = Some(status.as_u16());
+            write.answered_at = Some(Timestamp::now());
             write.committed = committed;
         }
     }
