@@ -4,16 +4,16 @@
 
 use std::{
     fs::{File, Permissions},
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{MetadataExt, PermissionsExt, chown},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
-use eventpulse_env::{InstanceName, stop_instance};
+use eventpulse_env::{InstanceName, cache_dir, stop_instance};
 use nix::{
     sys::signal::{Signal, kill},
-    unistd::Pid,
+    unistd::{Pid, Uid},
 };
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -126,6 +126,50 @@ fn what_comes_up_stays_up_and_goes_down() {
     assert!(down.end().success() && down.output().contains("Stopped 7 processes"), "{}", down.output());
     assert!(!pids.into_iter().any(is_running) && !instance.0.dir().exists());
     assert!(!instance.run("down", &[]).end().success(), "there is nothing to stop");
+}
+
+const NOBODY: u32 = 65_534;
+
+/// Only root can become somebody else; for everybody else the other tests have shown it.
+#[test]
+fn a_user_without_any_rights_brings_it_up_and_down() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tools/kubernetes/go.mod");
+    let as_nobody = ["--reuid", "65534", "--regid", "65534", "--clear-groups", "--"];
+    let readable = Command::new("setpriv").args(as_nobody).args(["test", "-r"]).arg(source).status();
+    if !Uid::effective().is_root() || !readable.unwrap().success() {
+        println!("not root, or the work tree is closed to everybody else: nothing is shown here");
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let path = |name: &str| place.path().join(name);
+    std::fs::set_permissions(place.path(), Permissions::from_mode(0o755)).unwrap();
+    let mut tools = Running::start(path("tools.out"), &["tools", "kubernetes", "kwok"], |_| {});
+    assert!(tools.end().success(), "{}", tools.output());
+    // Links, where it is the same disk; the cache itself is root's.
+    for dir in ["cache", "tmp"] {
+        std::fs::create_dir(path(dir)).unwrap();
+        chown(path(dir), Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+    let copy =
+        |how: &str| Command::new("cp").arg(how).arg(cache_dir().join("tools")).arg(path("cache/")).output().unwrap();
+    assert!(copy("-al").status.success() || copy("-af").status.success());
+    std::fs::copy(env!("CARGO_BIN_EXE_eventpulse-env"), path("eventpulse-env")).unwrap();
+    let program = path("eventpulse-env").display().to_string();
+    let run = |command: &str| {
+        let args = [&as_nobody[..], &[&program, command, "--name", "nobody"]].concat();
+        Running::start_program("setpriv", path(&format!("{command}.out")), &args, |command| {
+            command.env("EVENTPULSE_CACHE", path("cache")).env("HOME", path("tmp")).env("TMPDIR", path("tmp"));
+        })
+    };
+    let mut up = run("up");
+    let came_up = up.end().success();
+    let owners: Vec<u32> = std::fs::read_dir(path("cache/instances/nobody"))
+        .map(|entries| entries.map(|entry| entry.unwrap().metadata().unwrap().uid()).collect())
+        .unwrap_or_default();
+    let mut down = run("down");
+    assert!(down.end().success() && came_up, "{}{}", up.output(), down.output());
+    assert!(down.output().contains("Stopped 5 processes"), "{}", down.output());
+    assert!(!owners.is_empty() && owners.iter().all(|uid| *uid == NOBODY));
 }
 
 #[test]
