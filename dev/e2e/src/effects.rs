@@ -129,3 +129,22 @@ pub fn effects_by_action(plane: &ControlPlane) -> BTreeMap<String, usize> {
     }
     effects
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_slow_is_said_loudly() {
+        let speed = |ms: &[i64]| {
+            let moments = ms.iter().map(|ms| ("done".to_owned(), SignedDuration::from_millis(*ms)));
+            Speed(moments.collect()).to_string()
+        };
+        assert_eq!(speed(&[41, 990]), "    alert accepted → done: 41 ms\n    alert accepted → done: 990 ms\n");
+        let slow = speed(&[1_500, 2]);
+        assert!(
+            slow.contains("done: 1500 ms\n") && slow.contains("*** SLOW: ") && slow.contains("took 1.5 s"),
+            "{slow}"
+        );
+    }
+}

@@ -133,11 +133,7 @@ async fn f_while_the_broker_is_away_what_is_accepted_waits_and_what_is_refused_i
     let (before, accepted) = (on_large.accepted(), on_small.accepted());
     let away = tokio::time::Instant::now();
     for (name, eventpulse) in [("large", &large), ("small", &small), ("rules", &consumer)] {
-        let says_so = async || {
-            let reply = eventpulse.readiness().await?;
-            (reply.status == 503 && reply.text().contains("/bus: ")).then_some(())
-        };
-        shop.wait_for_async(&format!("/readyz of {name} that says that the broker is away"), says_so).await;
+        says_that_the_broker_is_away(&shop, name, eventpulse).await;
     }
     tokio::time::sleep_until(away + AWAY).await;
     let waiting = large.metric("eventpulse_outbox_entries", "").await;
@@ -169,29 +165,35 @@ async fn f_while_the_broker_is_away_what_is_accepted_waits_and_what_is_refused_i
         })
         .collect();
     for (name, sent) in [("large", large_sent), ("small", small_sent)] {
-        let of_it: BTreeSet<_> = on_topic.iter().filter(|n| n.starts_with(name)).cloned().collect();
-        let (lost, extra) = (&sent.accepted - &of_it, &of_it - &sent.accepted);
-        println!(
-            "  {name}: {} accepted, {} refused, {} unanswered; on the topic {}, {} of them unanswered",
-            sent.accepted.len(),
-            sent.refused.len(),
-            sent.unanswered.len(),
-            of_it.len(),
-            extra.len()
-        );
-        assert!(sent.strange.is_empty(), "{:?}", sent.strange);
-        assert!(lost.is_empty(), "{name}: answered 2xx and not on the topic: {lost:?}");
-        assert!(
-            extra.is_subset(&sent.unanswered),
-            "{name}: refused, and on the topic: {:?}",
-            &extra - &sent.unanswered
-        );
-        assert!(
-            !extra.is_empty(),
-            "{name}: what hung up after its request was sent whole may be accepted, and mostly is"
-        );
+        assert_as_answered(name, &sent, &on_topic);
     }
     shop.environment.stop().await;
+}
+
+/// What was answered 2xx is on the topic; what is there beside it was never answered.
+fn assert_as_answered(name: &str, sent: &Sent, on_topic: &BTreeSet<String>) {
+    let of_it: BTreeSet<_> = on_topic.iter().filter(|n| n.starts_with(name)).cloned().collect();
+    let (lost, extra) = (&sent.accepted - &of_it, &of_it - &sent.accepted);
+    println!(
+        "  {name}: {} accepted, {} refused, {} unanswered; on the topic {}, {} of them unanswered",
+        sent.accepted.len(),
+        sent.refused.len(),
+        sent.unanswered.len(),
+        of_it.len(),
+        extra.len()
+    );
+    assert!(sent.strange.is_empty(), "{:?}", sent.strange);
+    assert!(lost.is_empty(), "{name}: answered 2xx and not on the topic: {lost:?}");
+    assert!(extra.is_subset(&sent.unanswered), "{name}: refused, and on the topic: {:?}", &extra - &sent.unanswered);
+    assert!(!extra.is_empty(), "{name}: what hung up after its request was sent whole may be accepted, and mostly is");
+}
+
+async fn says_that_the_broker_is_away(shop: &Shop, name: &str, eventpulse: &EventPulse) {
+    let says_so = async || {
+        let reply = eventpulse.readiness().await?;
+        (reply.status == 503 && reply.text().contains("/bus: ")).then_some(())
+    };
+    shop.wait_for_async(&format!("/readyz of {name} that says that the broker is away"), says_so).await;
 }
 
 async fn until(shop: &Shop, what: &str, check: impl Fn() -> bool) {
