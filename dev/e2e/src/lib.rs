@@ -197,7 +197,7 @@ impl Shop {
             if let Some(found) = check().await {
                 return found;
             }
-            for ended in ended_by_themselves(self.environment.dir()) {
+            if let Some(ended) = ended_by_themselves(self.environment.dir()).first() {
                 panic!("{what}: {} has ended. Its last lines:\n{}", ended.name, ended.lines);
             }
             assert!(
