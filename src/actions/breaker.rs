@@ -13,60 +13,73 @@ const PROBE_TIMEOUT: SignedDuration = SignedDuration::from_secs(60);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
     /// It may.
-    Go,
+    Go(Pass),
     /// Not before this.
     Wait(Timestamp),
+    /// Not before the one call of the half-open breaker has its answer.
+    Probing,
+}
+
+/// The right to make a call, and whether it is the one call of a half-open breaker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pass {
+    probe: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Closed { failures: u16 },
     Open { until: Timestamp },
-    HalfOpen { probe_until: Timestamp },
+    HalfOpen { probe: u64, probe_until: Timestamp },
 }
 
 /// The breakers of a process, by runbook and target kind.
 #[derive(Debug, Default)]
-pub struct Breakers(HashMap<String, State>);
+pub struct Breakers {
+    states: HashMap<String, State>,
+    probes: u64,
+}
 
 impl Breakers {
     /// Whether a call may be made now. A breaker whose time is over lets one call through.
     pub fn admit(&mut self, key: &str, now: Timestamp) -> Admission {
-        let Some(state) = self.0.get_mut(key) else { return Admission::Go };
+        let Some(state) = self.states.get_mut(key) else { return Admission::Go(Pass { probe: None }) };
         match *state {
-            State::Closed { .. } => Admission::Go,
+            State::Closed { .. } => Admission::Go(Pass { probe: None }),
             State::Open { until } if now < until => Admission::Wait(until),
-            State::HalfOpen { probe_until } if now < probe_until => {
-                Admission::Wait(probe_until.min(now + SignedDuration::from_secs(1)))
-            }
+            State::HalfOpen { probe_until, .. } if now < probe_until => Admission::Probing,
             State::Open { .. } | State::HalfOpen { .. } => {
-                *state = State::HalfOpen { probe_until: now.saturating_add(PROBE_TIMEOUT).unwrap_or(now) };
-                Admission::Go
+                self.probes += 1;
+                let probe_until = now.saturating_add(PROBE_TIMEOUT).unwrap_or(now);
+                *state = State::HalfOpen { probe: self.probes, probe_until };
+                Admission::Go(Pass { probe: Some(self.probes) })
             }
         }
     }
 
     /// Whether calls have to wait, without asking for one.
     pub fn is_open(&self, key: &str) -> bool {
-        self.0.get(key).is_some_and(|state| !matches!(state, State::Closed { .. }))
+        self.states.get(key).is_some_and(|state| !matches!(state, State::Closed { .. }))
     }
 
-    /// The one call of a half-open breaker was not made after all: the next one who asks may make it.
-    pub fn unused(&mut self, key: &str) {
-        if let Some(state @ State::HalfOpen { .. }) = self.0.get_mut(key) {
+    /// A call was not made after all. If it was the one call of a half-open breaker, the next one who asks may make it.
+    pub fn unused(&mut self, key: &str, pass: Pass) {
+        if let Some(state) = self.states.get_mut(key)
+            && matches!(*state, State::HalfOpen { probe, .. } if pass.probe == Some(probe))
+        {
             *state = State::Open { until: Timestamp::UNIX_EPOCH };
         }
     }
 
     /// A call was answered: the server works, whatever it said.
     pub fn success(&mut self, key: &str) {
-        self.0.remove(key);
+        self.states.remove(key);
     }
 
     /// A call was not answered, or with 5xx. True when the breaker opens with it.
     pub fn failure(&mut self, key: &str, settings: &CircuitBreaker, now: Timestamp) -> bool {
         let open = State::Open { until: now.saturating_add(settings.open_duration.as_signed()).unwrap_or(now) };
-        let state = self.0.entry(key.to_owned()).or_insert(State::Closed { failures: 0 });
+        let state = self.states.entry(key.to_owned()).or_insert(State::Closed { failures: 0 });
         let next = match *state {
             State::Closed { failures } if failures + 1 < settings.failure_threshold => {
                 State::Closed { failures: failures + 1 }
@@ -81,7 +94,7 @@ impl Breakers {
 
     /// How many are not closed.
     pub fn open(&self) -> usize {
-        self.0.values().filter(|state| !matches!(state, State::Closed { .. })).count()
+        self.states.values().filter(|state| !matches!(state, State::Closed { .. })).count()
     }
 }
 
@@ -94,6 +107,12 @@ mod tests {
         Timestamp::from_second(second).unwrap()
     }
 
+    const FREELY: Admission = Admission::Go(Pass { probe: None });
+
+    fn probe(number: u64) -> Admission {
+        Admission::Go(Pass { probe: Some(number) })
+    }
+
     fn settings() -> CircuitBreaker {
         CircuitBreaker { failure_threshold: 3, open_duration: Duration::from_secs(30) }
     }
@@ -104,11 +123,11 @@ mod tests {
         let opened: Vec<bool> = (0..3).map(|i| breakers.failure("a", &settings(), at(i))).collect();
         assert_eq!(opened, [false, false, true]);
         assert_eq!(breakers.admit("a", at(10)), Admission::Wait(at(32)));
-        assert_eq!(breakers.admit("b", at(10)), Admission::Go, "another runbook");
-        assert_eq!(breakers.admit("a", at(32)), Admission::Go);
-        assert_eq!(breakers.admit("a", at(32)), Admission::Wait(at(33)), "only one call");
+        assert_eq!(breakers.admit("b", at(10)), FREELY, "another runbook");
+        assert_eq!(breakers.admit("a", at(32)), probe(1));
+        assert_eq!(breakers.admit("a", at(32)), Admission::Probing, "only one call");
         breakers.success("a");
-        assert_eq!((breakers.admit("a", at(33)), breakers.open()), (Admission::Go, 0));
+        assert_eq!((breakers.admit("a", at(33)), breakers.open()), (FREELY, 0));
     }
 
     #[test]
@@ -117,16 +136,33 @@ mod tests {
         for i in 0..3 {
             breakers.failure("a", &settings(), at(i));
         }
-        assert_eq!(breakers.admit("a", at(40)), Admission::Go);
+        assert_eq!(breakers.admit("a", at(40)), probe(1));
         assert!(breakers.failure("a", &settings(), at(41)));
         assert_eq!(breakers.admit("a", at(42)), Admission::Wait(at(71)));
-        assert_eq!(breakers.admit("a", at(71)), Admission::Go);
-        assert_eq!(breakers.admit("a", at(131)), Admission::Go, "the probe's answer never came");
-        breakers.unused("a");
-        assert_eq!(breakers.admit("a", at(131)), Admission::Go, "the probe was never sent");
+        assert_eq!(breakers.admit("a", at(71)), probe(2));
+        assert_eq!(breakers.admit("a", at(131)), probe(3), "the probe's answer never came");
+        breakers.unused("a", Pass { probe: Some(3) });
+        assert_eq!(breakers.admit("a", at(131)), probe(4), "the probe was never sent");
         breakers.failure("a", &settings(), at(131));
-        breakers.unused("a");
+        breakers.unused("a", Pass { probe: Some(4) });
         assert_eq!(breakers.admit("a", at(132)), Admission::Wait(at(161)), "an open one stays open");
+    }
+
+    #[test]
+    fn a_call_that_was_not_made_gives_back_no_right_but_its_own() {
+        let mut breakers = Breakers::default();
+        let Admission::Go(early) = breakers.admit("a", at(0)) else {
+            panic!("a closed breaker lets everybody through")
+        };
+        for i in 0..3 {
+            breakers.failure("a", &settings(), at(i));
+        }
+        let Admission::Go(first) = breakers.admit("a", at(40)) else { panic!("a half-open one lets one through") };
+        breakers.unused("a", early);
+        assert_eq!(breakers.admit("a", at(40)), Admission::Probing, "it had its right before the breaker opened");
+        assert_eq!(breakers.admit("a", at(100)), probe(2), "the first probe is overdue");
+        breakers.unused("a", first);
+        assert_eq!(breakers.admit("a", at(100)), Admission::Probing, "another probe is under way");
     }
 
     #[test]
@@ -136,6 +172,6 @@ mod tests {
         breakers.failure("a", &settings(), at(0));
         breakers.success("a");
         assert!(!breakers.failure("a", &settings(), at(1)));
-        assert_eq!(breakers.admit("a", at(1)), Admission::Go);
+        assert_eq!(breakers.admit("a", at(1)), FREELY);
     }
 }

@@ -15,7 +15,6 @@ use tokio::time::timeout;
 
 use super::{
     plan::{Planned, TargetState, plan},
-    resolve::resolve,
     service::{Actions, CLAIM_SKEW},
     target::TargetCall,
 };
@@ -91,6 +90,14 @@ impl Queues {
         lock(&self.waiting).get(key).and_then(|turns| turns.first().cloned())
     }
 
+    /// The one after which it is this action's turn.
+    pub(super) fn before(&self, key: &TargetKey, action: &str) -> Option<Turn> {
+        let waiting = lock(&self.waiting);
+        let turns = waiting.get(key)?;
+        let own = turns.iter().find(|turn| turn.action == action)?;
+        turns.range(..own).next_back().cloned()
+    }
+
     pub(super) fn remove(&self, key: &TargetKey, action: &str) {
         let mut waiting = lock(&self.waiting);
         if let Some(turns) = waiting.get_mut(key) {
@@ -128,6 +135,9 @@ pub(super) enum Claim {
 impl Actions {
     /// Creates the Action, with its first plan where nothing else of the target waits.
     pub(super) async fn claim(&self, request: &ActionRequested, data: &str, traceparent: Option<String>) -> Claim {
+        if !self.is_taken_up().await {
+            return Claim::Shutdown;
+        }
         let namespace = request.incident.rule.namespace.clone();
         let name = NamespacedName { namespace: namespace.clone(), name: request.action_id.to_string() };
         if let Some(known) = self.store.get(&name) {
@@ -136,26 +146,52 @@ impl Actions {
         let key = TargetKey { namespace: namespace.clone(), target: request.target.clone() };
         let turn = Turn { unplanned: true, decided_at: request.decided_at, action: name.name.clone() };
         let alone = self.queues.add(&key, turn);
-        let runbook_name = NamespacedName { namespace, name: request.runbook.clone() };
-        let runbook = self.runbooks.get(&runbook_name).and_then(|runbook| resolve(&runbook, &request.parameters).ok());
-        let planned = match &runbook {
-            Some(runbook) if alone && !self.is_suspended(request) => self.first_plan(request, runbook).await,
-            _ => None,
+        let (claim, planned) = match self.runbook_when_known(request).await {
+            Ok(runbook) => {
+                let planned = match &runbook {
+                    Some(runbook) if alone => self.first_plan(request, runbook).await,
+                    _ => None,
+                };
+                let action = claim_of(request, data, traceparent, runbook, planned.as_ref());
+                (self.create(&name, &action, give_up_at(request)).await, planned)
+            }
+            Err(none) => (none, None),
         };
-        let action = claim_of(request, data, traceparent, runbook, planned.as_ref());
-        let claim = self.create(&name, &action, give_up_at(request)).await;
         match (&claim, planned) {
             // Only the very object that holds this plan may be run by it.
             (Claim::Exists(stored), Some(planned)) if stored.spec.plan.as_ref() == Some(&planned.plan) => {
                 self.queues.keep_plan(name, planned);
             }
-            (Claim::Exists(_), _) => {}
+            (Claim::Exists(stored), _) if !is_terminal(stored) => {}
             _ => self.queues.remove(&key, &name.name),
         }
         claim
     }
 
-    /// None when there is anything to say but "this is to be sent": the run finds it again and says it.
+    /// Waits until the unfinished actions of every partition that was taken over are in the queues: until then nobody knows which
+    /// one is alone on its target. False on shutdown.
+    async fn is_taken_up(&self) -> bool {
+        let taken_over = *self.ownership.takeovers().borrow();
+        let mut taken_up = self.taken_up.subscribe();
+        tokio::select! {
+            () = self.ctx.shutdown.cancelled() => false,
+            reached = taken_up.wait_for(|count| *count >= taken_over) => reached.is_ok(),
+        }
+    }
+
+    /// The claim never changes, so that there is no runbook for it must be known, not guessed.
+    async fn runbook_when_known(&self, request: &ActionRequested) -> Result<Option<RunbookSnapshot>, Claim> {
+        let mut retry = 0;
+        loop {
+            match self.runbook_of(request).await {
+                Ok(runbook) => return Ok(runbook),
+                Err(failure) => self.try_later(Some(failure), give_up_at(request), &mut retry).await?,
+            }
+        }
+    }
+
+    /// None when there is anything to say but "this is to be sent": the run finds it again and says it. The claim must not wait for
+    /// long, either.
     async fn first_plan(&self, request: &ActionRequested, runbook: &RunbookSnapshot) -> Option<Planned> {
         let now = self.ctx.clock.now();
         if now >= request.deadline || self.breaker_is_open(request) {
@@ -164,12 +200,14 @@ impl Actions {
         let namespace = &request.incident.rule.namespace;
         let account = &runbook.service_account_name;
         let call = TargetCall { namespace, target: &request.target, account, timeout: runbook.timeout.as_std() };
-        // The claim must not wait for long: what is not planned with it is planned by the run.
-        let read = async { self.targets.read(&self.targets.slot().await, &call).await.ok() };
-        let target = TargetState::read(&timeout(FIRST_PLAN_TIMEOUT, read).await.ok()??).ok()?;
-        if self.refusal(request, runbook, &target).is_some() {
-            return None;
-        }
+        let read = async {
+            let Ok(false) = self.is_suspended(request).await else { return None };
+            let object = self.targets.read(&self.targets.slot().await, &call).await.ok()?;
+            let target = TargetState::read(&object).ok()?;
+            let Ok(None) = self.refusal(request, runbook, &target).await else { return None };
+            Some(target)
+        };
+        let target = timeout(FIRST_PLAN_TIMEOUT, read).await.ok()??;
         plan(&request.action_id, runbook, &target, request.deadline, &self.sender, now).ok()
     }
 
@@ -179,6 +217,7 @@ impl Actions {
         let api: Api<Action> = Api::namespaced(self.ctx.kube.clone(), &name.namespace);
         let mut retry = 0;
         loop {
+            let mut problem = None;
             match ask(&self.ctx.health, CALL_TIMEOUT, api.create(&PostParams::default(), action)).await {
                 Ok(created) => {
                     self.store.cache().upsert(created.clone());
@@ -194,17 +233,38 @@ impl Actions {
                 Err(failure @ (ApiFailure::Refused { .. } | ApiFailure::NotFound(_))) => {
                     return Claim::Refused(failure);
                 }
-                Err(failure) if self.ctx.clock.now() >= give_up_at => return Claim::Refused(failure),
-                Err(_) => {}
+                Err(failure) => problem = Some(failure),
             }
-            if self.ctx.shutdown.is_cancelled() {
-                return Claim::Shutdown;
+            if let Err(none) = self.try_later(problem, give_up_at, &mut retry).await {
+                return none;
             }
-            let limit = exponential(self.config.backoff_initial, self.config.backoff_max, retry);
-            tokio::time::sleep(self.ctx.random.up_to(limit)).await;
-            retry += 1;
         }
     }
+
+    /// Waits before the next try; fails when there is none.
+    async fn try_later(
+        &self,
+        problem: Option<ApiFailure>,
+        give_up_at: Timestamp,
+        retry: &mut u32,
+    ) -> Result<(), Claim> {
+        if let Some(failure) = problem {
+            if self.ctx.clock.now() >= give_up_at {
+                return Err(Claim::Refused(failure));
+            }
+        }
+        if self.ctx.shutdown.is_cancelled() {
+            return Err(Claim::Shutdown);
+        }
+        let limit = exponential(self.config.backoff_initial, self.config.backoff_max, *retry);
+        tokio::time::sleep(self.ctx.random.up_to(limit)).await;
+        *retry += 1;
+        Ok(())
+    }
+}
+
+pub(super) fn is_terminal(action: &Action) -> bool {
+    action.status.as_ref().is_some_and(|status| status.phase.is_terminal())
 }
 
 /// After this, a claim would only say that it came too late. Rules ask again for a step that is overdue.

@@ -67,11 +67,13 @@ impl Actions {
         } else {
             let status = ActionStatus {
                 phase: ActionPhase::Fencing,
-                waiting_for: None,
+                reason: Some(reason_label(reason)),
                 message: Some(cut(&message, ACTION_MESSAGE_MAX)),
+                waiting_for: None,
                 ..work.status()
             };
-            if !self.write_status(work, status, Vec::new()).await? {
+            // One that is taken over while it fences says so already.
+            if work.action.status.as_ref() != Some(&status) && !self.write_status(work, status, Vec::new()).await? {
                 return Ok(());
             }
             match self.fence(work).await? {
@@ -171,4 +173,10 @@ fn condition(work: &Work, completed: bool, reason: &str, message: &str, now: Tim
 /// As the closed list has it, in the form of Kubernetes' reasons.
 fn reason_label(reason: ActionFailureReason) -> String {
     format!("{reason:?}")
+}
+
+/// The reason with this label: events have the same word, but begin it with a small letter.
+pub(super) fn reason_of(label: &str) -> Option<ActionFailureReason> {
+    let (first, rest) = label.split_at_checked(1)?;
+    serde_json::from_value(serde_json::Value::String(first.to_ascii_lowercase() + rest)).ok()
 }

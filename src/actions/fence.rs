@@ -49,10 +49,7 @@ impl Actions {
             Err(CallError::Unsupported(problem)) => return Ok(Fenced::Impossible(problem)),
         };
         match judge(work.id(), &work.plans, &target) {
-            Verdict::Applied => {
-                let what = work.plans.last().map(|plan| plan.what.as_str()).unwrap_or_default();
-                return Ok(Fenced::Applied(format!("{} {what}", work.request.target.display())));
-            }
+            Verdict::Applied => return Ok(Fenced::Applied(work.done())),
             Verdict::Aborted | Verdict::Replaced => return Ok(Fenced::Done),
             Verdict::Unknown(why) => return Ok(Fenced::Impossible(why)),
             Verdict::NotApplied => {}

@@ -7,7 +7,7 @@
 //! The protocol (design, section 5), and where it stands:
 //! claim ([`claim`]) → before every send read the target, then the Action ([`turn`]) → one JSON Patch with tests and ring ([`plan`],
 //! [`send`]) → what an answer or its absence means ([`judge`]) → fence before giving up ([`fence`]) → result and outbox in one
-//! write ([`end`]). [`run`] goes round until then.
+//! write ([`end`]). [`run`] goes round until then; what people wrote is read by [`live`].
 
 pub mod breaker;
 pub mod budget;
@@ -15,6 +15,7 @@ mod claim;
 mod end;
 mod fence;
 pub mod judge;
+mod live;
 pub mod plan;
 pub mod resolve;
 pub mod ring;

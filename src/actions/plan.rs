@@ -90,6 +90,9 @@ pub enum Refusal {
     /// The runbook does not say what to do.
     #[error("{0}")]
     Invalid(String),
+    /// The ring has the action already: nothing of it may be sent (again), whatever else is known of it.
+    #[error("the target's annotation says that the action is {0:?}")]
+    Known(Mark),
 }
 
 /// A plan and its patch.
@@ -111,6 +114,9 @@ pub fn plan(
     now: Timestamp,
 ) -> Result<Planned, Refusal> {
     let ring = target.ring.clone()?;
+    if let Some(mark) = ring.mark(id) {
+        return Err(Refusal::Known(mark));
+    }
     let (what, change) = match runbook.r#type {
         StepType::Scale => {
             let scale =
@@ -230,6 +236,11 @@ pub(super) mod tests {
         runbook(StepType::Scale, Some(scale))
     }
 
+    fn to(replicas: i32, min: Option<i32>, max: Option<i32>) -> RunbookSnapshot {
+        let scale = ResolvedScale { delta: None, replicas: Some(replicas), min_replicas: min, max_replicas: max };
+        runbook(StepType::Scale, Some(scale))
+    }
+
     fn id() -> ActionId {
         ActionId::try_from("abc".to_owned()).unwrap()
     }
@@ -288,6 +299,34 @@ pub(super) mod tests {
             let planned = plan_for(&by(delta, min, max), &deployment(from));
             let got = planned.ok().map(|planned| planned.plan.what);
             assert_eq!(got, to.map(|to| format!("{from} → {to}")), "{delta} {min:?} {max:?}");
+        }
+    }
+
+    #[test]
+    fn a_scale_to_a_number_goes_up_or_down_to_it_within_the_bounds() {
+        for (replicas, min, max, from, after) in [
+            (7, None, None, 3, Some(7)),
+            (1, None, None, 3, Some(1)),
+            (0, None, None, 3, Some(0)),
+            (7, None, Some(5), 3, Some(5)),
+            (0, Some(2), None, 3, Some(2)),
+            (3, None, None, 3, None),
+            (7, None, Some(3), 3, None),
+            (7, None, Some(5), 9, Some(5)),
+        ] {
+            let planned = plan_for(&to(replicas, min, max), &deployment(from));
+            let got = planned.ok().map(|planned| planned.plan.what);
+            assert_eq!(got, after.map(|to| format!("{from} → {to}")), "{replicas} {min:?} {max:?} from {from}");
+        }
+    }
+
+    #[test]
+    fn what_the_ring_knows_is_not_planned_again() {
+        for (ring, mark) in [("7 abc:5", Mark::Applied), ("7 abc:5:aborted", Mark::Aborted)] {
+            let mut object = deployment(3);
+            object["metadata"]["annotations"] = json!({ANNOTATION_APPLIED: ring});
+            assert_eq!(plan_for(&by(1, None, None), &object), Err(Refusal::Known(mark)));
+            assert_eq!(plan_for(&runbook(StepType::Restart, None), &object), Err(Refusal::Known(mark)));
         }
     }
 

@@ -6,14 +6,18 @@ use std::{sync::Arc, time::Duration};
 use jiff::Timestamp;
 
 use super::{
+    end::reason_of,
     service::Actions,
     target::{TargetCall, user_of},
 };
 use crate::{
-    api::v1alpha1::{Action, ActionPhase, ActionPlan, ActionStatus, PlanOutcome, Rule, RunbookSnapshot},
+    api::v1alpha1::{Action, ActionPhase, ActionPlan, ActionStatus, PlanOutcome, RunbookSnapshot},
     events::{ActionFailureReason, ActionId, ActionRequested, Event, EventId, NamespacedName, Payload, Topic},
     runtime::{Step, StoreError, watch_cache::version_of},
 };
+
+/// The most characters of what an action waits for.
+pub(super) const WAITING_FOR_MAX: usize = 256;
 
 /// What follows.
 #[derive(Debug)]
@@ -38,6 +42,8 @@ pub(super) struct Work {
     pub action: Arc<Action>,
     pub request: ActionRequested,
     pub plans: Vec<ActionPlan>,
+    /// Reads of the target in a row that gave nothing.
+    pub failed_reads: u32,
 }
 
 impl Work {
@@ -48,7 +54,7 @@ impl Work {
             .ok()?;
         let recorded = action.status.as_ref().map(|status| status.plans.clone()).filter(|plans| !plans.is_empty());
         let plans = recorded.unwrap_or_else(|| action.spec.plan.iter().cloned().collect());
-        Some(Self { name: name.clone(), action, request, plans })
+        Some(Self { name: name.clone(), action, request, plans, failed_reads: 0 })
     }
 
     pub fn id(&self) -> &ActionId {
@@ -90,6 +96,22 @@ impl Work {
         }
     }
 
+    /// What its last plan did, for people. An action without any may have been done under a claim that is gone.
+    pub fn done(&self) -> String {
+        let target = self.request.target.display();
+        match self.plans.last() {
+            Some(plan) => format!("{target} {}", plan.what),
+            None => format!("{target}: done before, as its annotation says"),
+        }
+    }
+
+    /// Why it was given up, if it was: then nothing more may be sent, and only the fence is missing.
+    fn given_up(&self) -> Option<Next> {
+        let status = self.action.status.as_ref().filter(|status| status.phase == ActionPhase::Fencing)?;
+        let reason = status.reason.as_deref().and_then(reason_of).unwrap_or(ActionFailureReason::RetriesExhausted);
+        Some(fail(reason, status.message.clone().unwrap_or_default()))
+    }
+
     pub fn by(&self) -> String {
         let account = self
             .action
@@ -119,9 +141,10 @@ impl Actions {
                 return self.store.transact(name, |_| Step::Unchanged { publish: Vec::new() }).await.map(drop);
             }
             let working = self.working.acquire().await;
-            let next = match fresh.take() {
-                Some(planned) => self.send(&mut work, &planned).await,
-                None => self.turn(&mut work).await?,
+            let next = match (work.given_up(), fresh.take()) {
+                (Some(given_up), _) => given_up,
+                (None, Some(planned)) => self.first_turn(&mut work, &planned).await,
+                (None, None) => self.turn(&mut work).await?,
             };
             match next {
                 Next::Look => {}
@@ -137,9 +160,9 @@ impl Actions {
             }
             let Some(action) = self.store.fetch(name).await? else { return Ok(()) };
             // Outcomes that only this sender knows are kept where nobody else has planned since.
-            let known = std::mem::take(&mut work.plans);
+            let (known, failed_reads) = (std::mem::take(&mut work.plans), work.failed_reads);
             match Work::of(name, action) {
-                Some(read) => work = read,
+                Some(read) => work = Work { failed_reads, ..read },
                 None => return Ok(()),
             }
             merge_outcomes(&mut work.plans, &known);
@@ -150,11 +173,11 @@ impl Actions {
     async fn wait(&self, work: &mut Work, reason: String, time: Duration) -> Result<(), StoreError> {
         let left = wait_until(work.request.deadline, self.ctx.clock.now());
         let time = time.min(left + Duration::from_millis(10));
+        let reason = cut(&reason, WAITING_FOR_MAX);
         let shown =
             work.action.status.as_ref().and_then(|status| status.waiting_for.as_deref()) == Some(reason.as_str());
         if time >= Duration::from_millis(500) && !shown {
-            let waiting_for = Some(cut(&reason, 256));
-            let status = ActionStatus { phase: ActionPhase::Waiting, waiting_for, ..work.status() };
+            let status = ActionStatus { phase: ActionPhase::Waiting, waiting_for: Some(reason), ..work.status() };
             self.write_status(work, status, Vec::new()).await?;
         }
         tokio::select! {
@@ -204,11 +227,6 @@ impl Actions {
             traceparent: work.action.spec.traceparent.clone(),
             payload: payload.into(),
         }
-    }
-
-    /// Read live: a suspended or deleted rule starts nothing new.
-    pub(super) fn is_suspended(&self, request: &ActionRequested) -> bool {
-        self.rules.get(&request.incident.rule).is_none_or(|rule: Arc<Rule>| rule.spec.suspend)
     }
 }
 

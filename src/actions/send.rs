@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use serde_json::Value;
 
 use super::{
+    breaker::Pass,
     plan::Planned,
     run::{Next, Work, fail, wait_until},
     service::Actions,
@@ -18,15 +19,15 @@ use crate::{
 
 impl Actions {
     /// Sends a recorded plan once, and says what its answer means.
-    pub(super) async fn send(&self, work: &mut Work, planned: &Planned) -> Next {
+    pub(super) async fn send(&self, work: &mut Work, planned: &Planned, pass: Pass) -> Next {
         let Some(runbook) = work.action.spec.runbook.clone() else { return Next::Look };
         let key = breaker_key(&work.request);
         let slot = self.targets.slot().await;
         // The wait for a free call may have been long.
         let earlier = work.plans.len().saturating_sub(1);
-        if let Some(stop) = self.stop(work, &work.plans[..earlier]) {
+        if let Some(stop) = self.stop(work, &work.plans[..earlier]).await {
             work.settle(PlanOutcome::NotSent);
-            self.breakers().unused(&key);
+            self.breakers().unused(&key, pass);
             return stop;
         }
         if earlier == 0 {
@@ -37,10 +38,10 @@ impl Actions {
         let call = TargetCall { timeout: call.timeout.min(left), ..call };
         let answer = self.targets.patch(&slot, &call, &planned.patch).await;
         drop(slot);
-        self.tell_breaker(&key, &runbook, &answer);
+        self.tell_breaker(&key, pass, &runbook, &answer);
         let failure = match answer {
             Ok(_) => {
-                return Next::Complete { what: format!("{} {}", work.request.target.display(), planned.plan.what) };
+                return Next::Complete { what: work.done() };
             }
             Err(CallError::Unsupported(problem)) => {
                 work.settle(PlanOutcome::Refused);
@@ -73,37 +74,45 @@ impl Actions {
     }
 
     /// Whatever the server answered, it works; but 429, which says nothing of the patch.
-    fn tell_breaker(&self, key: &str, runbook: &RunbookSnapshot, answer: &Result<Value, CallError>) {
+    fn tell_breaker(&self, key: &str, pass: Pass, runbook: &RunbookSnapshot, answer: &Result<Value, CallError>) {
         match answer {
             Err(CallError::Unsupported(_) | CallError::Api { failure: ApiFailure::Throttled { .. }, .. }) => {
-                self.breakers().unused(key);
+                self.breakers().unused(key, pass);
             }
             Err(CallError::Api { failure: ApiFailure::Unknown(_) | ApiFailure::Malformed(_), .. }) => {
-                if self.breakers().failure(key, &runbook.circuit_breaker, self.ctx.clock.now()) {
-                    tracing::warn!(breaker = key, "A circuit breaker opened.");
-                }
+                self.note_failure(key, runbook);
             }
             Ok(_) | Err(CallError::Api { .. }) => self.breakers().success(key),
         }
     }
 
+    pub(super) fn note_failure(&self, key: &str, runbook: &RunbookSnapshot) {
+        if self.breakers().failure(key, &runbook.circuit_breaker, self.ctx.clock.now()) {
+            tracing::warn!(breaker = key, "A circuit breaker opened.");
+        }
+    }
+
     /// Why nothing more of it may be sent, now that these plans of it have been. What was begun goes on when the rule is suspended.
-    pub(super) fn stop(&self, work: &Work, plans: &[ActionPlan]) -> Option<Next> {
+    pub(super) async fn stop(&self, work: &Work, plans: &[ActionPlan]) -> Option<Next> {
         let was_sent = plans.iter().any(|plan| plan.outcome != Some(PlanOutcome::NotSent));
+        let suspended = if was_sent { Ok(false) } else { self.is_suspended(&work.request).await };
         if self.ctx.clock.now() >= work.request.deadline {
             let reason = if was_sent { ActionFailureReason::DeadlineExceeded } else { ActionFailureReason::Stale };
             return Some(fail(reason, format!("the deadline {} has passed", work.request.deadline)));
         }
-        if was_sent {
-            return None;
-        }
-        // The newest version that the watch has shown.
+        // The newest version that the watch has shown. Whatever was sent already is fenced, or found done.
         let action = self.store.get(&work.name).unwrap_or_else(|| Arc::clone(&work.action));
         if action.metadata.deletion_timestamp.is_some() {
-            return Some(fail(ActionFailureReason::Refused, "the Action was deleted before anything was sent"));
+            return Some(fail(ActionFailureReason::Refused, "the Action was deleted"));
         }
-        self.is_suspended(&work.request)
-            .then(|| fail(ActionFailureReason::Suspended, "the rule was suspended or deleted before anything was sent"))
+        match suspended {
+            Ok(false) => None,
+            Ok(true) => {
+                let message = "the rule was suspended or deleted before anything was sent";
+                Some(fail(ActionFailureReason::Suspended, message))
+            }
+            Err(_) => Some(self.unreadable(&format!("the rule {}", work.request.incident.rule.name))),
+        }
     }
 
     pub(super) fn breaker_is_open(&self, request: &ActionRequested) -> bool {
@@ -112,7 +121,7 @@ impl Actions {
 
     pub(super) fn later(&self, work: &Work, runbook: &RunbookSnapshot, failure: &ApiFailure) -> Next {
         let backoff = &runbook.retry.backoff;
-        let retry = u32::try_from(work.tries().saturating_sub(1)).unwrap_or(0);
+        let retry = u32::try_from(work.tries().saturating_sub(1)).unwrap_or(0) + work.failed_reads.saturating_sub(1);
         let jitter = self.ctx.random.up_to(exponential(backoff.initial.as_std(), backoff.max.as_std(), retry));
         let asked =
             if let ApiFailure::Throttled { after: Some(after), .. } = failure { *after } else { Duration::ZERO };

@@ -19,11 +19,12 @@ use tokio_util::sync::CancellationToken;
 use super::{
     breaker::Breakers,
     budget::RetryBudget,
-    claim::{Claim, Queues, TargetKey, Turn},
+    claim::{Claim, Queues, TargetKey, Turn, is_terminal},
+    run::{WAITING_FOR_MAX, cut},
     target::Targets,
 };
 use crate::{
-    api::v1alpha1::{Action, FINALIZER_CLAIM, OutboxEntry, Rule, Runbook},
+    api::v1alpha1::{Action, ActionPhase, ActionStatus, FINALIZER_CLAIM, OutboxEntry, Rule, Runbook},
     bus::{Ack, BusError, SubscribeOptions},
     events::{DeadLetterReason, NamespacedName, Payload, Topic},
     runtime::{
@@ -123,6 +124,9 @@ pub(super) struct Actions {
     pub autoscalers: Arc<WatchCache<HorizontalPodAutoscaler>>,
     pub targets: Targets,
     pub queues: Queues,
+    pub ownership: Arc<Ownership>,
+    /// How many takeovers the queues know of.
+    pub taken_up: watch::Sender<u64>,
     /// For whoever does not wait (bulkhead): a thousand that wait for a circuit breaker hold up nobody.
     pub working: Semaphore,
     /// This process, in the plans that it makes.
@@ -142,6 +146,8 @@ impl Actions {
             autoscalers: WatchCache::new(),
             targets: Targets::new(ctx.kube.clone(), config.target_concurrency),
             queues: Queues::default(),
+            ownership: Ownership::new(Arc::clone(&ctx.bus), Topic::ActionRequested),
+            taken_up: watch::Sender::new(0),
             working: Semaphore::new(config.concurrency.max(1)),
             sender: format!("{:016x}", ctx.random.next_u64()),
             breakers: Mutex::default(),
@@ -177,10 +183,10 @@ pub async fn run(ctx: Context, config: ActionsConfig) -> Result<(), ActionsError
     let runner = Mailboxes::new(&ctx, "action-run", TARGETS_MAX, Arc::new(Runner(Arc::clone(&actions))));
     let claimer = Claimer { actions: Arc::clone(&actions), runner: runner.clone() };
     let claims = Mailboxes::new(&ctx, "action-claim", config.concurrency, Arc::new(claimer));
-    let ownership = Ownership::new(Arc::clone(&ctx.bus), Topic::ActionRequested);
+    let ownership = Arc::clone(&actions.ownership);
     let gate = watch::Sender::new(Gate::Paused);
     let open = gate.subscribe();
-    let keeper = Arc::new(Keeper { actions: Arc::clone(&actions), runner, ownership: Arc::clone(&ownership) });
+    let keeper = Arc::new(Keeper { actions, runner });
     ctx.tasks.spawn_infallible("actions-take-up", Arc::clone(&keeper).take_up_until_shutdown(gate));
     ctx.tasks.spawn_infallible("actions-keeper", keeper.keep_until_shutdown());
     let options = SubscribeOptions {
@@ -227,8 +233,7 @@ impl Claimer {
         let data = String::from_utf8_lossy(&inbound.record.value).into_owned();
         match self.actions.claim(request, &data, inbound.event.traceparent.clone()).await {
             Claim::Exists(action) => {
-                let unfinished = !action.status.as_ref().is_some_and(|status| status.phase.is_terminal());
-                if unfinished {
+                if !is_terminal(&action) {
                     let key = TargetKey::of(&action);
                     self.actions.queues.add(&key, Turn::of(&action));
                     self.runner.send(key, ());
@@ -273,7 +278,6 @@ impl Handler<TargetKey, ()> for Runner {
 struct Keeper {
     actions: Arc<Actions>,
     runner: Mailboxes<TargetKey, ()>,
-    ownership: Arc<Ownership>,
 }
 
 impl Keeper {
@@ -302,6 +306,9 @@ impl Keeper {
             if let Err(StoreError::Shutdown) = self.actions.store.sweep(|action| self.owns(action)).await {
                 return;
             }
+            if let Err(StoreError::Shutdown) = self.show_turns().await {
+                return;
+            }
             if let Err(StoreError::Shutdown) = self.release().await {
                 return;
             }
@@ -310,18 +317,46 @@ impl Keeper {
     }
 
     fn owns(&self, action: &Action) -> bool {
-        self.ownership.owns(&TargetKey::of(action).event_key())
+        self.actions.ownership.owns(&TargetKey::of(action).event_key())
     }
 
     fn take_up(&self) {
+        let takeovers = *self.actions.ownership.takeovers().borrow();
         for action in self.actions.store.list() {
-            let terminal = action.status.as_ref().is_some_and(|status| status.phase.is_terminal());
-            if !terminal && self.owns(&action) {
+            if !is_terminal(&action) && self.owns(&action) {
                 let key = TargetKey::of(&action);
                 self.actions.queues.add(&key, Turn::of(&action));
                 self.runner.send(key, ());
             }
         }
+        self.actions.taken_up.send_replace(takeovers);
+    }
+
+    /// Says once of each action that waits behind another one of its target after which it has its turn. A wait that is over within
+    /// a keep interval is not worth a write.
+    async fn show_turns(&self) -> Result<(), StoreError> {
+        let unseen = |action: &Action| {
+            let status = action.status.as_ref();
+            status.is_none_or(|status| {
+                status.phase == ActionPhase::Waiting && status.plans.is_empty() && status.waiting_for.is_none()
+            })
+        };
+        let before = |action: &Action| {
+            let name = action.metadata.name.as_deref().unwrap_or_default();
+            self.actions.queues.before(&TargetKey::of(action), name)
+        };
+        let waits = |action: &&Arc<Action>| unseen(action) && self.owns(action) && before(action).is_some();
+        let names = self.actions.store.list().iter().filter(waits).map(|action| name_of(action.as_ref())).collect();
+        let shown = |current: Option<&Action>| {
+            let waiting = current.filter(|action| unseen(action));
+            let Some((action, turn)) = waiting.and_then(|action| Some((action, before(action)?))) else {
+                return Step::Unchanged { publish: Vec::new() };
+            };
+            let waiting_for = Some(cut(&format!("its turn after {}", turn.action), WAITING_FOR_MAX));
+            let status = ActionStatus { waiting_for, ..action.status.clone().unwrap_or_default() };
+            Step::Write { object: Action { status: Some(status), ..action.clone() }, publish: Vec::new() }
+        };
+        self.actions.store.tidy(names, shown).await
     }
 
     /// Lets go of what may be deleted: finished, told, and past the time in which its request could still come again.
@@ -395,7 +430,11 @@ impl Ticks {
     fn new(keeper: &Keeper) -> Self {
         let mut interval = interval(keeper.actions.config.keep_interval);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { shutdown: keeper.actions.ctx.shutdown.clone(), takeovers: keeper.ownership.takeovers(), interval }
+        Self {
+            shutdown: keeper.actions.ctx.shutdown.clone(),
+            takeovers: keeper.actions.ownership.takeovers(),
+            interval,
+        }
     }
 
     /// False on shutdown.

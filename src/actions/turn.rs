@@ -2,11 +2,8 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
-use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
-
 use super::{
-    breaker::Admission,
+    breaker::{Admission, Pass},
     judge::{Verdict, judge},
     plan::{Planned, Refusal, TargetState, plan},
     run::{Next, Work, fail, wait_until},
@@ -23,7 +20,6 @@ use crate::{
 impl Actions {
     /// Reads, judges, plans, records the plan, sends.
     pub(super) async fn turn(&self, work: &mut Work) -> Result<Next, StoreError> {
-        let now = self.ctx.clock.now();
         let Some(runbook) = work.action.spec.runbook.clone() else {
             let message = format!(
                 "the runbook {} was missing, or did not fit, when the action was claimed",
@@ -32,17 +28,21 @@ impl Actions {
             return Ok(fail(ActionFailureReason::InvalidRunbook, message));
         };
         let key = breaker_key(&work.request);
-        if let Some(next) = self.before_reading(work, &runbook, &key, now) {
+        if let Some(next) = self.before_reading(work, &runbook).await {
             return Ok(next);
         }
+        let pass = match self.admit(&key) {
+            Ok(pass) => pass,
+            Err(next) => return Ok(next),
+        };
         let planned = match self.read_target(work, &runbook).await {
-            Ok(target) => self.judge_and_plan(work, &runbook, &target),
+            Ok(target) => self.judge_and_plan(work, &runbook, &target).await,
             Err(next) => Err(next),
         };
-        let planned = match planned {
+        let planned = match planned.and_then(|planned| self.pay_for_retry(work).map(|()| planned)) {
             Ok(planned) => planned,
             Err(next) => {
-                self.breakers().unused(&key);
+                self.breakers().unused(&key, pass);
                 return Ok(next);
             }
         };
@@ -52,14 +52,55 @@ impl Actions {
         let recorded = self.write_status(work, status, Vec::new()).await;
         if !matches!(recorded, Ok(true)) {
             work.plans.pop();
-            self.breakers().unused(&key);
+            self.breakers().unused(&key, pass);
             return recorded.map(|_| Next::Look);
         }
-        Ok(self.send(work, &planned).await)
+        Ok(self.send(work, &planned, pass).await)
     }
 
-    fn before_reading(&self, work: &Work, runbook: &RunbookSnapshot, key: &str, now: Timestamp) -> Option<Next> {
-        if let Some(stop) = self.stop(work, &work.plans) {
+    /// Sends the plan that was made with the claim, unless the breaker has opened since: then it is planned anew.
+    pub(super) async fn first_turn(&self, work: &mut Work, planned: &Planned) -> Next {
+        match self.admit(&breaker_key(&work.request)) {
+            Ok(pass) => self.send(work, planned, pass).await,
+            Err(wait) => {
+                work.settle(PlanOutcome::NotSent);
+                wait
+            }
+        }
+    }
+
+    fn admit(&self, key: &str) -> Result<Pass, Next> {
+        let now = self.ctx.clock.now();
+        let admission = self.breakers().admit(key, now);
+        let (reason, time) = match admission {
+            Admission::Go(pass) => return Ok(pass),
+            Admission::Wait(until) => {
+                (format!("the circuit breaker of {key}, open until {until}"), wait_until(until, now))
+            }
+            Admission::Probing => {
+                (format!("the circuit breaker of {key}, half-open: one call is under way"), Duration::from_millis(500))
+            }
+        };
+        // A thousand that wait for it do not come back together.
+        Err(Next::Wait { reason, time: time + self.ctx.random.up_to(Duration::from_secs(1)) })
+    }
+
+    /// What is sent once more by this process, because an answer was missing or asked for patience, costs a token. To read costs none:
+    /// after a takeover that alone ends what had taken effect.
+    fn pay_for_retry(&self, work: &Work) -> Result<(), Next> {
+        let last = work.plans.iter().rev().find(|plan| plan.outcome != Some(PlanOutcome::NotSent));
+        let is_retry = last.is_some_and(|last| {
+            last.sender == self.sender && matches!(last.outcome, None | Some(PlanOutcome::Throttled))
+        });
+        if !is_retry || self.budget().take(self.ctx.clock.now()) {
+            return Ok(());
+        }
+        let time = Duration::from_secs(1) + self.ctx.random.up_to(Duration::from_secs(1));
+        Err(Next::Wait { reason: "the budget for retries".into(), time })
+    }
+
+    async fn before_reading(&self, work: &Work, runbook: &RunbookSnapshot) -> Option<Next> {
+        if let Some(stop) = self.stop(work, &work.plans).await {
             return Some(stop);
         }
         if work.plans.len() >= ACTION_PLANS_MAX {
@@ -74,23 +115,19 @@ impl Actions {
                 format!("{} tries without an answer", work.tries()),
             ));
         }
-        if let Admission::Wait(until) = self.breakers().admit(key, now) {
-            let time = wait_until(until, now);
-            return Some(Next::Wait { reason: format!("the circuit breaker of {key}, open until {until}"), time });
-        }
-        if !work.plans.is_empty() && !self.budget().take(now) {
-            self.breakers().unused(key);
-            return Some(Next::Wait { reason: "the budget for retries".into(), time: Duration::from_secs(1) });
-        }
         None
     }
 
-    async fn read_target(&self, work: &Work, runbook: &RunbookSnapshot) -> Result<TargetState, Next> {
+    async fn read_target(&self, work: &mut Work, runbook: &RunbookSnapshot) -> Result<TargetState, Next> {
         let key = breaker_key(&work.request);
         let name = work.request.target.display();
         let slot = self.targets.slot().await;
-        match self.targets.read(&slot, &work.call(runbook)).await {
+        let answer = self.targets.read(&slot, &work.call(runbook)).await;
+        drop(slot);
+        work.failed_reads += 1;
+        match answer {
             Ok(object) => {
+                work.failed_reads = 0;
                 // A read alone does not close the breaker: it is the writes that it protects.
                 TargetState::read(&object).map_err(|error| fail(ActionFailureReason::Refused, error.to_string()))
             }
@@ -100,21 +137,26 @@ impl Actions {
             }
             Err(CallError::Api { failure: failure @ ApiFailure::Refused { .. }, .. }) => Err(refused(&failure)),
             Err(CallError::Api { failure, .. }) => {
-                self.breakers().failure(&key, &runbook.circuit_breaker, self.ctx.clock.now());
+                // 429 says that the server works.
+                if !matches!(failure, ApiFailure::Throttled { .. }) {
+                    self.note_failure(&key, runbook);
+                }
                 Err(self.later(work, runbook, &failure))
             }
         }
     }
 
-    fn judge_and_plan(&self, work: &Work, runbook: &RunbookSnapshot, target: &TargetState) -> Result<Planned, Next> {
-        let name = work.request.target.display();
+    async fn judge_and_plan(
+        &self,
+        work: &Work,
+        runbook: &RunbookSnapshot,
+        target: &TargetState,
+    ) -> Result<Planned, Next> {
         match judge(work.id(), &work.plans, target) {
-            Verdict::Applied => {
-                let what = work.plans.last().map(|plan| plan.what.clone()).unwrap_or_default();
-                return Err(Next::Complete { what: format!("{name} {what}") });
-            }
+            Verdict::Applied => return Err(Next::Complete { what: work.done() }),
             Verdict::Aborted => return Err(fail(ActionFailureReason::RetriesExhausted, "it was given up and fenced")),
             Verdict::Replaced => {
+                let name = work.request.target.display();
                 return Err(fail(
                     ActionFailureReason::Stale,
                     format!("{name} was deleted and created again since it was planned"),
@@ -132,54 +174,53 @@ impl Actions {
                 "the API server refuses the patch, although the target has not changed",
             ));
         }
-        if let Some((reason, message)) = self.refusal(&work.request, runbook, target) {
-            return Err(fail(reason, message));
+        match self.refusal(&work.request, runbook, target).await {
+            Ok(None) => {}
+            Ok(Some((reason, message))) => return Err(fail(reason, message)),
+            Err(_) => return Err(self.unreadable("the HorizontalPodAutoscalers of its namespace")),
         }
         let now = self.ctx.clock.now();
         plan(work.id(), runbook, target, work.request.deadline, &self.sender, now).map_err(|refusal| match refusal {
             Refusal::NothingToDo(message) => fail(ActionFailureReason::NothingToDo, message),
             Refusal::Malformed(error) => fail(ActionFailureReason::Refused, error.to_string()),
             Refusal::Invalid(message) => fail(ActionFailureReason::InvalidRunbook, message),
+            // The judge would have said so.
+            refusal @ Refusal::Known(_) => fail(ActionFailureReason::Refused, refusal.to_string()),
             Refusal::Full(full) => Next::Wait { reason: full.to_string(), time: Duration::from_secs(5) },
         })
     }
 
-    /// Why nothing may be done to this target, whatever is planned.
-    pub(super) fn refusal(
+    /// Why nothing may be done to this target, whatever is planned. Fails when nobody can say.
+    pub(super) async fn refusal(
         &self,
         request: &ActionRequested,
         runbook: &RunbookSnapshot,
         target: &TargetState,
-    ) -> Option<(ActionFailureReason, String)> {
+    ) -> Result<Option<(ActionFailureReason, String)>, ApiFailure> {
         let name = request.target.display();
+        // The API server cuts creationTimestamp to whole seconds. What was created in the second of the decision counts as there
+        // before it: an alert comes long after its target, and refusing the doubtful ones would refuse right ones.
         if target.created_at > request.decided_at {
-            return Some((
-                ActionFailureReason::Stale,
-                format!("{name} was created at {}, after the decision", target.created_at),
-            ));
+            let message = format!("{name} was created at {}, after the decision", target.created_at);
+            return Ok(Some((ActionFailureReason::Stale, message)));
         }
         if target.deleting {
-            return Some((ActionFailureReason::TargetNotFound, format!("{name} is being deleted")));
+            return Ok(Some((ActionFailureReason::TargetNotFound, format!("{name} is being deleted"))));
         }
-        let governor = self.autoscaler_of(request)?;
-        (runbook.r#type == StepType::Scale).then(|| {
+        if runbook.r#type != StepType::Scale {
+            return Ok(None);
+        }
+        Ok(self.governor_of(request).await?.map(|governor| {
             let message = format!(
                 "the replicas of {name} are governed by HorizontalPodAutoscaler {governor}: change its minReplicas"
             );
             (ActionFailureReason::TargetGoverned, message)
-        })
+        }))
     }
 
-    fn autoscaler_of(&self, request: &ActionRequested) -> Option<String> {
-        let governs = |autoscaler: &HorizontalPodAutoscaler| {
-            let reference = &autoscaler.spec.scale_target_ref;
-            reference.kind == request.target.kind && reference.name == request.target.name
-        };
-        let namespace = Some(request.incident.rule.namespace.as_str());
-        let all = self.autoscalers.list();
-        let found = all
-            .iter()
-            .find(|autoscaler| autoscaler.metadata.namespace.as_deref() == namespace && governs(autoscaler))?;
-        found.metadata.name.clone()
+    /// What has to be known first cannot be read now: nothing is sent, and nothing ends, by a guess.
+    pub(super) fn unreadable(&self, what: &str) -> Next {
+        let time = Duration::from_secs(1) + self.ctx.random.up_to(Duration::from_secs(1));
+        Next::Wait { reason: format!("{what}, which cannot be read now"), time }
     }
 }

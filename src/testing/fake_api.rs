@@ -58,6 +58,8 @@ pub enum Fault {
     Answer(u16),
     /// It is answered with 429 and this Retry-After in seconds, and changes nothing.
     Throttle(u32),
+    /// It is answered with a 422 that names a field (a failed `test` of a JSON Patch names none), and changes nothing.
+    Invalid,
     /// The connection breaks before it arrives.
     Refuse,
     /// It is served, and the connection breaks before its answer.
@@ -201,6 +203,7 @@ impl FakeApi {
                 Fault::Throttle(seconds) => {
                     return Ok(refusal(&Refusal(429, "TooManyRequests", "a fault on request".into()), Some(seconds)));
                 }
+                Fault::Invalid => return Ok(invalid_field()),
                 Fault::Refuse => return Err(broken()),
                 Fault::DropAnswer => {
                     self.answer(&seen);
@@ -550,6 +553,15 @@ fn refusal(Refusal(code, reason, message): &Refusal, retry_after: Option<u32>) -
         "details": {"retryAfterSeconds": retry_after.unwrap_or(0)},
     });
     answer(StatusCode::from_u16(*code).expect("a status code"), &status)
+}
+
+fn invalid_field() -> Response<AnswerBody> {
+    let cause = json!({"reason": "FieldValueInvalid", "field": "spec.replicas", "message": "a fault on request"});
+    let status = json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": 422, "reason": "Invalid",
+        "message": "spec.replicas: a fault on request", "details": {"causes": [cause]},
+    });
+    answer(StatusCode::UNPROCESSABLE_ENTITY, &status)
 }
 
 fn broken() -> std::io::Error {

@@ -1,6 +1,11 @@
-//! Tests of the service, on the log and the API server in memory; what goes wrong around it is in [`trouble`].
+//! Tests of the service, on the log and the API server in memory. What goes wrong around it is in [`trouble`], what another process
+//! finds in [`takeover`], who waits for whom in [`turns`], what people change meanwhile in [`live`], what stays and goes in [`keeping`].
 
+mod keeping;
+mod live;
+mod takeover;
 mod trouble;
+mod turns;
 
 use std::{
     sync::{
@@ -26,6 +31,13 @@ const DEPLOYMENTS: &str = "/apis/apps/v1/deployments";
 const ACTIONS: &str = "/apis/eventpulse.io/v1alpha1/actions";
 const RULES: &str = "/apis/eventpulse.io/v1alpha1/rules";
 const RUNBOOKS: &str = "/apis/eventpulse.io/v1alpha1/runbooks";
+const AUTOSCALERS: &str = "/apis/autoscaling/v2/horizontalpodautoscalers";
+
+fn autoscaler() -> Value {
+    json!({"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler",
+        "metadata": {"name": "svc-a", "namespace": "shop"},
+        "spec": {"maxReplicas": 9, "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "svc-a"}}})
+}
 
 fn cluster() -> FakeApi {
     let api = FakeApi::new();
@@ -80,6 +92,12 @@ fn request_for(test: &TestContext, deployment: &str) -> ActionRequested {
     }
 }
 
+/// Another try of the same step: another action on the same target.
+fn attempt(request: &ActionRequested, attempt: u32) -> ActionRequested {
+    let action_id = ActionId::new("shop", &request.incident.incident_id, "add-replica", attempt);
+    ActionRequested { action_id, attempt, ..request.clone() }
+}
+
 fn record_of(request: &ActionRequested) -> Record {
     let event = Event {
         id: EventId::new("action.requested", request.action_id.as_str(), "requested"),
@@ -112,6 +130,44 @@ fn start_with(bus: &Arc<MemoryBus>, api: &FakeApi, config: ActionsConfig) -> Tes
     let ctx = test.ctx.clone();
     test.ctx.tasks.spawn("actions", run(ctx, config));
     test
+}
+
+/// Waits until the API server's state or its calls are as wanted.
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    for _ in 0..10_000 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("never: {what}");
+}
+
+fn deployment_named(name: &str) -> Value {
+    let mut object = deployment(3);
+    object["metadata"]["name"] = json!(name);
+    object["metadata"]["uid"] = json!(format!("u-{name}"));
+    object
+}
+
+/// Writes of an Action's status.
+fn status_writes(api: &FakeApi, request: &ActionRequested) -> usize {
+    let path = format!("/actions/{}/status", request.action_id);
+    api.seen().iter().filter(|seen| seen.is_write() && seen.path.ends_with(&path)).count()
+}
+
+fn action_of(api: &FakeApi, request: &ActionRequested) -> Value {
+    api.get(ACTIONS, "shop", request.action_id.as_str()).unwrap_or_default()
+}
+
+fn phase(action: &Value) -> &str {
+    action["status"]["phase"].as_str().unwrap_or_default()
+}
+
+fn change_runbook(api: &FakeApi, change: impl Fn(&mut Value)) {
+    let mut runbook = api.get(RUNBOOKS, "shop", "scale-up").unwrap();
+    change(&mut runbook["spec"]);
+    api.put(RUNBOOKS, runbook);
 }
 
 /// The one Action, once it has come to its end.
@@ -267,9 +323,6 @@ async fn what_the_account_may_not_do_fails_at_once_without_a_fence() {
 
 #[tokio::test]
 async fn what_must_not_run_ends_with_its_reason_and_sends_nothing() {
-    let autoscaler = json!({"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler",
-        "metadata": {"name": "svc-a", "namespace": "shop"},
-        "spec": {"maxReplicas": 9, "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "svc-a"}}});
     type Change = Box<dyn Fn(&FakeApi, &mut ActionRequested)>;
     let cases: Vec<(&str, Change)> = vec![
         ("Stale", Box::new(|_, request| request.deadline = request.decided_at)),
@@ -291,9 +344,13 @@ async fn what_must_not_run_ends_with_its_reason_and_sends_nothing() {
         ),
         ("NothingToDo", Box::new(|api, _| drop(api.put(DEPLOYMENTS, deployment(10))))),
         (
+            "NothingToDo",
+            Box::new(|api, _| change_runbook(api, |spec| spec["steps"][0]["scale"] = json!({"replicas": 3}))),
+        ),
+        (
             "TargetGoverned",
-            Box::new(move |api, _| {
-                api.put("/apis/autoscaling/v2/horizontalpodautoscalers", autoscaler.clone());
+            Box::new(|api, _| {
+                api.put(AUTOSCALERS, autoscaler());
             }),
         ),
         (
@@ -318,41 +375,74 @@ async fn what_must_not_run_ends_with_its_reason_and_sends_nothing() {
     }
 }
 
-/// The process is ended before each of its writes in turn, and another one takes over.
 #[tokio::test]
-async fn whatever_write_a_process_dies_at_another_one_ends_the_action_with_one_effect() {
-    for dies_at in 0..5_usize {
-        for after_commit in [false, true] {
-            let (api, bus) = (cluster(), Arc::new(MemoryBus::new(3)));
-            let first = start(&bus, &api);
-            let (writes, gate) = (Arc::new(AtomicUsize::new(0)), Arc::new(tokio::sync::Semaphore::new(0)));
-            let held = Arc::clone(&gate);
-            api.on_request(move |seen| {
-                if !seen.is_write() {
-                    return Fault::None;
-                }
-                match writes.fetch_add(1, Ordering::SeqCst) {
-                    write if write < dies_at => Fault::None,
-                    write if write == dies_at && after_commit => Fault::CommitThenAnswer(504),
-                    _ => Fault::Hold(Arc::clone(&held)),
-                }
-            });
-            let request = request(&first);
-            bus.publish(vec![record_of(&request)]).await.unwrap();
-            tokio::time::sleep(Duration::from_millis(60)).await;
-            // The first process hangs at a write, or was told that it failed. Now the second one begins.
-            first.ctx.shutdown.cancel();
-            api.no_faults();
-            let second = start(&bus, &api);
-            bus.publish(vec![record_of(&request)]).await.unwrap();
-            let action = ended(&api).await;
-            // What the first one had sent arrives late.
-            gate.add_permits(100);
-            tokio::time::sleep(Duration::from_millis(60)).await;
-            assert_eq!(action["status"]["phase"].as_str(), Some("Completed"), "{dies_at} {after_commit}: {action:#}");
-            assert_eq!(replicas(&api), 4, "dies at write {dies_at}, after its commit: {after_commit}");
-            stop(second).await;
-            drop(first);
+async fn a_step_may_also_say_to_how_many_or_restart_what_an_autoscaler_governs() {
+    let (absolute, restart) = (
+        json!({"name": "scale", "type": "Scale", "scale": {"replicas": 7, "maxReplicas": 6}}),
+        json!({"name": "restart", "type": "Restart", "restart": {}}),
+    );
+    for (step, governed, replicas_then, what) in
+        [(absolute, false, 6, "Deployment/svc-a 3 → 6"), (restart, true, 3, "Deployment/svc-a restarted")]
+    {
+        let api = cluster();
+        change_runbook(&api, |spec| spec["steps"][0] = step.clone());
+        if governed {
+            api.put(AUTOSCALERS, autoscaler());
         }
+        let action = with_fault(&api, |_| Fault::None).await;
+        assert_eq!(action["status"]["what"].as_str(), Some(what), "{action:#}");
+        assert_eq!(replicas(&api), replicas_then);
     }
+}
+
+/// The API server tells when a target was created in whole seconds only.
+#[tokio::test]
+async fn a_target_of_the_very_second_of_the_decision_is_acted_on() {
+    let (api, bus) = (cluster(), Arc::new(MemoryBus::new(3)));
+    let mut object = deployment(3);
+    object["metadata"]["creationTimestamp"] = json!("2026-01-01T12:00:00Z");
+    api.put(DEPLOYMENTS, object);
+    let test = start(&bus, &api);
+    let mut request = request(&test);
+    request.decided_at += jiff::SignedDuration::from_millis(1);
+    bus.publish(vec![record_of(&request)]).await.unwrap();
+    assert_eq!(ended(&api).await["status"]["phase"].as_str(), Some("Completed"));
+    stop(test).await;
+}
+
+#[tokio::test]
+async fn a_patch_that_is_invalid_or_refused_for_an_unmoved_target_is_not_sent_again() {
+    for (fault, says) in
+        [(Fault::Invalid, "spec.replicas"), (Fault::Answer(422), "although the target has not changed")]
+    {
+        let api = cluster();
+        let action = with_fault(&api, move |seen| if is_patch(seen) { fault.clone() } else { Fault::None }).await;
+        assert_eq!(action["status"]["reason"].as_str(), Some("Refused"), "{action:#}");
+        let message = action["status"]["message"].as_str().unwrap();
+        assert!(message.contains(says), "{message}");
+        assert_eq!((api.seen().iter().filter(|seen| is_patch(seen)).count(), replicas(&api)), (1, 3));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_action_waits_while_the_ring_is_full_of_entries_that_have_not_expired() {
+    let (api, bus) = (cluster(), Arc::new(MemoryBus::new(3)));
+    let test = start(&bus, &api);
+    let expiry = test.clock.now().as_second() + 60;
+    let entries: String = (0..32).map(|i| format!(" a{i}:{expiry}")).collect();
+    let mut object = deployment(3);
+    object["metadata"]["annotations"] = json!({ANNOTATION_APPLIED: format!("40{entries}")});
+    api.put(DEPLOYMENTS, object);
+    let request = request(&test);
+    bus.publish(vec![record_of(&request)]).await.unwrap();
+    until("it shows that it waits for the ring", || {
+        let action = action_of(&api, &request);
+        action["status"]["waitingFor"].as_str().is_some_and(|text| text.contains("ring of applied actions is full"))
+    })
+    .await;
+    assert!(!api.seen().iter().any(is_patch));
+    test.clock.advance(jiff::SignedDuration::from_secs(61));
+    until("it completes", || phase(&action_of(&api, &request)) == "Completed").await;
+    assert_eq!(replicas(&api), 4);
+    stop(test).await;
 }

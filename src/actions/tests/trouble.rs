@@ -4,38 +4,6 @@ use tokio::sync::Semaphore;
 
 use super::*;
 
-/// Waits until the API server's state or its calls are as wanted.
-async fn until(what: &str, holds: impl Fn() -> bool) {
-    for _ in 0..10_000 {
-        if holds() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    panic!("never: {what}");
-}
-
-fn second_deployment() -> Value {
-    let mut object = deployment(3);
-    object["metadata"]["name"] = json!("svc-b");
-    object["metadata"]["uid"] = json!("u-b");
-    object
-}
-
-fn action_of(api: &FakeApi, request: &ActionRequested) -> Value {
-    api.get(ACTIONS, "shop", request.action_id.as_str()).unwrap_or_default()
-}
-
-fn phase(action: &Value) -> &str {
-    action["status"]["phase"].as_str().unwrap_or_default()
-}
-
-fn change_runbook(api: &FakeApi, change: impl Fn(&mut Value)) {
-    let mut runbook = api.get(RUNBOOKS, "shop", "scale-up").unwrap();
-    change(&mut runbook["spec"]);
-    api.put(RUNBOOKS, runbook);
-}
-
 /// The dead replica's last words are what the other services wait for; that they are cleared is only tidiness.
 #[tokio::test]
 async fn what_a_dead_replica_had_to_say_is_said_before_anything_is_cleared() {
@@ -104,29 +72,11 @@ async fn a_namespace_that_cannot_be_written_holds_up_no_other() {
     test.ctx.shutdown.cancel();
 }
 
-#[tokio::test]
-async fn a_process_that_stops_while_it_fences_leaves_the_fence_to_the_next_one() {
-    let (api, bus) = (cluster(), Arc::new(MemoryBus::new(3)));
-    let first = start_with(&bus, &api, ActionsConfig { fence_timeout: Duration::from_secs(600), ..config() });
-    api.on_request(|seen| if is_patch(seen) { Fault::Answer(503) } else { Fault::None });
-    let request = request(&first);
-    bus.publish(vec![record_of(&request)]).await.unwrap();
-    until("it is fencing", || phase(&action_of(&api, &request)) == "Fencing").await;
-    stop(first).await;
-    assert_eq!(phase(&action_of(&api, &request)), "Fencing", "a shutdown is no knowledge of the outcome");
-    api.no_faults();
-    let second = start(&bus, &api);
-    bus.publish(vec![record_of(&request)]).await.unwrap();
-    let action = ended(&api).await;
-    assert_eq!((action["status"]["reason"].as_str(), replicas(&api)), (Some("RetriesExhausted"), 3), "{action:#}");
-    stop(second).await;
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_fence_that_nobody_answers_ends_at_its_bound() {
     let (api, bus) = (cluster(), Arc::new(MemoryBus::new(3)));
     change_runbook(&api, |spec| {
-        spec["timeout"] = json!("60s");
+        spec["steps"][0]["timeout"] = json!("40s");
         spec["retry"]["limit"] = json!(0);
     });
     let test = start(&bus, &api);
@@ -137,7 +87,7 @@ async fn a_fence_that_nobody_answers_ends_at_its_bound() {
     until("it is fencing", || phase(&action_of(&api, &request)) == "Fencing").await;
     let began = tokio::time::Instant::now();
     until("it has failed", || phase(&action_of(&api, &request)) == "Failed").await;
-    assert!(began.elapsed() < Duration::from_secs(10), "the bound is 2 s, a call's 60 s: {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(10), "the bound is 2 s, a call's 40 s: {:?}", began.elapsed());
     assert_eq!(action_of(&api, &request)["status"]["reason"].as_str(), Some("OutcomeUnknown"));
     stop(test).await;
 }
@@ -145,7 +95,7 @@ async fn a_fence_that_nobody_answers_ends_at_its_bound() {
 #[tokio::test]
 async fn a_plan_whose_deadline_passes_while_it_waits_for_a_free_call_is_not_sent() {
     let (api, bus) = (cluster(), Arc::new(MemoryBus::new(3)));
-    api.put(DEPLOYMENTS, second_deployment());
+    api.put(DEPLOYMENTS, deployment_named("svc-b"));
     let test = start_with(&bus, &api, ActionsConfig { target_concurrency: 1, ..config() });
     let (late, hung) = (request(&test), request_for(&test, "svc-b"));
     let (claim, call) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
@@ -185,7 +135,7 @@ async fn a_plan_whose_deadline_passes_while_it_waits_for_a_free_call_is_not_sent
 #[tokio::test]
 async fn an_action_that_waits_holds_up_no_other() {
     let (api, bus) = (cluster(), Arc::new(MemoryBus::new(3)));
-    api.put(DEPLOYMENTS, second_deployment());
+    api.put(DEPLOYMENTS, deployment_named("svc-b"));
     let test = start_with(&bus, &api, ActionsConfig { concurrency: 1, ..config() });
     api.on_request(
         |seen| {

@@ -160,7 +160,7 @@ pub enum PlanOutcome {
     Refused,
     /// The server asked for patience and did nothing.
     Throttled,
-    /// It never left: the deadline passed, or the rule was suspended, while it waited for a free call.
+    /// It never left: the deadline passed, the rule was suspended or the circuit breaker opened before its turn to be sent.
     NotSent,
 }
 
@@ -196,7 +196,7 @@ pub struct ActionStatus {
     /// `Waiting`, `Running`, `Fencing`, `Completed`, `Failed` or `Skipped`.
     #[serde(default)]
     pub phase: ActionPhase,
-    /// Why it ended without effect, as one word of a closed list.
+    /// Why it is given up, or ended without effect, as one word of a closed list.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
     pub reason: Option<String>,

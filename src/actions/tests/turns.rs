@@ -1,0 +1,209 @@
+//! Who waits for whom: the actions of one target, the breaker, the budget, a server that asks for patience.
+
+use super::*;
+use crate::{
+    actions::{
+        claim::{Claim, TargetKey},
+        service::Actions,
+    },
+    bus::{SubscriptionEvent, TopicPartition},
+};
+
+fn breaker(api: &FakeApi, open: &str) {
+    change_runbook(api, |spec| {
+        spec["circuitBreaker"] = json!({"failureThreshold": 1, "openDuration": open});
+        spec["steps"][0]["timeout"] = json!("10m");
+    });
+}
+
+fn waiting_for(api: &FakeApi, request: &ActionRequested) -> String {
+    action_of(api, request)["status"]["waitingFor"].as_str().unwrap_or_default().to_owned()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_actions_of_a_target_run_in_the_order_of_their_decisions_behind_the_planned_one_and_say_so_once() {
+    let (api, bus) = (cluster(), Arc::new(MemoryBus::new(3)));
+    let test = start(&bus, &api);
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let held = Arc::clone(&gate);
+    api.on_request(move |seen| if is_patch(seen) { Fault::Hold(Arc::clone(&held)) } else { Fault::None });
+    let earlier = request(&test);
+    let planned =
+        ActionRequested { decided_at: earlier.decided_at + jiff::SignedDuration::from_secs(1), ..attempt(&earlier, 2) };
+    bus.publish(vec![record_of(&planned)]).await.unwrap();
+    until("it is being sent", || api.seen().iter().any(is_patch)).await;
+    // Three that were decided before it, two of them in the same moment.
+    let later = ActionRequested {
+        decided_at: earlier.decided_at + jiff::SignedDuration::from_millis(1),
+        ..attempt(&earlier, 3)
+    };
+    let mut same = [earlier.clone(), attempt(&earlier, 4)];
+    same.sort_by(|a, b| a.action_id.cmp(&b.action_id));
+    bus.publish(vec![record_of(&later), record_of(&same[1]), record_of(&same[0])]).await.unwrap();
+    let order = [&planned, &same[0], &same[1], &later];
+    until("all of them say that they wait", || order[1..].iter().all(|request| !waiting_for(&api, request).is_empty()))
+        .await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    for waiting in &order[1..] {
+        assert!(waiting_for(&api, waiting).starts_with("its turn after "), "{:#}", action_of(&api, waiting));
+        assert_eq!((phase(&action_of(&api, waiting)), status_writes(&api, waiting)), ("Waiting", 1));
+    }
+    gate.add_permits(100);
+    until("all have completed", || order.iter().all(|request| phase(&action_of(&api, request)) == "Completed")).await;
+    let sent: Vec<String> = api.seen().iter().filter(|seen| is_patch(seen)).map(|seen| seen.body.to_string()).collect();
+    assert_eq!((sent.len(), replicas(&api)), (4, 7));
+    for (place, request) in order.iter().enumerate() {
+        let first = sent.iter().position(|patch| patch.contains(request.action_id.as_str()));
+        assert_eq!(first, Some(place), "{}", request.action_id);
+    }
+    stop(test).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_a_half_open_breaker_says_so_once() {
+    // The second name makes what it waits for longer than its field.
+    for runbook in ["scale-up".to_owned(), "r".repeat(250)] {
+        let (api, bus) = (cluster(), Arc::new(MemoryBus::new(3)));
+        breaker(&api, "1s");
+        let mut named = api.get(RUNBOOKS, "shop", "scale-up").unwrap();
+        named["metadata"]["name"] = json!(runbook);
+        api.put(RUNBOOKS, named);
+        api.put(DEPLOYMENTS, deployment_named("svc-b"));
+        let test = start(&bus, &api);
+        let sends = Arc::new(AtomicUsize::new(0));
+        let (sent, never) = (Arc::clone(&sends), Arc::new(tokio::sync::Semaphore::new(0)));
+        api.on_request(move |seen| match is_patch(seen).then(|| sent.fetch_add(1, Ordering::SeqCst)) {
+            None => Fault::None,
+            Some(0) => Fault::Answer(503),
+            Some(_) => Fault::Hold(Arc::clone(&never)),
+        });
+        let both =
+            ["svc-a", "svc-b"].map(|name| ActionRequested { runbook: runbook.clone(), ..request_for(&test, name) });
+        for request in &both {
+            bus.publish(vec![record_of(request)]).await.unwrap();
+            until("it waits for the breaker", || waiting_for(&api, request).contains("breaker")).await;
+        }
+        test.clock.advance(jiff::SignedDuration::from_secs(2));
+        until("one is let through", || sends.load(Ordering::SeqCst) == 2).await;
+        let writes = || both.iter().map(|request| status_writes(&api, request)).sum::<usize>();
+        let before = writes();
+        for _ in 0..20 {
+            test.clock.advance(jiff::SignedDuration::from_secs(1));
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
+        assert!(writes() <= before + 1, "{} writes of one that waits", writes() - before);
+        assert_eq!(sends.load(Ordering::SeqCst), 2, "one call at a time");
+        test.ctx.shutdown.cancel();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_plan_made_before_the_breaker_opened_is_not_sent_through_it() {
+    let (api, bus) = (cluster(), Arc::new(MemoryBus::new(3)));
+    breaker(&api, "1m");
+    api.put(DEPLOYMENTS, deployment_named("svc-b"));
+    let test = start(&bus, &api);
+    let (planned, failing) = (request_for(&test, "svc-b"), request(&test));
+    let claim = Arc::new(tokio::sync::Semaphore::new(0));
+    let (held, id) = (Arc::clone(&claim), planned.action_id.to_string());
+    api.on_request(move |seen| {
+        if seen.method == Method::POST && seen.body["metadata"]["name"] == json!(id) {
+            Fault::Hold(Arc::clone(&held))
+        } else if is_patch(seen) && seen.path.ends_with("/svc-a") {
+            Fault::Answer(503)
+        } else {
+            Fault::None
+        }
+    });
+    bus.publish(vec![record_of(&planned)]).await.unwrap();
+    until("it is being claimed", || api.seen().iter().any(|seen| seen.method == Method::POST)).await;
+    bus.publish(vec![record_of(&failing)]).await.unwrap();
+    until("the breaker is open", || waiting_for(&api, &failing).contains("breaker")).await;
+    claim.add_permits(1);
+    until("it waits for the breaker", || waiting_for(&api, &planned).contains("breaker")).await;
+    let action = action_of(&api, &planned);
+    assert!(action["spec"]["plan"].is_object(), "it was planned with its claim");
+    assert_eq!(action["status"]["plans"][0]["outcome"].as_str(), Some("NotSent"));
+    assert!(!api.seen().iter().any(|seen| is_patch(seen) && seen.path.ends_with("/svc-b")));
+    api.no_faults();
+    test.clock.advance(jiff::SignedDuration::from_secs(61));
+    tokio::time::sleep(Duration::from_mins(2)).await;
+    until("both complete", || {
+        [&planned, &failing].iter().all(|request| phase(&action_of(&api, request)) == "Completed")
+    })
+    .await;
+    stop(test).await;
+}
+
+/// The clock stands still, so a breaker that opened would never close.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_asks_readers_for_patience_opens_no_breaker() {
+    let (api, bus) = (cluster(), Arc::new(MemoryBus::new(3)));
+    breaker(&api, "1m");
+    let test = start(&bus, &api);
+    let reads = Arc::new(AtomicUsize::new(0));
+    api.on_request(move |seen| {
+        let is_read = seen.method == Method::GET && seen.path.contains("/deployments/");
+        if is_read && reads.fetch_add(1, Ordering::SeqCst) < 4 { Fault::Throttle(1) } else { Fault::None }
+    });
+    let request = request(&test);
+    bus.publish(vec![record_of(&request)]).await.unwrap();
+    until("it completes", || phase(&action_of(&api, &request)) == "Completed").await;
+    stop(test).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn reads_that_fail_in_a_row_wait_longer_and_longer() {
+    let (api, bus) = (cluster(), Arc::new(MemoryBus::new(3)));
+    change_runbook(&api, |spec| spec["retry"]["backoff"] = json!({"initial": "1s", "max": "1h"}));
+    let test = start(&bus, &api);
+    let reads = Arc::new(AtomicUsize::new(0));
+    api.on_request(move |seen| {
+        let is_read = seen.method == Method::GET && seen.path.contains("/deployments/");
+        if is_read && reads.fetch_add(1, Ordering::SeqCst) < 12 { Fault::Answer(503) } else { Fault::None }
+    });
+    let request = request(&test);
+    bus.publish(vec![record_of(&request)]).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_ne!(phase(&action_of(&api, &request)), "Completed", "each waits at most a second");
+    tokio::time::sleep(Duration::from_hours(1)).await;
+    assert_eq!(phase(&action_of(&api, &request)), "Completed");
+    let reads =
+        api.seen().iter().filter(|seen| seen.method == Method::GET && seen.path.contains("/deployments/")).count();
+    assert_eq!(reads, 13);
+    stop(test).await;
+}
+
+fn partitions() -> SubscriptionEvent {
+    SubscriptionEvent::Assigned(
+        (0..3).map(|partition| TopicPartition { topic: Topic::ActionRequested, partition }).collect(),
+    )
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_claimed_before_what_was_taken_over_has_its_place() {
+    let (api, bus) = (cluster(), Arc::new(MemoryBus::new(3)));
+    let test = TestContext::with_api("actions", bus, api.clone());
+    let actions = Actions::new(&test.ctx, &config());
+    actions.ownership.apply(&partitions());
+    let request = request(&test);
+    let mut claim = Box::pin(actions.claim(&request, "{}", None));
+    let waited = tokio::time::timeout(Duration::from_secs(60), &mut claim).await;
+    assert!(waited.is_err() && api.seen().is_empty(), "who is alone on its target is not known yet");
+    actions.taken_up.send_replace(1);
+    assert!(matches!(claim.await, Claim::Exists(action) if action.spec.plan.is_some()));
+}
+
+#[tokio::test]
+async fn a_claim_that_turns_out_to_have_ended_keeps_no_turn() {
+    let (api, bus) = (cluster(), Arc::new(MemoryBus::new(3)));
+    let first = start(&bus, &api);
+    let request = request(&first);
+    bus.publish(vec![record_of(&request)]).await.unwrap();
+    ended(&api).await;
+    stop(first).await;
+    let test = TestContext::with_api("actions", bus, api);
+    let actions = Actions::new(&test.ctx, &config());
+    let Claim::Exists(action) = actions.claim(&request, "{}", None).await else { panic!("it exists") };
+    assert_eq!(actions.queues.first(&TargetKey::of(&action)), None);
+}
