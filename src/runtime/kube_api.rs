@@ -159,6 +159,11 @@ where
     result
 }
 
+/// A watch began: the server can be worked with again, also for whoever has nothing to ask it any more.
+pub fn tell_of_watch(health: &ServiceHealth) {
+    health.ready(API_SERVER);
+}
+
 fn tell<T>(health: &ServiceHealth, result: &Result<T, ApiFailure>) {
     match result {
         Err(failure @ (ApiFailure::Unknown(_) | ApiFailure::Throttled { .. })) => {

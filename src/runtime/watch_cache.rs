@@ -27,7 +27,7 @@ use tokio::{
 
 use super::{
     ApiFailure, Context, classify,
-    kube_api::{CALL_TIMEOUT, call},
+    kube_api::{CALL_TIMEOUT, call, tell_of_watch},
     random::{Random, exponential},
 };
 use crate::events::NamespacedName;
@@ -129,6 +129,7 @@ impl<K: Cached> WatchCache<K> {
             pin_mut!(events);
             self.set_state(WatchState::Following);
             ctx.health.ready(part);
+            tell_of_watch(&ctx.health);
             while let Some(event) = timeout(SILENCE_MAX, events.next()).await.map_err(|_| silent())? {
                 self.apply(event.map_err(|error| classify(&error))?, &mut version)?;
                 *retry = 0;

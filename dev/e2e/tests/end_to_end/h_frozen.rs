@@ -5,7 +5,6 @@ use std::time::Duration;
 use eventpulse_e2e::{START, Shop, effects::effects_by_action};
 use eventpulse_testkit::{
     alerts::{Alert, webhook},
-    client,
     eventpulse::EventPulse,
     proxy::{Call, Fault, Proxy, Rule, When, Write},
 };
@@ -233,12 +232,7 @@ async fn freeze_at_the_release(shop: &Shop, replicas: &[Replica; 2]) {
     let late = shop.wait_for("the late release", || late_write(&frozen.proxy, rule)).await;
     frozen.eventpulse.process().thaw();
     replicas[1 - victim].eventpulse.wait_ready(START).await.unwrap();
-    // Whether it is ready is another question: with the namespace went all that it would ask the API server about next.
-    shop.wait_for_async("a sign of life of the one that woke up", async || {
-        let alive = client::get(&frozen.eventpulse.admin_url("livez")).await.is_ok_and(|reply| reply.is_success());
-        alive.then_some(())
-    })
-    .await;
+    frozen.eventpulse.wait_ready(START).await.unwrap();
     tokio::time::sleep(Duration::from_secs(2)).await;
     println!("  {label}: {} was frozen, the write was answered {}", frozen.name, late.upstream.unwrap_or_default());
     assert!(late.committed.is_none(), "{late:?}");
