@@ -214,13 +214,16 @@ proptest::proptest! {
     }
 }
 
+/// Name, operator and value of a matcher.
+type Told = (String, String, String);
+
 /// Texts put together at random from what the grammar is made of, as Alertmanager 0.31.1 reads its configuration
 /// (`matcher/compat.FallbackMatchersParser`, which a small Go program asked): none, or name, operator and value of each matcher.
 #[test]
 fn texts_at_random_mean_what_they_mean_in_alertmanager() {
     let mut differ = Vec::new();
     for line in include_str!("alertmanager.jsonl").lines() {
-        let (text, wanted): (String, Option<Vec<(String, String, String)>>) = serde_json::from_str(line).unwrap();
+        let (text, wanted): (String, Option<Vec<Told>>) = serde_json::from_str(line).unwrap();
         // Only here at least one is needed.
         let wanted = wanted.filter(|matchers| !matchers.is_empty());
         let sign = |operator| match operator {
