@@ -180,8 +180,9 @@ impl Groups {
         let mut said: BTreeSet<String> = BTreeSet::new();
         let behind = self.is_behind();
         for item in items {
-            if behind && matches!(item.input, OwnedInput::Timer) {
-                // It may have waited for its write through an outage. The clock comes back to it when the log is read.
+            if behind && matches!(item.input, OwnedInput::Timer | OwnedInput::RuleChanged) {
+                // It may have waited for its write through an outage, and an alert that waits in the log may have ended. The clock
+                // comes back to it when the log is read.
                 taken += 1;
                 continue;
             }

@@ -392,9 +392,9 @@ impl Service {
                     if changed.is_err() {
                         return;
                     }
-                    self.look_at_all();
-                    self.tell_groups(None);
+                    // What is due, and what waits, is looked at when it is read what others left in the log.
                     self.groups.backlog(Backlog::stop);
+                    behind = true;
                 }
                 () = tokio::time::sleep(if behind { TICK_MAX } else { self.until_due() }) => {}
                 // A timer whose write was refused has left the index, and may be carried out by now; a rule may have been taken up
@@ -407,8 +407,9 @@ impl Service {
             self.follow_reading(*gate.borrow());
             let was_behind = std::mem::replace(&mut behind, self.groups.is_behind());
             if was_behind && !behind {
-                // Timers that came while it was behind have left the index without effect.
+                // What came while it was behind had no effect.
                 self.look_at_all();
+                self.tell_groups(None);
             }
             if !behind {
                 self.fire_due();

@@ -104,24 +104,7 @@ impl Turn<'_> {
             ),
         });
         let now = self.now;
-        let steps = adopted.steps.iter().filter_map(|(name, attempt, outcome)| {
-            let step = rule.ladder.iter().find(|step| &step.name == name)?;
-            let deadline = plus(adopted.opened_at, step.deadline.as_signed());
-            let overdue_at = (*outcome == StepOutcome::Requested).then(|| overdue_after(deadline.max(now), 0));
-            Some(StepState {
-                step: name.clone(),
-                attempt: *attempt,
-                decided_at: adopted.opened_at,
-                deadline,
-                outcome: *outcome,
-                reason: None,
-                overdue_at,
-                asked_again: 0,
-            })
-        });
-        let mut steps: Vec<StepState> = steps.collect();
-        let place = |step: &StepState| rule.ladder.iter().position(|known| known.name == step.step);
-        steps.sort_by_key(place);
+        let steps = adopted_steps(adopted, &rule, now);
         // Nothing is under way: either its first step was never requested, or the one after a failure was not.
         let next = rule.ladder.get(steps.len());
         let step_pending = adopted.phase < IncidentPhase::Failed
@@ -351,6 +334,29 @@ impl Turn<'_> {
         self.group.cooldown_until = (!cooldown.is_zero()).then(|| plus(self.now, cooldown));
         self.group.last_episode = Some(EndedEpisode { incident_id: episode.incident_id, ended_at: self.now, how });
     }
+}
+
+/// The steps of an incident that is taken over, as far as the ladder has them, in its order.
+fn adopted_steps(adopted: &Adopted, rule: &RuleSnapshot, now: Timestamp) -> Vec<StepState> {
+    let steps = adopted.steps.iter().filter_map(|(name, attempt, outcome)| {
+        let step = rule.ladder.iter().find(|step| &step.name == name)?;
+        let deadline = plus(adopted.opened_at, step.deadline.as_signed());
+        let overdue_at = (*outcome == StepOutcome::Requested).then(|| overdue_after(deadline.max(now), 0));
+        Some(StepState {
+            step: name.clone(),
+            attempt: *attempt,
+            decided_at: adopted.opened_at,
+            deadline,
+            outcome: *outcome,
+            reason: None,
+            overdue_at,
+            asked_again: 0,
+        })
+    });
+    let mut steps: Vec<StepState> = steps.collect();
+    let place = |step: &StepState| rule.ladder.iter().position(|known| known.name == step.step);
+    steps.sort_by_key(place);
+    steps
 }
 
 /// What others say, in a message that is one of many in one object.
