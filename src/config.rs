@@ -23,6 +23,8 @@ use crate::{
 /// The least and the most that topics and finished resources may be kept for: nothing is kept for ever (promise 6).
 const RETENTION_LEAST: Duration = Duration::from_secs(60);
 const RETENTION_MOST: Duration = Duration::from_secs(400 * 24 * 3600);
+/// Where the embedded log is, below the data directory.
+const EMBEDDED_LOG: &str = "log";
 const GRACE_LEAST: Duration = Duration::from_secs(1);
 const GRACE_MOST: Duration = Duration::from_secs(24 * 3600);
 
@@ -83,7 +85,9 @@ pub struct RunFlags {
     pub kafka_brokers: Vec<String>,
 
     /// A setting handed to librdkafka as it is, like security.protocol=SASL_SSL. May be given several times.
-    #[arg(long, env = "EVENTPULSE_KAFKA_CONFIG", value_delimiter = ',', value_name = "KEY=VALUE")]
+    /// In the variable, or in one value, several stand behind commas or on lines of their own; a comma within a value, like one of a
+    /// password, stays where no name with a dot and `=` follow it.
+    #[arg(long, env = "EVENTPULSE_KAFKA_CONFIG", hide_env_values = true, value_name = "KEY=VALUE")]
     pub kafka_config: Vec<String>,
 
     /// Put before the name of every topic and consumer group.
@@ -251,14 +255,14 @@ impl RunFlags {
                      give --kafka-brokers to run services apart",
                 ));
             }
-            if let Some(setting) = self.kafka_config.first() {
-                return Err(wrong("kafka-config", format!("{setting:?} is given, but no --kafka-brokers")));
+            if let Some((name, _)) = self.kafka_settings()?.first() {
+                return Err(wrong("kafka-config", format!("{name} is given, but no --kafka-brokers")));
             }
             let partitions = self.partitions;
             return Ok(BusConfig::Embedded(EmbeddedConfig {
                 partitions,
                 retention: self.retention(),
-                ..EmbeddedConfig::new(self.data_dir.join("log"))
+                ..EmbeddedConfig::new(self.data_dir.join(EMBEDDED_LOG))
             }));
         }
         for broker in &self.kafka_brokers {
@@ -267,14 +271,28 @@ impl RunFlags {
                 return Err(wrong("kafka-brokers", format!("{broker:?} is no HOST:PORT")));
             }
         }
-        let extra = self.kafka_config.iter().map(|setting| parse_setting(setting)).collect::<Result<_, _>>()?;
+        let extra = self.kafka_settings()?;
         Ok(BusConfig::Kafka(KafkaConfig {
             topic_prefix: self.topic_prefix.clone(),
             partitions: self.partitions,
             retention: self.retention(),
             extra,
+            former_log: Some(self.data_dir.join(EMBEDDED_LOG)),
             ..KafkaConfig::new(self.kafka_brokers.join(","))
         }))
+    }
+
+    /// Passwords are among them: an error names the setting, and never what it is set to.
+    fn kafka_settings(&self) -> Result<Vec<(String, String)>, ConfigError> {
+        let settings = self.kafka_config.iter().flat_map(|text| split_settings(text));
+        let parsed = settings.enumerate().map(|(i, setting)| match setting.split_once('=') {
+            Some((name, value)) if is_setting_name(name.trim()) => Ok((name.trim().to_owned(), value.to_owned())),
+            _ => Err(wrong(
+                "kafka-config",
+                format!("setting {} is no KEY=VALUE, like security.protocol=SASL_SSL", i + 1),
+            )),
+        });
+        parsed.collect()
     }
 
     fn ingest(&self) -> Result<IngestConfig, ConfigError> {
@@ -318,16 +336,33 @@ fn check_prefix(prefix: &str) -> Result<(), ConfigError> {
     }
 }
 
-fn parse_setting(setting: &str) -> Result<(String, String), ConfigError> {
-    match setting.split_once('=') {
-        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.to_owned())),
-        _ => Err(wrong("kafka-config", format!("{setting:?} is no KEY=VALUE"))),
+/// librdkafka's names: words behind dots.
+fn is_setting_name(name: &str) -> bool {
+    let is_word =
+        |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
+    name.split('.').all(is_word)
+}
+
+/// Several settings in one text, as a variable holds them. A value may hold commas and lines, like a password or a certificate: what
+/// follows one is a setting of its own only if it begins with a name that has a dot.
+fn split_settings(text: &str) -> Vec<&str> {
+    let begins_setting =
+        |rest: &str| rest.split_once('=').is_some_and(|(name, _)| name.contains('.') && is_setting_name(name.trim()));
+    let (mut settings, mut begin) = (Vec::new(), 0);
+    for (i, separator) in text.match_indices([',', '\n']) {
+        let next = i + separator.len();
+        if begins_setting(&text[next..]) {
+            settings.push(&text[begin..i]);
+            begin = next;
+        }
     }
+    settings.push(&text[begin..]);
+    settings
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
+    use clap::{CommandFactory, Parser};
 
     use super::*;
 
@@ -363,8 +398,8 @@ mod tests {
             (&["--kafka-brokers", "kafka"], "--kafka-brokers: \"kafka\" is no HOST:PORT"),
             (&["--kafka-brokers", "kafka:0"], "--kafka-brokers: \"kafka:0\" is no HOST:PORT"),
             (&["--kafka-brokers", ":9092"], "--kafka-brokers: \":9092\" is no HOST:PORT"),
-            (&["--kafka-config", "a=b"], "--kafka-config: \"a=b\" is given, but no --kafka-brokers"),
-            (&["--kafka-brokers", "k:1", "--kafka-config", "=b"], "--kafka-config: \"=b\" is no KEY=VALUE"),
+            (&["--kafka-config", "a=b"], "--kafka-config: a is given, but no --kafka-brokers"),
+            (&["--kafka-brokers", "k:1", "--kafka-config", "=b"], "--kafka-config: setting 1 is no KEY=VALUE"),
             (&["--topic-prefix", "a/b"], "--topic-prefix: \"a/b\""),
             (&["--source", "http://pod-1"], "--source: \"http://pod-1\""),
             (&["--action-ttl", "1h"], "--action-ttl: 1h is less than --topic-retention, which is 24h"),
@@ -405,5 +440,37 @@ mod tests {
         let config = resolve(&["--kafka-brokers", "k:9092", "--kafka-config", "sasl.password=a=b"]).unwrap();
         let BusConfig::Kafka(kafka) = config.bus else { panic!("not Kafka") };
         assert_eq!(kafka.extra, [("sasl.password".to_owned(), "a=b".to_owned())]);
+    }
+
+    #[test]
+    fn several_settings_stand_in_one_value_and_a_password_keeps_its_commas() {
+        let pem = "-----BEGIN-----\nMIIE,a=b\nxy==\n-----END-----";
+        let text = format!("security.protocol=SASL_SSL,sasl.password=a,b=c,,d, sasl.username=me\nssl.ca.pem={pem}");
+        let config =
+            resolve(&["--kafka-brokers", "k:9092", "--kafka-config", &text, "--kafka-config", "debug=all"]).unwrap();
+        let BusConfig::Kafka(kafka) = config.bus else { panic!("not Kafka") };
+        let expected = [
+            ("security.protocol", "SASL_SSL"),
+            ("sasl.password", "a,b=c,,d"),
+            ("sasl.username", "me"),
+            ("ssl.ca.pem", pem),
+            ("debug", "all"),
+        ];
+        assert_eq!(kafka.extra, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    }
+
+    #[test]
+    fn a_password_is_printed_nowhere() {
+        for args in [
+            &["--kafka-config", "sasl.password=hunter2"][..],
+            &["--kafka-brokers", "k:1", "--kafka-config", "sasl.password:hunter2"],
+            &["--kafka-brokers", "k:1", "--kafka-config", "sasl.password=x", "--kafka-config", "hunter2"],
+        ] {
+            let text = resolve(args).unwrap_err().to_string();
+            assert!(text.starts_with("--kafka-config: ") && !text.contains("hunter2"), "{text}");
+        }
+        let command = Line::command();
+        let argument = command.get_arguments().find(|argument| argument.get_id() == "kafka_config");
+        assert!(argument.unwrap().is_hide_env_values_set(), "--help would print the variable");
     }
 }

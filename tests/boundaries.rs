@@ -94,6 +94,28 @@ const SPAWNS: [&str; 6] =
     ["tokio::spawn", "task::spawn", "spawn_blocking", "thread::spawn", "thread::Builder", "JoinSet"];
 const MAY_SPAWN: [&str; 2] = ["runtime", "bus"];
 
+/// A case of the bus's contract that is skipped has not held: every adapter runs them all, and none can be switched off.
+#[test]
+fn the_bus_contract_runs_whole_on_every_adapter() {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let read = |file: &str| fs::read_to_string(tests.join(file)).unwrap();
+    for (file, line) in [
+        ("bus_contract.rs", "\nbus_contract!(memory, Memory);\n"),
+        ("bus_contract.rs", "\nbus_contract!(embedded, Embedded);\n"),
+        ("bus_contract_kafka.rs", "\nbus_contract!(kafka, Kafka);\n"),
+    ] {
+        assert!(read(file).contains(line), "tests/{file}: there is no line {line:?}");
+    }
+    for file in ["bus_contract.rs", "bus_contract_kafka.rs", "contract/mod.rs", "contract/cases.rs"] {
+        let text = read(file);
+        for switch in ["ignore]", "ignore =", "cfg(", "cfg_attr("] {
+            assert!(!text.contains(switch), "tests/{file}: {switch} would skip a case");
+        }
+    }
+    let manifest = fs::read_to_string(tests.join("../Cargo.toml")).unwrap();
+    assert!(!manifest.contains("[[test]]") && !manifest.contains("autotests"), "a test file could be left out there");
+}
+
 struct Source {
     /// Below `src`, like `rules/decide/mod.rs`.
     path: String,

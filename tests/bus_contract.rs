@@ -36,14 +36,15 @@ async fn take_and_acknowledge(bus: &dyn Bus, crash: &Crash) -> Member {
     member
 }
 
-struct Memory(MemoryBus);
+struct Memory(MemoryBus, Metrics);
 
 #[async_trait(?Send)]
 impl Harness for Memory {
     const MEMBERS_SURVIVE: bool = true;
 
     async fn fresh() -> Self {
-        Self(MemoryBus::with(PARTITIONS, Arc::new(SystemClock), Metrics::default(), options()))
+        let metrics = Metrics::default();
+        Self(MemoryBus::with(PARTITIONS, Arc::new(SystemClock), metrics.clone(), options()), metrics)
     }
 
     fn bus(&self) -> Arc<dyn Bus> {
@@ -81,8 +82,8 @@ impl Harness for Memory {
         self.0.suppress_next_wakeup();
     }
 
-    fn repaired_wakeups(&self) -> u64 {
-        self.0.missed_wakeups()
+    fn metrics(&self) -> Metrics {
+        self.1.clone()
     }
 
     /// Memory has no second life: another handle of the process.
@@ -95,15 +96,16 @@ impl Harness for Memory {
 
 struct Embedded {
     bus: EmbeddedBus,
+    metrics: Metrics,
     directory: TempDir,
     /// Logs that died, on files that nobody looks at any more.
     dead: Vec<(EmbeddedBus, TempDir, Member)>,
 }
 
 impl Embedded {
-    async fn open(directory: &Path, partitions: u32) -> EmbeddedBus {
+    async fn open(directory: &Path, partitions: u32, metrics: &Metrics) -> EmbeddedBus {
         let config = EmbeddedConfig { partitions, ..EmbeddedConfig::new(directory) };
-        EmbeddedBus::open(config, Arc::new(SystemClock), Metrics::default(), options()).await.unwrap()
+        EmbeddedBus::open(config, Arc::new(SystemClock), metrics.clone(), options()).await.unwrap()
     }
 
     fn on_disk(&self, group: &str, at: TopicPartition) -> Option<u64> {
@@ -120,8 +122,9 @@ impl Harness for Embedded {
     const MEMBERS_SURVIVE: bool = false;
 
     async fn fresh() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        Self { bus: Self::open(directory.path(), PARTITIONS).await, directory, dead: Vec::new() }
+        let (directory, metrics) = (tempfile::tempdir().unwrap(), Metrics::default());
+        let bus = Self::open(directory.path(), PARTITIONS, &metrics).await;
+        Self { bus, metrics, directory, dead: Vec::new() }
     }
 
     fn bus(&self) -> Arc<dyn Bus> {
@@ -144,7 +147,7 @@ impl Harness for Embedded {
         for file in ["log.sqlite", "log.sqlite-wal"] {
             std::fs::copy(self.directory.path().join(file), directory.path().join(file)).unwrap();
         }
-        let bus = Self::open(directory.path(), PARTITIONS).await;
+        let bus = Self::open(directory.path(), PARTITIONS, &self.metrics).await;
         let old = std::mem::replace(&mut self.bus, bus);
         self.dead.push((old, std::mem::replace(&mut self.directory, directory), member));
     }
@@ -154,7 +157,7 @@ impl Harness for Embedded {
     }
 
     async fn come_back(&mut self) {
-        self.bus = Self::open(self.directory.path(), PARTITIONS).await;
+        self.bus = Self::open(self.directory.path(), PARTITIONS, &self.metrics).await;
     }
 
     fn patience(&self) -> Duration {
@@ -165,13 +168,13 @@ impl Harness for Embedded {
         self.bus.suppress_next_wakeup();
     }
 
-    fn repaired_wakeups(&self) -> u64 {
-        self.bus.missed_wakeups()
+    fn metrics(&self) -> Metrics {
+        self.metrics.clone()
     }
 
     async fn reopen_with(&mut self, partitions: u32) -> Arc<dyn Bus> {
         self.bus.close(contract::DEADLINE).await;
-        self.bus = Self::open(self.directory.path(), partitions).await;
+        self.bus = Self::open(self.directory.path(), partitions, &self.metrics).await;
         self.bus()
     }
 

@@ -41,6 +41,7 @@ const TASK: &str = "EVENTPULSE_TEST_CRASH";
 struct Kafka {
     config: KafkaConfig,
     bus: Arc<KafkaBus>,
+    metrics: Metrics,
     /// A broker of one's own, where it is to be stopped.
     own: Option<Environment>,
 }
@@ -56,8 +57,12 @@ fn config(brokers: &str, prefix: &str) -> KafkaConfig {
 }
 
 async fn open(config: &KafkaConfig) -> Result<KafkaBus, BusError> {
+    open_with(config, &Metrics::default()).await
+}
+
+async fn open_with(config: &KafkaConfig, metrics: &Metrics) -> Result<KafkaBus, BusError> {
     let options = KafkaOptions { watch_interval: Duration::from_secs(1) };
-    within("opening", KafkaBus::open(config.clone(), Metrics::default(), options)).await
+    within("opening", KafkaBus::open(config.clone(), metrics.clone(), options)).await
 }
 
 fn new_prefix() -> String {
@@ -109,17 +114,18 @@ impl Harness for Kafka {
 
     async fn fresh() -> Self {
         let brokers = tokio::task::spawn_blocking(shared_broker).await.unwrap();
-        let config = config(&brokers, &new_prefix());
-        let bus = Arc::new(open(&config).await.unwrap());
-        Self { config, bus, own: None }
+        let (config, metrics) = (config(&brokers, &new_prefix()), Metrics::default());
+        let bus = Arc::new(open_with(&config, &metrics).await.unwrap());
+        Self { config, bus, metrics, own: None }
     }
 
     async fn fresh_for_outage() -> Self {
         let environment = Environment::builder("outage").kafka(true).start().await.unwrap();
         let mut config = config(&environment.kafka().bootstrap(), &new_prefix());
         config.extra.push(("message.timeout.ms".into(), "5000".into()));
-        let bus = Arc::new(open(&config).await.unwrap());
-        Self { config, bus, own: Some(environment) }
+        let metrics = Metrics::default();
+        let bus = Arc::new(open_with(&config, &metrics).await.unwrap());
+        Self { config, bus, metrics, own: Some(environment) }
     }
 
     fn bus(&self) -> Arc<dyn Bus> {
@@ -184,8 +190,8 @@ impl Harness for Kafka {
         self.bus.suppress_next_wakeup();
     }
 
-    fn repaired_wakeups(&self) -> u64 {
-        self.bus.missed_wakeups()
+    fn metrics(&self) -> Metrics {
+        self.metrics.clone()
     }
 
     async fn reopen_with(&mut self, partitions: u32) -> Arc<dyn Bus> {
@@ -290,6 +296,31 @@ fn the_member_that_is_killed() {
         }
         println!("TAKEN");
         std::future::pending::<()>().await;
+    });
+}
+
+/// The brokers answer all the time, and the producer works: what cannot be read is said nevertheless, until it can be again.
+#[test]
+fn a_consumer_that_cannot_read_its_topics_is_in_the_health() {
+    contract::run(async {
+        let harness = Kafka::fresh().await;
+        let bus = harness.bus();
+        let mut member = Member::join(&*bus, "rules", 10).await;
+        member.until("assigned", |member| member.assigned.len() == PARTITIONS as usize).await;
+        assert_eq!(bus.health(), Ok(()));
+        let admin: AdminClient<DefaultClientContext> =
+            ClientConfig::new().set("bootstrap.servers", &harness.config.brokers).create().unwrap();
+        let name = format!("{}{}", harness.config.topic_prefix, contract::TOPIC.name());
+        let deleted = admin.delete_topics(&[&name], &AdminOptions::new()).await.unwrap();
+        assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
+        eventually("the health says so", async || bus.health().is_err()).await;
+        let reason = bus.health().unwrap_err();
+        assert!(reason.starts_with("consumer group rules: "), "{reason}");
+        let partitions = i32::try_from(PARTITIONS).unwrap();
+        create(&admin, NewTopic::new(&name, partitions, TopicReplication::Fixed(1))).await;
+        eventually("it is well again by itself", async || bus.health().is_ok()).await;
+        eventually("publishing works", async || bus.publish(contract::records(0, 1)).await.is_ok()).await;
+        member.until("the record of the new topic", |member| member.messages.iter().any(|m| m.offset == 0)).await;
     });
 }
 

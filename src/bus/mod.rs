@@ -5,6 +5,7 @@
 
 mod ack;
 pub mod embedded;
+mod faults;
 pub mod kafka;
 mod local;
 pub mod memory;
@@ -44,7 +45,12 @@ pub async fn open(config: BusConfig, clock: Arc<dyn Clock>, metrics: Metrics) ->
         BusConfig::Embedded(config) => {
             Ok(Arc::new(EmbeddedBus::open(config, clock, metrics, LocalOptions::default()).await?))
         }
-        BusConfig::Kafka(config) => Ok(Arc::new(KafkaBus::open(config, metrics, KafkaOptions::default()).await?)),
+        BusConfig::Kafka(config) => {
+            if let Some(directory) = config.former_log.clone() {
+                embedded::check_that_nothing_waits(directory).await?;
+            }
+            Ok(Arc::new(KafkaBus::open(config, metrics, KafkaOptions::default()).await?))
+        }
     }
 }
 
@@ -148,7 +154,7 @@ pub trait Bus: Send + Sync + 'static {
     /// How many partitions a topic has. Fixed for a topic's life.
     fn partitions(&self, topic: Topic) -> u32;
 
-    /// Whether the log can be reached now, and if not, why.
+    /// Whether the log can be reached now and every consumer of this process can read it, and if not, why.
     fn health(&self) -> Result<(), String>;
 
     /// Whether an acknowledged record is on this machine's disk, so that ingest needs no outbox of its own.

@@ -82,6 +82,8 @@ pub struct KafkaConfig {
     /// librdkafka settings for producer, consumers and administration, like `security.protocol`; they win over the defaults here,
     /// except for those that a promise depends on.
     pub extra: Vec<(String, String)>,
+    /// Where an embedded log would stand that was used before; with records in it that wait, nothing starts.
+    pub former_log: Option<PathBuf>,
 }
 
 impl KafkaConfig {
@@ -93,6 +95,7 @@ impl KafkaConfig {
             partitions: 12,
             retention: Retention::default(),
             extra: Vec::new(),
+            former_log: None,
         }
     }
 }
@@ -106,6 +109,7 @@ impl std::fmt::Debug for KafkaConfig {
             .field("partitions", &self.partitions)
             .field("retention", &self.retention)
             .field("extra", &self.extra.iter().map(|(name, _)| name).collect::<Vec<_>>())
+            .field("former_log", &self.former_log)
             .finish()
     }
 }

@@ -8,14 +8,13 @@ use jiff::Timestamp;
 
 use super::{
     DeadLetter, DeadLetterReason, Event, EventId, HEADER_ID, HEADER_SOURCE, HEADER_SPECVERSION, HEADER_SUBJECT,
-    HEADER_TIME, HEADER_TRACEPARENT, HEADER_TYPE, Payload, encode::Record,
+    HEADER_TIME, HEADER_TRACEPARENT, HEADER_TYPE, Payload,
+    bounds::{
+        DEAD_LETTER_DATA_BYTES, DEAD_LETTER_HEADER_BYTES, DEAD_LETTER_HEADERS, DEAD_LETTER_KEY_BYTES,
+        DEAD_LETTER_MESSAGE_BYTES,
+    },
+    encode::Record,
 };
-
-/// The most bytes of a broken record that its dead letter keeps.
-const DEAD_LETTER_DATA_MAX: usize = 64 * 1024;
-/// The most headers, and bytes of one, that a dead letter keeps.
-const DEAD_LETTER_HEADERS_MAX: usize = 32;
-const DEAD_LETTER_HEADER_LEN_MAX: usize = 1024;
 
 /// Why a record is no event.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -111,16 +110,17 @@ impl Record {
         let headers: BTreeMap<String, String> = self
             .headers
             .iter()
-            .take(DEAD_LETTER_HEADERS_MAX)
+            .take(DEAD_LETTER_HEADERS)
             .map(|(name, value)| {
-                (cut(name), String::from_utf8_lossy(&value[..value.len().min(DEAD_LETTER_HEADER_LEN_MAX)]).into_owned())
+                (cut(name), String::from_utf8_lossy(&value[..value.len().min(DEAD_LETTER_HEADER_BYTES)]).into_owned())
             })
             .collect();
         dead_letter_of(&self.value, reason, message, origin, headers, self.key.clone())
     }
 }
 
-/// The dead letter for bytes that came from elsewhere, like one alert of a webhook's body.
+/// The dead letter for bytes that came from elsewhere, like one alert of a webhook's body. Everything in it is cut to its bound,
+/// whoever wrote it: a letter that the log refused would take its record with it.
 pub fn dead_letter_of(
     bytes: &Bytes,
     reason: DeadLetterReason,
@@ -129,8 +129,26 @@ pub fn dead_letter_of(
     headers: BTreeMap<String, String>,
     key: Option<String>,
 ) -> DeadLetter {
-    let kept = &bytes[..bytes.len().min(DEAD_LETTER_DATA_MAX)];
-    DeadLetter { reason, message, origin, headers, key, data: BASE64.encode(kept), truncated: kept.len() < bytes.len() }
+    let kept = &bytes[..bytes.len().min(DEAD_LETTER_DATA_BYTES)];
+    DeadLetter {
+        reason,
+        message: cut_bytes(message, DEAD_LETTER_MESSAGE_BYTES),
+        origin,
+        headers,
+        key: key.map(|key| cut_bytes(key, DEAD_LETTER_KEY_BYTES)),
+        data: BASE64.encode(kept),
+        truncated: kept.len() < bytes.len(),
+    }
+}
+
+/// At most so many bytes, in whole characters; a cut text ends with a mark.
+fn cut_bytes(mut text: String, max: usize) -> String {
+    const MARK: char = '…';
+    if text.len() > max {
+        text.truncate(text.floor_char_boundary(max - MARK.len_utf8()));
+        text.push(MARK);
+    }
+    text
 }
 
 fn cut(text: &str) -> String {
@@ -218,6 +236,33 @@ mod tests {
         let record = Record { topic: Topic::AlertRaised, key: None, headers: vec![], value: vec![7; 70_000].into() };
         let letter = record.to_dead_letter(DeadLetterReason::InvalidHeaders, "x".into(), "y".into());
         assert!(letter.truncated);
-        assert_eq!(BASE64.decode(letter.data).unwrap().len(), DEAD_LETTER_DATA_MAX);
+        assert_eq!(BASE64.decode(letter.data).unwrap().len(), DEAD_LETTER_DATA_BYTES);
+    }
+
+    /// Written by somebody who wants no letter to be written: every part as long as the log takes it, and in characters that
+    /// grow sixfold in JSON.
+    #[test]
+    fn the_largest_letter_fits_into_a_record() {
+        let hostile = |bytes: usize| "\u{1}".repeat(bytes);
+        let headers: Vec<_> =
+            (0..64).map(|i| (format!("{i}{}", hostile(9_000)), Bytes::from(hostile(9_000)))).collect();
+        let mut record = raised().encode().unwrap();
+        let status = format!("\"status\":\"{}\"", "ü".repeat(600_000));
+        record.value =
+            Bytes::from(String::from_utf8(record.value.to_vec()).unwrap().replace("\"status\":\"firing\"", &status));
+        let error = record.decode().unwrap_err();
+        assert!(error.to_string().len() > 1 << 20, "the decoder's own message holds the value");
+        record.headers = headers;
+        record.key = Some(hostile(1 << 20));
+        let letter = record.to_dead_letter(error.reason(), error.to_string(), "alert.raised/0@7".into());
+        assert!(letter.message.len() <= 1_024 && letter.message.ends_with('…'), "{}", letter.message.len());
+        assert!(letter.message.starts_with("data: status: unknown variant"), "{:.80}", letter.message);
+        let key = letter.key.clone().unwrap();
+        assert!(key.len() <= 256, "{}", key.len());
+        let event = Event { key, payload: letter.into(), ..raised() };
+        let written = event.encode().unwrap();
+        let bytes =
+            written.value.len() + written.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        assert!(bytes < crate::bus::MAX_RECORD_BYTES / 2, "{bytes}");
     }
 }

@@ -451,7 +451,7 @@ pub enum DeadLetterReason {
     UnknownType,
     /// An alert breaks a bound or a rule of the format.
     InvalidAlert,
-    /// The API server refused the object for good.
+    /// The API server refused the object, or the log the record, for good.
     Refused,
 }
 
@@ -461,14 +461,14 @@ pub enum DeadLetterReason {
 pub struct DeadLetter {
     /// Why.
     pub reason: DeadLetterReason,
-    /// What is wrong, naming the field.
+    /// What is wrong, naming the field, cut at 1 KiB.
     pub message: String,
     /// Where it came from: `alert.raised/3@1207`, or `/webhooks/alertmanager alerts[2]`.
     pub origin: String,
-    /// Its headers, as far as they are text.
+    /// Its first 32 headers, as far as they are text, each cut at 1 KiB.
     #[serde(default)]
     pub headers: BTreeMap<String, String>,
-    /// Its key, where there was one.
+    /// Its key, where there was one, cut at 256 bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
     /// The original bytes, in base 64, cut at 64 KiB.

@@ -84,10 +84,10 @@ fn contract(topic: Topic) -> Contract {
             (INCIDENT, "notify", "incidents", "No channel accepted a message until its deadline.")
         }
         Topic::DeadLetter => (
-            "that of the record, or its origin",
+            "that of the record, cut at 256 bytes, or its origin",
             "every service",
             "nobody: for people and tools",
-            "Something could not be decoded, validated or written, with its reason and its original bytes.",
+            "Something could not be decoded, validated or written, with its reason and the first 64 KiB of its bytes.",
         ),
     };
     Contract { key, producer, consumers, says }
@@ -181,7 +181,7 @@ jq -c --arg now \"$now\" '.data | .acceptedAt = $now | .startsAt = $now | del(.a
   -H ce_source=my-monitoring -H ce_time=$now
 ```
 
-What cannot be read goes to `dead.letter` with its reason, its origin and its original bytes, and holds up nothing.
+What cannot be read goes to `dead.letter` with its reason, its origin and the first 64 KiB of its bytes, and holds up nothing.
 ";
 
 fn readme() -> String {

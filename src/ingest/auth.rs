@@ -56,7 +56,7 @@ impl Tokens {
 
     /// Whether the value of an `Authorization` header holds a valid token. Every token is compared, each in constant time.
     pub(super) fn allow(&self, header: Option<&[u8]>) -> bool {
-        let Some(token) = header.and_then(|header| header.strip_prefix(b"Bearer ")) else { return false };
+        let Some(token) = header.and_then(bearer) else { return false };
         let given: [u8; 32] = Sha256::digest(token.trim_ascii()).into();
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
         state.hashes.iter().fold(Choice::from(0), |found, hash| found | hash.ct_eq(&given)).into()
@@ -84,6 +84,12 @@ impl Tokens {
     }
 }
 
+/// The token of `Bearer TOKEN`; a scheme's name is the same in upper and lower case (RFC 9110, section 11.1).
+fn bearer(header: &[u8]) -> Option<&[u8]> {
+    let (scheme, token) = header.split_at_checked(b"Bearer ".len())?;
+    scheme.eq_ignore_ascii_case(b"Bearer ").then_some(token)
+}
+
 fn stamp_of(path: &PathBuf) -> Option<Stamp> {
     let meta = std::fs::metadata(path).ok()?;
     Some((meta.modified().ok()?, meta.len()))
@@ -106,12 +112,16 @@ mod tests {
         let path = dir.path().join("token");
         std::fs::write(&path, "old\n").unwrap();
         let tokens = Tokens::load(path.clone()).unwrap();
-        assert!(tokens.allow(Some(b"Bearer old")));
+        for scheme in ["Bearer", "bearer", "BEARER"] {
+            assert!(tokens.allow(Some(format!("{scheme} old").as_bytes())), "{scheme}");
+        }
         for header in [
             None,
             Some(&b""[..]),
             Some(b"old"),
             Some(b"Basic old"),
+            Some(b"Bearer"),
+            Some(b"Bearerold"),
             Some(b"Bearer "),
             Some(b"Bearer olds"),
             Some(b"Bearer new"),

@@ -1,17 +1,28 @@
 //! One request: authenticate, bound, read, normalise, accept, answer. In this order: nothing of a body is read before its sender
 //! is known, and nothing is answered with 200 before it is durable.
 
-use std::time::Duration;
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::{Method, Request, Response, StatusCode, body::Body, header};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Body, Incoming},
+    header,
+};
 use serde_json::json;
 
 use super::{
     auth::Tokens,
     bounds,
-    intake::Intake,
+    intake::{Intake, IntakeError},
     normalise::{Batch, Format, is_traceparent, normalise},
 };
 use crate::{
@@ -31,6 +42,8 @@ pub(super) struct Endpoint {
     pub webhook_source: String,
     pub alerts_source: String,
     pub body_timeout: Duration,
+    /// Whether alerts were refused since it was last found that they are taken.
+    pub refuses: AtomicBool,
 }
 
 type Answer = Response<Full<Bytes>>;
@@ -43,6 +56,11 @@ enum Unread {
 }
 
 impl Endpoint {
+    /// The same as [`Endpoint::answer`], as the server wants it.
+    pub(super) async fn serve(self: Arc<Self>, request: Request<Incoming>) -> Result<Answer, Infallible> {
+        Ok(self.answer(request).await)
+    }
+
     /// Answers a request. Never fails: whatever is wrong is said.
     pub(super) async fn answer<B>(&self, request: Request<B>) -> Answer
     where
@@ -124,13 +142,12 @@ impl Endpoint {
         let letters = batch.rejected.iter().map(|letter| self.letter_event(letter.clone()));
         let events: Vec<Event> = batch.accepted.iter().cloned().chain(letters).collect();
         if let Err(error) = self.intake.accept(&self.ctx, &events).await {
-            self.ctx.health.not_ready("intake", error.to_string());
+            self.refused(&error);
             tracing::warn!(%error, "Alerts were not accepted; their sender is asked to come again.");
             let mut answer = answer(StatusCode::SERVICE_UNAVAILABLE, &json!({"error": error.to_string()}));
             answer.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from(RETRY_AFTER_S));
             return answer;
         }
-        self.ctx.health.ready("intake");
         self.count(&batch);
         let errors: Vec<&str> =
             batch.rejected.iter().take(bounds::ANSWER_ERRORS).map(|letter| letter.message.as_str()).collect();
@@ -138,6 +155,28 @@ impl Endpoint {
             StatusCode::OK,
             &json!({"accepted": batch.accepted.len(), "rejected": batch.rejected.len(), "errors": errors}),
         )
+    }
+
+    fn refused(&self, error: &IntakeError) {
+        // An event that cannot be written says nothing of the place where it was to be written.
+        if !matches!(error, IntakeError::Unwritable(_)) {
+            self.refuses.store(true, Ordering::SeqCst);
+            self.ctx.health.not_ready("intake", error.to_string());
+        }
+    }
+
+    /// After a refusal, whether alerts are taken again. It must not wait for the next request: to a process that is not ready
+    /// Kubernetes sends none.
+    pub(super) async fn look_again(&self) {
+        if !self.refuses.swap(false, Ordering::SeqCst) {
+            return;
+        }
+        match self.intake.accepts(&self.ctx).await {
+            // One that was refused meanwhile is looked after the next time.
+            Ok(()) if self.refuses.load(Ordering::SeqCst) => {}
+            Ok(()) => self.ctx.health.ready("intake"),
+            Err(error) => self.refused(&error),
+        }
     }
 
     fn letter_event(&self, letter: DeadLetter) -> Event {

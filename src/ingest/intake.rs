@@ -46,11 +46,11 @@ impl Intake {
         }
         match self {
             Intake::Outbox(outbox) => {
-                let entries =
-                    events.iter().map(OutboxEntry::try_from).collect::<Result<Vec<_>, _>>().map_err(unwritable)?;
+                let row = |event| OutboxEntry::try_from(event).and_then(|entry| serde_json::to_string(&entry));
+                let rows = events.iter().map(row).collect::<Result<Vec<_>, _>>().map_err(unwritable)?;
                 let outbox = Arc::clone(outbox);
                 // A sender that hangs up drops this future, but not the write that it has begun, nor its count.
-                let appended = ctx.tasks.complete("ingest-append", async move { outbox.append(entries).await }).await;
+                let appended = ctx.tasks.complete("ingest-append", async move { outbox.append(rows).await }).await;
                 Ok(appended.unwrap_or(Err(OutboxError::Write(WriteError::Closed)))?)
             }
             Intake::Log => {
@@ -63,6 +63,14 @@ impl Intake {
                     }
                 }
             }
+        }
+    }
+
+    /// Whether alerts would be accepted now.
+    pub(super) async fn accepts(&self, ctx: &Context) -> Result<(), IntakeError> {
+        match self {
+            Intake::Outbox(outbox) => Ok(outbox.accepts().await?),
+            Intake::Log => ctx.bus.health().map_err(IntakeError::Log),
         }
     }
 }

@@ -7,6 +7,7 @@ use tokio::sync::Notify;
 
 use crate::{
     api::v1alpha1::OutboxEntry,
+    events::Record,
     runtime::{
         directory_lock::{DirectoryLock, DirectoryLockError},
         group_commit::{GroupCommit, OpenError, Schema, WriteError},
@@ -23,8 +24,10 @@ const SCHEMA: Schema = Schema {
 #[derive(Debug, thiserror::Error)]
 pub enum OutboxError {
     /// Its bound is reached: the broker has been away for long.
-    #[error("the outbox is full: {held} of {max} alerts wait for the broker")]
+    #[error("the outbox is full: {held} of {max} {what} wait for the broker")]
     Full {
+        /// Alerts or bytes.
+        what: &'static str,
         /// How many wait.
         held: u64,
         /// How many may.
@@ -52,36 +55,80 @@ pub enum OutboxOpenError {
 /// See the module's text.
 pub(super) struct Outbox {
     file: GroupCommit,
-    /// How many wait, as everybody may see; reserved before they are written.
-    held: Gauge,
-    max: u64,
+    bounds: Bounds,
     appended: Notify,
+}
+
+/// What waits, as everybody may see, and how much may. Room is reserved before it is written.
+pub(super) struct Bounds {
+    pub alerts: Gauge,
+    pub max_alerts: u64,
+    pub bytes: Gauge,
+    pub max_bytes: u64,
+}
+
+impl Bounds {
+    fn reserve(&self, alerts: i64, bytes: i64) -> Result<(), OutboxError> {
+        let (alerts_before, bytes_before) = (self.alerts.inc_by(alerts), self.bytes.inc_by(bytes));
+        let fits = within("alerts", alerts_before, alerts, self.max_alerts)
+            .and_then(|()| within("bytes", bytes_before, bytes, self.max_bytes));
+        fits.inspect_err(|_| self.release(alerts, bytes))
+    }
+
+    fn release(&self, alerts: i64, bytes: i64) {
+        self.alerts.dec_by(alerts);
+        self.bytes.dec_by(bytes);
+    }
+
+    /// Whether a tenth is free: what is full to the last alert would be full again at once.
+    fn have_room(&self) -> Result<(), OutboxError> {
+        let tenth = |max: u64| i64::try_from(max / 10).unwrap_or(i64::MAX);
+        within("alerts", self.alerts.get(), tenth(self.max_alerts).max(1), self.max_alerts)?;
+        within("bytes", self.bytes.get(), tenth(self.max_bytes), self.max_bytes)
+    }
+}
+
+fn within(what: &'static str, held: i64, more: i64, max: u64) -> Result<(), OutboxError> {
+    let (held, more) = (u64::try_from(held).unwrap_or(0), u64::try_from(more).unwrap_or(0));
+    if held.saturating_add(more) > max { Err(OutboxError::Full { what, held, max }) } else { Ok(()) }
 }
 
 /// An entry and its place.
 pub(super) struct Held {
     pub seq: i64,
-    pub entry: OutboxEntry,
+    pub text: String,
+}
+
+impl Held {
+    /// The record to publish; else what is wrong with the entry.
+    pub(super) fn record(&self, source: &str) -> Result<Record, String> {
+        let entry: OutboxEntry = serde_json::from_str(&self.text).map_err(|error| error.to_string())?;
+        entry.to_record(source).map_err(|error| error.to_string())
+    }
 }
 
 impl Outbox {
-    /// `held` shows how many wait.
-    pub(super) async fn open(dir: &Path, max: u64, held: Gauge) -> Result<Arc<Self>, OutboxOpenError> {
-        let lock = Arc::new(DirectoryLock::acquire(dir)?);
-        let file = GroupCommit::open(lock, FILE, SCHEMA)?;
-        held.set(file.write(|db| db.query_row("SELECT count(*) FROM outbox", [], |row| row.get(0))).await?);
-        Ok(Arc::new(Self { file, held, max, appended: Notify::new() }))
+    /// Whether a directory has one.
+    pub(super) fn is_in(dir: &Path) -> bool {
+        dir.join(FILE).exists()
     }
 
-    /// Returns when all of them are on disk. Not to be dropped before it returns: it counts.
-    pub(super) async fn append(&self, entries: Vec<OutboxEntry>) -> Result<(), OutboxError> {
-        let count = i64::try_from(entries.len()).unwrap_or(i64::MAX);
-        let held = u64::try_from(self.held.inc_by(count)).unwrap_or(0);
-        if held.saturating_add(entries.len() as u64) > self.max {
-            self.held.dec_by(count);
-            return Err(OutboxError::Full { held, max: self.max });
-        }
-        let rows: Vec<String> = entries.iter().filter_map(|entry| serde_json::to_string(entry).ok()).collect();
+    /// Takes the directory and counts what waits in it.
+    pub(super) async fn open(dir: &Path, bounds: Bounds) -> Result<Arc<Self>, OutboxOpenError> {
+        let lock = Arc::new(DirectoryLock::acquire(dir)?);
+        let file = GroupCommit::open(lock, FILE, SCHEMA)?;
+        let count = "SELECT count(*), coalesce(sum(octet_length(entry)), 0) FROM outbox";
+        let (alerts, bytes) = file.write(|db| db.query_row(count, [], |row| Ok((row.get(0)?, row.get(1)?)))).await?;
+        bounds.alerts.set(alerts);
+        bounds.bytes.set(bytes);
+        Ok(Arc::new(Self { file, bounds, appended: Notify::new() }))
+    }
+
+    /// Returns when all rows are on disk. Not to be dropped before it returns: it counts.
+    pub(super) async fn append(&self, rows: Vec<String>) -> Result<(), OutboxError> {
+        let count = i64::try_from(rows.len()).unwrap_or(i64::MAX);
+        let bytes = i64::try_from(rows.iter().map(String::len).sum::<usize>()).unwrap_or(i64::MAX);
+        self.bounds.reserve(count, bytes)?;
         let written = self
             .file
             .write(move |db| {
@@ -90,48 +137,52 @@ impl Outbox {
             })
             .await;
         if let Err(error) = written {
-            self.held.dec_by(count);
+            self.bounds.release(count, bytes);
             return Err(error.into());
         }
         self.appended.notify_one();
         Ok(())
     }
 
-    /// The oldest entries. One that cannot be read is said, and taken out.
+    /// Whether there is room, and the disk takes a write. Nothing of it stays.
+    pub(super) async fn accepts(&self) -> Result<(), OutboxError> {
+        self.bounds.have_room()?;
+        let write = self.file.write(|db| {
+            db.execute("INSERT INTO outbox (entry) VALUES ('')", [])?;
+            db.execute("DELETE FROM outbox WHERE seq = ?1", [db.last_insert_rowid()])
+        });
+        write.await?;
+        Ok(())
+    }
+
+    /// The oldest entries.
     pub(super) async fn oldest(&self, limit: usize) -> Result<Vec<Held>, WriteError> {
-        let rows = self
-            .file
+        self.file
             .write(move |db| {
                 let mut select = db.prepare_cached("SELECT seq, entry FROM outbox ORDER BY seq LIMIT ?1")?;
                 let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-                select
-                    .query_map([limit], |row| Ok((row.get(0)?, row.get::<_, String>(1)?)))?
-                    .collect::<Result<Vec<(i64, String)>, _>>()
+                select.query_map([limit], |row| Ok(Held { seq: row.get(0)?, text: row.get(1)? }))?.collect()
             })
-            .await?;
-        let mut held = Vec::with_capacity(rows.len());
-        for (seq, text) in rows {
-            match serde_json::from_str(&text) {
-                Ok(entry) => held.push(Held { seq, entry }),
-                Err(error) => {
-                    tracing::error!(seq, %error, "The outbox holds a row that is no entry; it is taken out.");
-                    self.remove(vec![seq]).await?;
-                }
-            }
-        }
-        Ok(held)
+            .await
     }
 
     /// Takes out what the log has acknowledged.
     pub(super) async fn remove(&self, seqs: Vec<i64>) -> Result<(), WriteError> {
-        let removed = self
+        let (alerts, bytes) = self
             .file
             .write(move |db| {
-                let mut delete = db.prepare_cached("DELETE FROM outbox WHERE seq = ?1")?;
-                seqs.iter().try_fold(0, |count, seq| delete.execute([seq]).map(|one| count + one))
+                let mut delete =
+                    db.prepare_cached("DELETE FROM outbox WHERE seq = ?1 RETURNING octet_length(entry)")?;
+                let mut removed = (0, 0);
+                for seq in seqs {
+                    for bytes in delete.query_map([seq], |row| row.get::<_, i64>(0))? {
+                        removed = (removed.0 + 1, removed.1 + bytes?);
+                    }
+                }
+                Ok(removed)
             })
             .await?;
-        self.held.dec_by(i64::try_from(removed).unwrap_or(0));
+        self.bounds.release(alerts, bytes);
         Ok(())
     }
 

@@ -1,9 +1,15 @@
 //! Takes what the outbox holds to the log, in order, and removes it when the log has acknowledged it.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::outbox::{Held, Outbox};
-use crate::runtime::{Context, consume::publish_until_acknowledged};
+use crate::{
+    events::{DeadLetter, DeadLetterReason, dead_letter_of},
+    runtime::{
+        Context,
+        consume::{publish_dead_letter, publish_until_acknowledged},
+    },
+};
 
 const BATCH: usize = 500;
 const DISK_RETRY: Duration = Duration::from_millis(500);
@@ -36,17 +42,20 @@ async fn relay_batch(ctx: &Context, outbox: &Outbox) -> bool {
         }
     };
     let source = ctx.source();
-    let readable = |held: &Held| {
-        held.entry
-            .to_record(&source)
-            .inspect_err(
-                |error| tracing::error!(%error, "The outbox holds an entry that is no event; it is taken out."),
-            )
-            .ok()
-    };
-    let records: Vec<_> = held.iter().filter_map(readable).collect();
+    let (mut records, mut letters) = (Vec::with_capacity(held.len()), Vec::new());
+    for row in &held {
+        match row.record(&source) {
+            Ok(record) => records.push(record),
+            Err(problem) => letters.push(letter_of(row, problem)),
+        }
+    }
     if !records.is_empty() && !publish_until_acknowledged(ctx, records).await {
         return false;
+    }
+    for letter in letters {
+        if !publish_dead_letter(ctx, letter).await {
+            return false;
+        }
     }
     if let Err(error) = outbox.remove(held.iter().map(|held| held.seq).collect()).await {
         // It is published again, which changes nothing (promise 5).
@@ -56,4 +65,10 @@ async fn relay_batch(ctx: &Context, outbox: &Outbox) -> bool {
         ctx.health.ready("outbox");
     }
     true
+}
+
+/// Somebody was told that this row is accepted: what cannot be read of it any more is at least kept for a person.
+fn letter_of(row: &Held, problem: String) -> DeadLetter {
+    let (bytes, origin) = (row.text.clone().into(), format!("row {} of ingest's outbox", row.seq));
+    dead_letter_of(&bytes, DeadLetterReason::InvalidData, problem, origin, BTreeMap::new(), None)
 }

@@ -1,10 +1,9 @@
 //! The service: its port, its connections, its relay.
 
 use std::{
-    convert::Infallible,
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -16,7 +15,7 @@ use super::{
     auth::{TokenError, Tokens},
     http::Endpoint,
     intake::Intake,
-    outbox::{Outbox, OutboxOpenError},
+    outbox::{Bounds, Outbox, OutboxOpenError},
     relay::relay,
 };
 use crate::runtime::{
@@ -41,6 +40,8 @@ pub struct IngestConfig {
     pub data_dir: PathBuf,
     /// The most alerts that wait in the outbox; beyond it senders get 503.
     pub outbox_max_alerts: u64,
+    /// The most bytes of them.
+    pub outbox_max_bytes: u64,
     /// The most connections at once; further ones wait to be accepted.
     pub max_connections: usize,
     /// How long a request's headers may take.
@@ -49,6 +50,8 @@ pub struct IngestConfig {
     pub body_timeout: Duration,
     /// How often the token file is looked at.
     pub token_interval: Duration,
+    /// How often it is looked whether alerts that were refused would be taken now.
+    pub intake_interval: Duration,
 }
 
 impl Default for IngestConfig {
@@ -61,10 +64,12 @@ impl Default for IngestConfig {
             alerts_source: "prometheus".into(),
             data_dir: PathBuf::from("eventpulse-data"),
             outbox_max_alerts: 1_000_000,
+            outbox_max_bytes: 4 << 30,
             max_connections: 1_024,
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(10),
             token_interval: Duration::from_secs(1),
+            intake_interval: Duration::from_secs(1),
         }
     }
 }
@@ -98,15 +103,7 @@ pub async fn run(ctx: Context, config: IngestConfig) -> Result<(), IngestError> 
 /// The same on a port that is bound already.
 pub(super) async fn serve(ctx: Context, config: IngestConfig, listener: TcpListener) -> Result<(), IngestError> {
     let tokens = config.auth_token_file.clone().map(Tokens::load).transpose()?;
-    let intake = if ctx.bus.is_local() {
-        Intake::Log
-    } else {
-        let held = ctx.metrics.gauge("eventpulse_outbox_entries", "Alerts that wait for the broker.");
-        let held = held.get_or_create(&Vec::new()).clone();
-        let outbox = Outbox::open(&config.data_dir, config.outbox_max_alerts, held).await?;
-        ctx.tasks.spawn_infallible("ingest-relay", relay(ctx.clone(), Arc::clone(&outbox)));
-        Intake::Outbox(outbox)
-    };
+    let intake = open_intake(&ctx, &config).await?;
     let endpoint = Arc::new(Endpoint {
         ctx: ctx.clone(),
         intake,
@@ -114,18 +111,48 @@ pub(super) async fn serve(ctx: Context, config: IngestConfig, listener: TcpListe
         webhook_source: config.source.clone(),
         alerts_source: config.alerts_source.clone(),
         body_timeout: config.body_timeout,
+        refuses: AtomicBool::new(false),
     });
+    ctx.tasks.spawn_infallible("ingest-intake", watch_intake(Arc::clone(&endpoint), config.intake_interval));
     ctx.health.ready("service");
     tracing::info!(address = ?listener.local_addr().ok(), "Alerts are received.");
     let (shutdown, with_tokens) = (ctx.shutdown.clone(), Arc::clone(&endpoint));
     ctx.tasks.spawn_infallible("ingest-tokens", keep_tokens(with_tokens, config.token_interval, shutdown.clone()));
-    let service = service_fn(move |request| {
-        let endpoint = Arc::clone(&endpoint);
-        async move { Ok::<_, Infallible>(endpoint.answer(request).await) }
-    });
+    let service = service_fn(move |request| Arc::clone(&endpoint).serve(request));
     let bounds = HttpBounds { connections: config.max_connections, header_timeout: config.header_timeout };
     http_server::serve(listener, bounds, "ingest-connection", ctx.tasks.clone(), shutdown, service).await;
     Ok(())
+}
+
+/// On Kafka the outbox, on the embedded log that log. What an outbox still holds from a time on Kafka goes to the embedded log.
+async fn open_intake(ctx: &Context, config: &IngestConfig) -> Result<Intake, IngestError> {
+    if ctx.bus.is_local() && !Outbox::is_in(&config.data_dir) {
+        return Ok(Intake::Log);
+    }
+    let gauge = |name, help| ctx.metrics.gauge(name, help).get_or_create(&Vec::new()).clone();
+    let bounds = Bounds {
+        alerts: gauge("eventpulse_outbox_entries", "Alerts that wait for the broker."),
+        max_alerts: config.outbox_max_alerts,
+        bytes: gauge("eventpulse_outbox_bytes", "Bytes of the alerts that wait for the broker."),
+        max_bytes: config.outbox_max_bytes,
+    };
+    let outbox = Outbox::open(&config.data_dir, bounds).await?;
+    ctx.tasks.spawn_infallible("ingest-relay", relay(ctx.clone(), Arc::clone(&outbox)));
+    Ok(if ctx.bus.is_local() { Intake::Log } else { Intake::Outbox(outbox) })
+}
+
+/// Until shutdown.
+async fn watch_intake(endpoint: Arc<Endpoint>, interval: Duration) {
+    let look_again = async {
+        loop {
+            tokio::time::sleep(interval).await;
+            endpoint.look_again().await;
+        }
+    };
+    tokio::select! {
+        () = endpoint.ctx.shutdown.cancelled() => {}
+        () = look_again => {}
+    }
 }
 
 /// Looks at the token file now and then, so that tokens are rotated without a restart.

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     bus::{Ack, BusError, Delivery, SubscribeOptions, Subscription, SubscriptionEvent, TopicPartition},
-    events::{DeadLetter, DeadLetterReason, Event, EventId, Record, Topic},
+    events::{DeadLetter, DeadLetterReason, Event, EventId, Payload, Record, Topic},
 };
 
 /// How long the shutdown waits for work that was begun before it leaves the group.
@@ -191,37 +191,64 @@ pub fn bury(ctx: &Context, letter: DeadLetter, ack: Ack) {
 
 /// Publishes a dead letter and waits until the log has it. False only on shutdown: then the record must not be acknowledged.
 pub async fn publish_dead_letter(ctx: &Context, letter: DeadLetter) -> bool {
+    match dead_letter_record(ctx, letter) {
+        Some(record) => publish_until_acknowledged(ctx, vec![record]).await,
+        None => true,
+    }
+}
+
+fn dead_letter_record(ctx: &Context, letter: DeadLetter) -> Option<Record> {
     tracing::warn!(origin = letter.origin, reason = ?letter.reason, message = letter.message, "Dead letter.");
     ctx.metrics
         .counter("eventpulse_dead_letters", "Records and alerts that could not be used, by reason.")
         .get_or_create(&vec![("reason", reason_label(letter.reason).into())])
         .inc();
-    let event = dead_letter_event(ctx, letter);
-    let record = match event.encode() {
-        Ok(record) => record,
-        Err(error) => {
-            tracing::error!(%error, "A dead letter could not be written as JSON; only this line remains of it.");
-            return true;
-        }
-    };
-    publish_until_acknowledged(ctx, vec![record]).await
+    let encoded = dead_letter_event(ctx, letter).encode();
+    encoded
+        .inspect_err(|error| {
+            tracing::error!(%error, "A dead letter could not be written as JSON; only this line remains of it.")
+        })
+        .ok()
 }
 
-/// Publishes and retries until every record is acknowledged. A record that the log refuses for good is logged and dropped, so
-/// that it does not hold up the others. False only on shutdown.
+/// What is published in place of a record that the log refuses for good, so that it neither is lost nor holds up the others: its
+/// dead letter, and in place of a letter one without the original's bytes. None when that is refused too: it is tried again until
+/// somebody has repaired the topic, and the readiness says so.
+fn in_place_of(ctx: &Context, record: &Record, problem: &str) -> Option<Record> {
+    let event = record.decode().ok();
+    let id = event.as_ref().map_or_else(|| "?".to_owned(), |event| event.id.to_string());
+    let Some(Event { payload: Payload::DeadLetter(mut letter), .. }) = event else {
+        tracing::error!(problem, topic = %record.topic, id, "The log refuses a record for good.");
+        let origin = format!("{} {id} of {}", record.topic, ctx.source());
+        return dead_letter_record(ctx, record.to_dead_letter(DeadLetterReason::Refused, problem.to_owned(), origin));
+    };
+    if letter.data.is_empty() && letter.headers.is_empty() {
+        return None;
+    }
+    tracing::error!(problem, id, "The log refuses a dead letter; it is written without the original's bytes.");
+    (letter.data, letter.truncated) = (String::new(), true);
+    letter.headers.clear();
+    dead_letter_record(ctx, *letter)
+}
+
+/// Publishes and retries until every record is acknowledged. In place of a record that the log refuses for good its dead letter is
+/// published. False only on shutdown.
 pub async fn publish_until_acknowledged(ctx: &Context, records: Vec<Record>) -> bool {
     let mut retry = 0;
     let mut records = records;
     loop {
-        match ctx.bus.publish(records.clone()).await {
+        let problem = match ctx.bus.publish(records.clone()).await {
             Ok(()) => {
                 ctx.health.ready("bus");
                 return true;
             }
-            Err(BusError::Refused(problem)) if records.len() == 1 => {
-                tracing::error!(problem, topic = %records[0].topic, "The log refuses a record for good.");
-                return true;
-            }
+            Err(BusError::Refused(problem)) if records.len() == 1 => match in_place_of(ctx, &records[0], &problem) {
+                Some(letter) => {
+                    records = vec![letter];
+                    continue;
+                }
+                None => format!("topic {} refuses even the smallest record: {problem}", records[0].topic),
+            },
             Err(BusError::Refused(_)) => {
                 // One of several: find it by publishing them one by one.
                 let rest = records.split_off(1);
@@ -229,15 +256,15 @@ pub async fn publish_until_acknowledged(ctx: &Context, records: Vec<Record>) -> 
                     return false;
                 }
                 records = rest;
+                continue;
             }
-            Err(error) => {
-                ctx.health.not_ready("bus", error.to_string());
-                if !pause_before_retry(ctx, &ctx.random, retry).await {
-                    return false;
-                }
-                retry += 1;
-            }
+            Err(error) => error.to_string(),
+        };
+        ctx.health.not_ready("bus", problem);
+        if !pause_before_retry(ctx, &ctx.random, retry).await {
+            return false;
         }
+        retry += 1;
     }
 }
 

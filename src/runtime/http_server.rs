@@ -2,17 +2,28 @@
 //!
 //! In: a port that is bound, and what answers a request. Out: answers. Each connection is a task of its own.
 
-use std::{convert::Infallible, error::Error, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    error::Error,
+    future::poll_fn,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use hyper::{
-    Request, Response,
+    Request, Response, StatusCode,
     body::{Body, Incoming},
+    header,
     server::conn::http1,
-    service::Service,
+    service::{Service, service_fn},
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
 };
@@ -20,8 +31,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::Tasks;
 
-/// The most that is read of a request before its body.
-const HEADER_BYTES_MAX: usize = 32 << 10;
+/// How long a sender whose body was not read to its end may take to read its answer.
+const LINGER: Duration = Duration::from_secs(1);
+/// How much more of its body is read meanwhile, and thrown away.
+const LINGER_BYTES: usize = 256 << 10;
+/// The same for a sender that nobody knows: with what the HTTP library reads at once, less than 64 KiB in all.
+const LINGER_BYTES_UNKNOWN: usize = 16 << 10;
+/// What the HTTP library reads at once, and the most that it reads of a request before its body.
+const BUFFER_BYTES: usize = 32 << 10;
 
 /// How much is taken on.
 #[derive(Clone, Copy, Debug)]
@@ -41,7 +58,7 @@ pub async fn serve<S, B>(
     shutdown: CancellationToken,
     service: S,
 ) where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
     S::Future: Send,
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
@@ -51,8 +68,13 @@ pub async fn serve<S, B>(
         tokio::select! {
             () = shutdown.cancelled() => return,
             (stream, permit) = accept(&listener, &permits) => {
-                let connection = connection(service.clone(), stream, permit, bounds.header_timeout, shutdown.clone());
-                tasks.spawn_infallible(task, connection);
+                // Small answers must not wait for more.
+                let _ = stream.set_nodelay(true);
+                let conversation = converse(service.clone(), stream, bounds.header_timeout, shutdown.clone());
+                tasks.spawn_infallible(task, async move {
+                    conversation.await;
+                    drop(permit);
+                });
             }
         }
     }
@@ -73,34 +95,71 @@ async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>) -> (TcpStream,
     }
 }
 
-async fn connection<S, B>(
-    service: S,
-    stream: TcpStream,
-    _permit: Option<OwnedSemaphorePermit>,
-    header_timeout: Duration,
-    shutdown: CancellationToken,
-) where
+/// One connection: its requests, until the sender ends it, an answer ends it, or shutdown; and an end that lets the last answer
+/// arrive.
+pub async fn converse<I, S, B>(service: S, io: I, header_timeout: Duration, shutdown: CancellationToken)
+where
+    I: AsyncRead + AsyncWrite + Unpin,
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    // Small answers must not wait for more.
-    let _ = stream.set_nodelay(true);
-    let connection = http1::Builder::new()
+    let unread = AtomicUsize::new(0);
+    let service = service_fn(|request| {
+        let (answer, unread) = (service.call(request), &unread);
+        Box::pin(async move {
+            let answer = answer.await;
+            unread.store(answer.as_ref().map_or(0, linger_bytes), Ordering::SeqCst);
+            answer
+        })
+    });
+    let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(header_timeout)
-        .max_buf_size(HEADER_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(connection);
+        .max_buf_size(BUFFER_BYTES)
+        .serve_connection(TokioIo::new(io), service);
     let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
+        ended = poll_fn(|cx| connection.poll_without_shutdown(cx)) => ended,
         () = shutdown.cancelled() => {
             // The request under way is answered; the next one finds the connection closed.
-            connection.as_mut().graceful_shutdown();
-            connection.await
+            Pin::new(&mut connection).graceful_shutdown();
+            poll_fn(|cx| connection.poll_without_shutdown(cx)).await
         }
     };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "A connection ended early.");
+    match ended {
+        Ok(()) => linger(connection.into_parts().io.into_inner(), unread.load(Ordering::SeqCst)).await,
+        Err(error) => tracing::debug!(%error, "A connection ended early."),
     }
+}
+
+/// How much of what follows an answer is still read. Nothing, unless the answer came before the end of its request.
+fn linger_bytes<B>(answer: &Response<B>) -> usize {
+    match answer.status() {
+        _ if !answer.headers().contains_key(header::CONNECTION) => 0,
+        StatusCode::UNAUTHORIZED => LINGER_BYTES_UNKNOWN,
+        _ => LINGER_BYTES,
+    }
+}
+
+/// Closing a socket with unread bytes resets the connection, and a reset takes the answer with it that the sender has not read
+/// yet (RFC 9112, section 9.6). So the sender is told that nothing more comes, and gets a moment to read and to hang up.
+async fn linger<I: AsyncRead + AsyncWrite + Unpin>(mut io: I, mut bytes: usize) {
+    if bytes == 0 {
+        return;
+    }
+    let until_it_hangs_up = async {
+        io.shutdown().await?;
+        let mut buffer = [0; 4 << 10];
+        while bytes > 0 {
+            let most = bytes.min(buffer.len());
+            match io.read(&mut buffer[..most]).await? {
+                0 => return Ok(()),
+                read => bytes -= read,
+            }
+        }
+        // No more is read; the rest of the time is the sender's.
+        std::future::pending::<std::io::Result<()>>().await
+    };
+    // Whether it hung up or its time is over, the connection ends.
+    let _ = tokio::time::timeout(LINGER, until_it_hangs_up).await;
 }

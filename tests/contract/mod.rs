@@ -10,6 +10,7 @@ use bytes::Bytes;
 use eventpulse::{
     bus::{Bus, Delivery, SubscribeOptions, Subscription, SubscriptionEvent, TopicPartition, partition_of},
     events::{Record, Topic},
+    runtime::Metrics,
 };
 
 /// Nothing takes this long; a case that waits longer has failed.
@@ -62,8 +63,8 @@ pub trait Harness: Sized + 'static {
     fn patience(&self) -> Duration;
     /// The members are not told of the next record.
     fn suppress_next_wakeup(&self);
-    /// How often a member that was not told was repaired.
-    fn repaired_wakeups(&self) -> u64;
+    /// What this process's handle counts in.
+    fn metrics(&self) -> Metrics;
     /// A process starts again and wants another number of partitions for its topics.
     async fn reopen_with(&mut self, partitions: u32) -> Arc<dyn Bus>;
     /// What only this adapter promises of its topics.
@@ -166,6 +167,13 @@ pub fn records(partition: u32, count: usize) -> Vec<Record> {
 
 pub fn numbers(range: std::ops::Range<usize>) -> Vec<String> {
     range.map(|n| n.to_string()).collect()
+}
+
+/// What a counter stands at, by its whole name with labels; 0 before it first counts.
+pub fn counter(metrics: &Metrics, name: &str) -> u64 {
+    let text = metrics.encode().unwrap();
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.map_or(0, |value| value.parse().unwrap())
 }
 
 /// Runs a case on two threads.

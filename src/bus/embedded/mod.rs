@@ -4,18 +4,26 @@
 //! (`runtime::group_commit`); reads have connections of their own, away from the async threads.
 
 mod headers;
+mod leftover;
 mod retention;
 mod storage;
+#[cfg(test)]
+mod tests;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 pub use storage::EmbeddedStorage;
+use tokio_util::sync::CancellationToken;
 
+pub(super) use self::leftover::check_that_nothing_waits;
 use super::{
     BusError, EmbeddedConfig,
-    local::{LocalBus, LocalOptions},
+    local::{LocalBus, LocalOptions, WeakBus},
 };
 use crate::runtime::{Metrics, clock::Clock};
+
+/// How often it is looked whether what could not be written can be written now.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The log in a data directory. Clones are the same log; the directory is free again when it is closed.
 pub type EmbeddedBus = LocalBus<EmbeddedStorage>;
@@ -31,7 +39,21 @@ impl EmbeddedBus {
         let opened = tokio::task::spawn_blocking(move || EmbeddedStorage::open(config)).await;
         let (storage, offsets) = opened.map_err(|error| BusError::Open(error.to_string()))??;
         let bus = Self::with_storage(storage, offsets, clock, metrics, options);
-        tokio::spawn(retention::run(bus.downgrade(), bus.closed()));
+        let faults = &bus.storage().faults;
+        tokio::spawn(faults.clone().guard("retention".into(), retention::run(bus.downgrade(), bus.closed())));
+        tokio::spawn(faults.clone().guard("health".into(), watch_health(bus.downgrade(), bus.closed())));
         Ok(bus)
+    }
+}
+
+/// Until the log is closed, or nobody has it any more.
+async fn watch_health(bus: WeakBus<EmbeddedStorage>, closed: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = closed.cancelled() => return,
+            () = tokio::time::sleep(LOOK_INTERVAL) => {}
+        }
+        let Some(bus) = bus.upgrade() else { return };
+        bus.storage().look_again().await;
     }
 }

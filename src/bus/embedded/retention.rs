@@ -18,6 +18,8 @@ const INTERVAL: Duration = Duration::from_secs(300);
 /// How often at most, however full the file is: while something goes, and while nothing may.
 const PAUSE: Duration = Duration::from_secs(1);
 const PAUSE_STUCK: Duration = Duration::from_secs(15);
+/// As the health names it.
+const PART: &str = "remove old records";
 /// How many records one step looks at.
 const STEP: usize = 100;
 /// How many pages one step gives back to the disk.
@@ -71,7 +73,7 @@ pub(super) async fn pass(bus: &EmbeddedBus) -> Result<usize, String> {
         let gone: Vec<i64> = candidates.iter().filter(|c| may_go(bus, c, pressed)).map(|c| c.seq).collect();
         removed += gone.len();
         if !gone.is_empty() {
-            let used = storage.write(move |c| remove(c, &gone)).await.map_err(|error| error.to_string())?;
+            let used = storage.write(PART, move |c| remove(c, &gone)).await.map_err(|error| error.to_string())?;
             storage.used_bytes.store(used, Ordering::Relaxed);
         }
         // Records stand in the order of their arrival: behind a young one there are only younger ones.
@@ -97,7 +99,7 @@ fn may_go(bus: &EmbeddedBus, candidate: &Candidate, pressed: bool) -> bool {
 async fn candidates(bus: &EmbeddedBus, after: i64) -> Result<Vec<Candidate>, String> {
     let topics = Arc::clone(&bus.storage().topics);
     let now_ms = bus.clock().now().as_millisecond();
-    let rows = bus.storage().query(move |c| {
+    let rows = bus.storage().query(PART, move |c| {
         let mut select = c.prepare_cached(
             "SELECT seq, topic, partition, offset, timestamp_ms FROM records WHERE seq > ?1 ORDER BY seq LIMIT ?2",
         )?;
@@ -134,7 +136,7 @@ async fn forget_groups(bus: &EmbeddedBus) -> Result<(), BusError> {
     let groups = bus.groups().list();
     let forgotten = bus
         .storage()
-        .write(move |c| {
+        .write(PART, move |c| {
             let mut forgotten = Vec::new();
             for (group, is_alive) in groups {
                 let sql = if is_alive {

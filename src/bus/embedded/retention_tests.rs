@@ -120,7 +120,8 @@ async fn a_growing_file_lets_consumed_records_go_early_and_shrinks() {
     pass(&log.bus).await.unwrap();
     assert!(used() < 2 << 20, "{}", used());
     assert!(log.offsets(Topic::AlertRaised).await.len() > 1, "no more goes than has to");
-    let pages = log.bus.storage().query(|c| c.pragma_query_value(None, "freelist_count", |row| row.get::<_, i64>(0)));
+    let pages =
+        log.bus.storage().query("a test", |c| c.pragma_query_value(None, "freelist_count", |row| row.get::<_, i64>(0)));
     assert!(pages.await.unwrap() < 300);
 }
 

@@ -17,6 +17,7 @@ use super::headers;
 use crate::{
     bus::{
         BusError, EmbeddedConfig, TopicPartition,
+        faults::Faults,
         local::{Chunk, Storage, StoredOffset, StoredRecord},
         queue::size_of,
     },
@@ -27,7 +28,7 @@ use crate::{
     },
 };
 
-const FILE: &str = "log.sqlite";
+pub(super) const FILE: &str = "log.sqlite";
 /// "EPlg". `seq` is the order of arrival, which retention goes by.
 const SCHEMA: Schema = Schema {
     application_id: 0x4550_6c67,
@@ -45,6 +46,8 @@ const SCHEMA: Schema = Schema {
 };
 /// What one read takes at most, in bytes of records; a last record may go beyond it.
 const READ_BYTES: usize = 4 << 20;
+/// The part of the log's work that writes records, as the health names it.
+const RECORDS: &str = "write records";
 /// Read connections that are kept.
 const READERS: usize = 4;
 
@@ -57,9 +60,8 @@ pub struct EmbeddedStorage {
     pub(super) used_bytes: AtomicU64,
     /// More than half of the bytes are used.
     pub(super) pressure: Arc<Notify>,
+    pub(super) faults: Faults,
     readers: Arc<Mutex<Vec<Connection>>>,
-    write_failure: Mutex<Option<String>>,
-    read_failure: Mutex<Option<String>>,
 }
 
 /// What the file says of the topics.
@@ -104,29 +106,42 @@ impl EmbeddedStorage {
             config,
             used_bytes: AtomicU64::new(used),
             pressure: Arc::default(),
+            faults: Faults::default(),
             readers: Arc::default(),
-            write_failure: Mutex::default(),
-            read_failure: Mutex::default(),
         };
         Ok((storage, offsets))
     }
 
-    /// Runs a write, and remembers for the health whether it worked.
-    pub(super) async fn write<T, F>(&self, work: F) -> Result<T, BusError>
+    /// Runs a write, and remembers for the health whether this part of the log's work succeeds.
+    pub(super) async fn write<T, F>(&self, part: &str, work: F) -> Result<T, BusError>
     where
         T: Send + 'static,
         F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
         let result = self.file.write(work).await;
-        *lock(&self.write_failure) = result.as_ref().err().map(ToString::to_string);
+        self.faults.note(part, &result);
         result.map_err(|error| match error {
             WriteError::Closed => BusError::Closed,
             other => BusError::Publish(other.to_string()),
         })
     }
 
-    /// Runs a read on a connection of its own, away from the async threads.
-    pub(super) async fn query<T, F>(&self, query: F) -> Result<T, String>
+    /// After records could not be written, whether they can be now. Nothing of it stays. It must not wait for the next record:
+    /// while the health says that nothing can be written, nobody may bring one.
+    pub(super) async fn look_again(&self) {
+        if self.faults.is_set(RECORDS) {
+            let write = |c: &Connection| {
+                c.execute("INSERT INTO records VALUES (NULL, -1, -1, 0, 0, NULL, x'', zeroblob(4096))", [])?;
+                c.execute("DELETE FROM records WHERE seq = ?1", [c.last_insert_rowid()])
+            };
+            // An error is said by the health.
+            let _ = self.write(RECORDS, write).await;
+        }
+    }
+
+    /// Runs a read on a connection of its own, away from the async threads, and remembers for the health whether this part of the
+    /// log's work succeeds.
+    pub(super) async fn query<T, F>(&self, part: &str, query: F) -> Result<T, String>
     where
         T: Send + 'static,
         F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
@@ -147,7 +162,7 @@ impl EmbeddedStorage {
             Ok(result) => result.map_err(|error| format!("read the log: {error}")),
             Err(error) => Err(format!("read the log: {error}")),
         };
-        *lock(&self.read_failure) = result.as_ref().err().cloned();
+        self.faults.note(part, &result);
         result
     }
 
@@ -155,19 +170,19 @@ impl EmbeddedStorage {
         self.topics.places.get(&at)
     }
 
-    /// Alerts are what everything else comes from: refused here, the rest drains and makes room.
-    fn refuse_when_full(&self, records: &[(TopicPartition, Record)]) -> Result<(), BusError> {
-        let used = self.used_bytes.load(Ordering::Relaxed);
-        if used >= self.config.max_bytes / 2 {
+    fn notice_pressure(&self) {
+        if self.used_bytes.load(Ordering::Relaxed) >= self.config.max_bytes / 2 {
             self.pressure.notify_one();
         }
-        if used >= self.config.max_bytes && records.iter().any(|(at, _)| at.topic == Topic::AlertRaised) {
-            let max = self.config.max_bytes;
-            return Err(BusError::Publish(format!(
-                "the log is full ({used} of {max} bytes) of what is not consumed yet"
-            )));
+    }
+
+    /// Alerts are what everything else comes from: refused here, the rest drains and makes room.
+    fn refuse_when_full(&self) -> Result<(), String> {
+        let (used, max) = (self.used_bytes.load(Ordering::Relaxed), self.config.max_bytes);
+        if used < max {
+            return Ok(());
         }
-        Ok(())
+        Err(format!("the log is full ({used} of {max} bytes) of what is not consumed yet"))
     }
 }
 
@@ -184,10 +199,13 @@ impl Storage for EmbeddedStorage {
     }
 
     async fn append(&self, records: Vec<(TopicPartition, Record)>, now: Timestamp) -> Result<(), BusError> {
-        self.refuse_when_full(&records)?;
+        self.notice_pressure();
+        if records.iter().any(|(at, _)| at.topic == Topic::AlertRaised) {
+            self.refuse_when_full().map_err(BusError::Publish)?;
+        }
         let topics = Arc::clone(&self.topics);
         let (written, used) = self
-            .write(move |c| {
+            .write(RECORDS, move |c| {
                 let written = insert(c, &topics, &records, now)?;
                 Ok((written, used_bytes(c)?))
             })
@@ -203,7 +221,7 @@ impl Storage for EmbeddedStorage {
 
     async fn read(&self, at: TopicPartition, from: u64, limit: usize) -> Result<Chunk, String> {
         let (topic, end) = (self.topics.id(at.topic), self.end(at));
-        let (records, all) = self.query(move |c| select(c, topic, at, from, limit)).await?;
+        let (records, all) = self.query(&at.to_string(), move |c| select(c, topic, at, from, limit)).await?;
         // A write that was rolled back leaves a gap, perhaps up to the end.
         let after_last = records.last().map_or(from, |last| last.offset + 1);
         let next = if all { end.max(after_last) } else { after_last };
@@ -212,7 +230,7 @@ impl Storage for EmbeddedStorage {
 
     async fn store_offsets(&self, offsets: Vec<StoredOffset>) -> Result<(), BusError> {
         let topics = Arc::clone(&self.topics);
-        self.write(move |c| {
+        self.write("store offsets", move |c| {
             let mut upsert = c.prepare_cached(
                 "INSERT INTO offsets VALUES (?1, ?2, ?3, ?4)
                  ON CONFLICT (consumer_group, topic, partition) DO UPDATE SET offset = excluded.offset",
@@ -226,8 +244,7 @@ impl Storage for EmbeddedStorage {
     }
 
     fn health(&self) -> Result<(), String> {
-        let failure = lock(&self.write_failure).clone().or_else(|| lock(&self.read_failure).clone());
-        failure.map_or(Ok(()), Err)
+        self.faults.check().and_then(|()| self.refuse_when_full())
     }
 
     async fn close(&self) {

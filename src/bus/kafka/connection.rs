@@ -9,7 +9,7 @@ use rdkafka::{
 };
 
 use crate::{
-    bus::{BusError, KafkaConfig, MAX_RECORD_BYTES},
+    bus::{BusError, KafkaConfig, MAX_RECORD_BYTES, faults::Faults},
     events::Topic,
 };
 
@@ -17,7 +17,7 @@ use crate::{
 pub(super) const MAX_MESSAGE_BYTES: usize = MAX_RECORD_BYTES + (64 << 10);
 
 /// What the promises depend on and nobody may set otherwise.
-const FIXED: [&str; 13] = [
+const FIXED: [&str; 14] = [
     "acks",
     "auto.offset.reset",
     "bootstrap.servers",
@@ -27,6 +27,7 @@ const FIXED: [&str; 13] = [
     "enable.partition.eof",
     "group.id",
     "group.protocol",
+    "message.max.bytes",
     "metadata.broker.list",
     "partition.assignment.strategy",
     "request.required.acks",
@@ -39,6 +40,7 @@ pub(super) struct Connection {
     pub(super) config: Arc<KafkaConfig>,
     secrets: Secrets,
     pub(super) health: BrokerHealth,
+    pub(super) faults: Faults,
 }
 
 impl Connection {
@@ -48,7 +50,8 @@ impl Connection {
             return Err(BusError::Open(format!("the Kafka setting {name} is fixed; leave it out")));
         }
         let secrets = Secrets::of(&config.extra);
-        Ok(Self { config: Arc::new(config), secrets, health: BrokerHealth::default() })
+        let (health, faults) = (BrokerHealth::default(), Faults::default());
+        Ok(Self { config: Arc::new(config), secrets, health, faults })
     }
 
     /// The topic's name on the brokers.
@@ -240,7 +243,7 @@ mod tests {
 
     #[test]
     fn what_a_promise_depends_on_cannot_be_set_and_the_rest_can() {
-        for name in ["acks", "enable.idempotence", "enable.auto.offset.store", "group.id"] {
+        for name in ["acks", "enable.idempotence", "enable.auto.offset.store", "group.id", "message.max.bytes"] {
             let Err(error) = connection(&[(name, "1")]) else { panic!("{name} was taken") };
             assert!(error.to_string().contains(name), "{error}");
         }

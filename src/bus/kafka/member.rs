@@ -5,10 +5,10 @@
 //! stored: every 200 ms, when partitions are revoked, and when the group is left.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -24,11 +24,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     connection::{Connection, LogContext},
+    positions::{Positions, Seen},
     record,
-    watch::{Look, Watch},
+    watch::{self, Look, Watch},
 };
 use crate::{
-    bus::{DeliveryQueue, TopicPartition, repaired_wakeups},
+    bus::{
+        DeliveryQueue, TopicPartition,
+        faults::{self, Faults},
+        repaired_wakeups,
+    },
     events::Topic,
     runtime::Metrics,
 };
@@ -50,13 +55,33 @@ pub(super) struct Shared {
     pub(super) ended: CancellationToken,
     /// For the contract suite: from its next record on, this consumer is not heard any more.
     pub(super) deafen: AtomicBool,
-    pub(super) repaired: Arc<AtomicU64>,
+    pub(super) faults: Faults,
     pub(super) metrics: Metrics,
     pub(super) watch_interval: Duration,
 }
 
+/// Stands on the thread's stack: however the thread ends, the service hears that its membership has ended and joins again, and
+/// who waits for the end waits no longer.
+pub(super) struct Ended(pub(super) Arc<Shared>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let part = faults::consumer(&self.0.group);
+        if std::thread::panicking() {
+            self.0.faults.set(&part, "its thread panicked");
+        } else {
+            self.0.faults.clear(&part);
+        }
+        self.0.queue.close();
+        self.0.ended.cancel();
+    }
+}
+
 /// librdkafka's callbacks, on the thread that polls.
 struct Context {
+    group: String,
+    /// A rebalance has given this consumer its partitions, or told it that there are none for it.
+    has_joined: AtomicBool,
     log: LogContext,
     connection: Connection,
     queue: Arc<DeliveryQueue>,
@@ -88,6 +113,7 @@ impl ConsumerContext for Context {
                 let partitions = self.partitions(list);
                 self.queue.assign(&partitions);
                 changes.assigned.extend(partitions);
+                self.has_joined.store(true, Ordering::SeqCst);
             }
             Rebalance::Revoke(list) => {
                 let partitions = self.partitions(list);
@@ -99,7 +125,12 @@ impl ConsumerContext for Context {
                 }
                 changes.revoked.extend(partitions);
             }
-            Rebalance::Error(error) => tracing::warn!(%error, "A rebalance failed; the consumer joins again."),
+            Rebalance::Error(error) => {
+                let error = self.connection.describe(error);
+                tracing::warn!(error, "A rebalance failed; the consumer joins again.");
+                self.has_joined.store(false, Ordering::SeqCst);
+                self.connection.faults.set(&faults::consumer(&self.group), error);
+            }
         }
     }
 }
@@ -147,11 +178,12 @@ pub(super) struct Member {
     connection: Connection,
     topics: Vec<Topic>,
     max_in_flight: usize,
-    /// The next offset expected of each assigned partition, once it is known.
-    positions: HashMap<TopicPartition, u64>,
+    positions: Positions,
     paused: HashSet<TopicPartition>,
     watch: Watch,
     is_deaf: bool,
+    /// How often was looked since the last problem.
+    looks_since_problem: u32,
 }
 
 impl Member {
@@ -161,10 +193,11 @@ impl Member {
             connection,
             topics,
             max_in_flight: max_in_flight.max(1),
-            positions: HashMap::new(),
+            positions: Positions::default(),
             paused: HashSet::new(),
             watch: Watch::default(),
             is_deaf: false,
+            looks_since_problem: 0,
         }
     }
 
@@ -184,13 +217,12 @@ impl Member {
                 Err(error) => {
                     let error = self.connection.describe(&error);
                     tracing::warn!(group = self.shared.group, error, "A consumer could not be made; trying again.");
+                    self.has_problem(error);
                     std::thread::sleep(CREATE_RETRY);
                 }
             }
             self.forget_session();
         }
-        self.shared.queue.close();
-        self.shared.ended.cancel();
     }
 
     fn has_ended(&self) -> bool {
@@ -207,6 +239,8 @@ impl Member {
 
     fn consumer(&self) -> Result<BaseConsumer<Context>, KafkaError> {
         let context = Context {
+            group: self.shared.group.clone(),
+            has_joined: AtomicBool::new(false),
             log: self.connection.context(),
             connection: self.connection.clone(),
             queue: Arc::clone(&self.shared.queue),
@@ -241,6 +275,7 @@ impl Member {
                 if self.has_stopped_waking(consumer) {
                     return End::Rebuild;
                 }
+                self.look_after_problem(consumer);
             }
         }
         End::Left
@@ -252,7 +287,7 @@ impl Member {
             std::mem::take(&mut *changes)
         };
         for at in changes.revoked.iter().chain(&changes.assigned) {
-            self.positions.remove(at);
+            self.positions.forget(*at);
             self.watch.forget(*at);
         }
         for at in changes.revoked {
@@ -272,15 +307,27 @@ impl Member {
         }
         let at = place(&self.connection, message.topic(), message.partition());
         let (Some(at), Ok(offset)) = (at, u64::try_from(message.offset())) else { return };
-        if self.positions.get(&at).is_some_and(|position| offset < *position) {
-            // Fetched twice around a pause; it was handed over.
-            return;
+        match self.positions.see(at, offset) {
+            Seen::New => {}
+            Seen::Again => return,
+            Seen::Rewound => self.begin_anew(consumer, at, offset),
         }
-        self.positions.insert(at, offset + 1);
         let (record, timestamp) = record::read(at.topic, message);
         self.shared.queue.push(at, offset, timestamp, record);
         if self.shared.queue.room(at) == 0 && self.paused.insert(at) {
+            self.positions.pause(at);
             self.set_paused(consumer, at, true);
+        }
+    }
+
+    /// What is acknowledged of the old log from now on must not be stored as an offset of the new one.
+    fn begin_anew(&mut self, consumer: &BaseConsumer<Context>, at: TopicPartition, offset: u64) {
+        tracing::warn!(group = self.shared.group, %at, offset, "The log of a partition was cut; reading it from its new beginning.");
+        self.shared.queue.revoke(&[at]);
+        self.shared.queue.assign(&[at]);
+        self.watch.forget(at);
+        if self.paused.remove(&at) {
+            self.set_paused(consumer, at, false);
         }
     }
 
@@ -306,18 +353,48 @@ impl Member {
     }
 
     /// Whether the consumer has to be made anew.
-    fn is_fatal(&self, error: &KafkaError) -> bool {
+    fn is_fatal(&mut self, error: &KafkaError) -> bool {
         let text = self.connection.describe(error);
         let group = &self.shared.group;
-        match error {
-            KafkaError::MessageConsumptionFatal(_) => {
-                tracing::warn!(group, error = text, "A consumer has failed for good; making a new one.");
-                true
+        if let KafkaError::MessageConsumptionFatal(_) = error {
+            tracing::warn!(group, error = text, "A consumer has failed for good; making a new one.");
+            return true;
+        }
+        if error.rdkafka_error_code().is_none_or(|code| !passes(code)) {
+            tracing::warn!(group, error = text, "A consumer has a problem; it goes on when that is gone.");
+            self.has_problem(text);
+        } else {
+            tracing::debug!(group, error = text, "A consumer waits for a broker.");
+        }
+        false
+    }
+
+    fn has_problem(&mut self, reason: String) {
+        self.shared.faults.set(&faults::consumer(&self.shared.group), reason);
+        self.looks_since_problem = 0;
+    }
+
+    /// librdkafka says once that something is wrong, and never that it is right again: after a problem the brokers are asked,
+    /// until the group is joined, its offsets and its topics may be read, and no record waits.
+    fn look_after_problem(&mut self, consumer: &BaseConsumer<Context>) {
+        let part = faults::consumer(&self.shared.group);
+        if !self.shared.faults.is_set(&part) {
+            return;
+        }
+        self.looks_since_problem += 1;
+        let has_joined = consumer.context().has_joined.load(Ordering::SeqCst);
+        // Whether a record waits is known by two looks.
+        if self.looks_since_problem < 2 || !has_joined || self.watch.is_anything_waiting() {
+            return;
+        }
+        let names: Vec<String> = self.topics.iter().map(|topic| self.connection.topic_name(*topic)).collect();
+        match watch::ask(consumer, &self.connection, &names) {
+            Ok(()) => {
+                tracing::info!(group = self.shared.group, "The consumer has no problem any more.");
+                self.shared.faults.clear(&part);
             }
-            _ if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) => false,
-            _ => {
-                tracing::warn!(group, error = text, "A consumer has a problem; it goes on by itself.");
-                false
+            Err(reason) => {
+                self.shared.faults.set(&part, reason);
             }
         }
     }
@@ -330,12 +407,80 @@ impl Member {
             .assigned()
             .into_iter()
             .filter(|at| !self.paused.contains(at) && self.shared.queue.room(*at) > 0)
-            .map(|at| Look { at, position: self.positions.get(&at).copied() })
+            .map(|at| Look { at, position: self.positions.get(at) })
             .collect();
         let Some(stuck) = self.watch.look(consumer, &self.connection, idle) else { return false };
         tracing::warn!(group = self.shared.group, at = %stuck, "Records waited without a wake-up; making a new consumer.");
-        self.shared.repaired.fetch_add(1, Ordering::Relaxed);
         repaired_wakeups(&self.shared.metrics, &self.shared.group);
         true
+    }
+}
+
+/// What passes without anybody's help, or is a matter of the brokers, whose health is watched for itself.
+fn passes(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::AllBrokersDown
+            | RDKafkaErrorCode::BrokerTransportFailure
+            | RDKafkaErrorCode::Resolve
+            | RDKafkaErrorCode::OperationTimedOut
+            | RDKafkaErrorCode::RequestTimedOut
+            | RDKafkaErrorCode::NetworkException
+            | RDKafkaErrorCode::CoordinatorLoadInProgress
+            | RDKafkaErrorCode::CoordinatorNotAvailable
+            | RDKafkaErrorCode::NotCoordinator
+            | RDKafkaErrorCode::LeaderNotAvailable
+            | RDKafkaErrorCode::NotLeaderForPartition
+            | RDKafkaErrorCode::RebalanceInProgress
+            | RDKafkaErrorCode::IllegalGeneration
+            | RDKafkaErrorCode::UnknownMemberId
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bus::{SubscriptionEvent, faults::Faults};
+
+    fn shared() -> Arc<Shared> {
+        Arc::new(Shared {
+            group: "rules".into(),
+            queue: DeliveryQueue::new(1, Arc::default()),
+            leave: CancellationToken::new(),
+            ended: CancellationToken::new(),
+            deafen: AtomicBool::new(false),
+            faults: Faults::default(),
+            metrics: Metrics::default(),
+            watch_interval: Duration::from_secs(1),
+        })
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_panics_ends_its_membership_and_is_said() {
+        for panics in [true, false] {
+            let shared = shared();
+            let ended = Ended(Arc::clone(&shared));
+            shared.faults.set("consumer group rules", "a problem of before");
+            let thread = std::thread::spawn(move || {
+                let _ended = ended;
+                assert!(!panics, "as a test wants it");
+            });
+            assert_eq!(thread.join().is_err(), panics);
+            assert!(matches!(shared.queue.next().await, None::<SubscriptionEvent>));
+            assert!(shared.ended.is_cancelled());
+            assert_eq!(shared.faults.check().err(), panics.then(|| "consumer group rules: its thread panicked".into()));
+        }
+    }
+
+    #[test]
+    fn what_a_person_has_to_change_does_not_pass() {
+        for code in [
+            RDKafkaErrorCode::GroupAuthorizationFailed,
+            RDKafkaErrorCode::TopicAuthorizationFailed,
+            RDKafkaErrorCode::UnknownTopicOrPartition,
+            RDKafkaErrorCode::InconsistentGroupProtocol,
+        ] {
+            assert!(!passes(code), "{code}");
+        }
     }
 }

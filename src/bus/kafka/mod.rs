@@ -6,6 +6,7 @@
 
 mod connection;
 mod member;
+mod positions;
 mod producer;
 mod record;
 mod topics;
@@ -14,7 +15,7 @@ mod watch;
 use std::{
     sync::{
         Arc, Mutex, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -25,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     connection::Connection,
-    member::{Member, Shared},
+    member::{Ended, Member, Shared},
     producer::Producer,
     topics::{NotReady, Partitions},
 };
@@ -72,7 +73,6 @@ struct Inner {
     topics: tokio_watch::Sender<Topics>,
     members: Mutex<Vec<Weak<Shared>>>,
     closed: CancellationToken,
-    repaired: Arc<AtomicU64>,
 }
 
 #[derive(Clone)]
@@ -96,10 +96,12 @@ impl KafkaBus {
             topics: tokio_watch::Sender::new(Topics::Waiting("the brokers have not answered yet".into())),
             members: Mutex::default(),
             closed: CancellationToken::new(),
-            repaired: Arc::default(),
         });
-        let preparing = tokio::spawn(prepare(Arc::downgrade(&inner), inner.connection.clone(), inner.closed.clone()));
-        tokio::spawn(watch_health(Arc::downgrade(&inner), inner.closed.clone()));
+        let faults = inner.connection.faults.clone();
+        let preparing = prepare(Arc::downgrade(&inner), inner.connection.clone(), inner.closed.clone());
+        let preparing = tokio::spawn(faults.clone().guard("topics".into(), preparing));
+        let watching = watch_health(Arc::downgrade(&inner), inner.closed.clone());
+        tokio::spawn(faults.guard("health".into(), watching));
         // An error says that it takes longer; it goes on meanwhile.
         let _ = tokio::time::timeout(FIRST_CONTACT, preparing).await;
         match &*inner.topics.borrow() {
@@ -115,11 +117,6 @@ impl KafkaBus {
     /// For the contract suite: consumers that live now are not heard any more from their next record on.
     pub fn suppress_next_wakeup(&self) {
         self.inner.living().iter().for_each(|member| member.deafen.store(true, Ordering::SeqCst));
-    }
-
-    /// How often a consumer that did not wake was made anew.
-    pub fn missed_wakeups(&self) -> u64 {
-        self.inner.repaired.load(Ordering::Relaxed)
     }
 }
 
@@ -211,15 +208,19 @@ impl Bus for KafkaBus {
             leave: inner.closed.child_token(),
             ended: CancellationToken::new(),
             deafen: AtomicBool::new(false),
-            repaired: Arc::clone(&inner.repaired),
+            faults: inner.connection.faults.clone(),
             metrics: inner.metrics.clone(),
             watch_interval: inner.options.watch_interval,
         });
         let member = Member::new(Arc::clone(&shared), inner.connection.clone(), options.topics, options.max_in_flight);
+        let ended = Ended(Arc::clone(&shared));
         // Not a task: librdkafka's calls block.
         std::thread::Builder::new()
             .name(format!("kafka-{}", shared.group))
-            .spawn(move || member.run())
+            .spawn(move || {
+                let _ended = ended;
+                member.run();
+            })
             .map_err(|error| BusError::Subscribe(error.to_string()))?;
         inner.members.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&shared));
         Ok(Subscription::new(queue, Arc::new(KafkaMembership(shared))))
@@ -237,7 +238,9 @@ impl Bus for KafkaBus {
             _ if self.inner.closed.is_cancelled() => Err(BusError::Closed.to_string()),
             Topics::Waiting(reason) => Err(reason.clone()),
             Topics::Refused(error) => Err(error.to_string()),
-            Topics::Ready(_) => self.inner.connection.health.check(),
+            Topics::Ready(_) => {
+                self.inner.connection.health.check().and_then(|()| self.inner.connection.faults.check())
+            }
         }
     }
 

@@ -5,6 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use rdkafka::{
     Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer, ConsumerContext},
+    error::RDKafkaErrorCode,
 };
 
 use super::{connection::Connection, member::partition_number};
@@ -50,6 +51,12 @@ impl Watch {
         self.judge(&partitions, &ends)
     }
 
+    /// Whether, at the last look, records waited that could be read and had not moved.
+    pub(super) fn is_anything_waiting(&self) -> bool {
+        let is_readable = |at, position, end| self.repaired.get(at) != Some(&(position, end));
+        self.last.iter().any(|(at, (position, end))| end.is_some_and(|end| is_readable(at, *position, end)))
+    }
+
     /// `waiting` has the end of each partition that has records behind its position.
     fn judge(&mut self, partitions: &[Look], waiting: &HashMap<TopicPartition, u64>) -> Option<TopicPartition> {
         let mut stuck = None;
@@ -70,6 +77,29 @@ impl Watch {
         self.last = if stuck.is_some() { HashMap::new() } else { now };
         stuck
     }
+}
+
+/// Whether the brokers let this consumer have its group's offsets and know its topics.
+pub(super) fn ask<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    connection: &Connection,
+    topics: &[String],
+) -> Result<(), String> {
+    let mut list = TopicPartitionList::new();
+    for topic in topics {
+        let metadata = consumer.fetch_metadata(Some(topic), QUERY_TIMEOUT).map_err(|e| connection.describe(&e))?;
+        if let Some(error) = metadata.topics().iter().find_map(|topic| topic.error()) {
+            return Err(format!("topic {topic}: {}", RDKafkaErrorCode::from(error)));
+        }
+        list.add_partition(topic, 0);
+    }
+    let offsets = consumer.committed_offsets(list, QUERY_TIMEOUT).map_err(|e| connection.describe(&e))?;
+    for offset in offsets.elements() {
+        offset
+            .error()
+            .map_err(|error| format!("offsets of topic {}: {}", offset.topic(), connection.describe(&error)))?;
+    }
+    Ok(())
 }
 
 /// Asks the brokers. A partition that they do not answer for is not there.
@@ -161,6 +191,19 @@ mod tests {
             assert!(!look(&mut watch, None, Some(1)));
         }
         assert!(look(&mut watch, None, Some(2)));
+    }
+
+    #[test]
+    fn what_waits_is_known_and_what_nobody_can_read_does_not_wait() {
+        let mut watch = Watch::default();
+        assert!(!watch.is_anything_waiting());
+        look(&mut watch, Some(1), Some(2));
+        assert!(watch.is_anything_waiting());
+        assert!(look(&mut watch, Some(1), Some(2)), "repaired");
+        look(&mut watch, Some(1), Some(2));
+        assert!(!watch.is_anything_waiting(), "it is a marker");
+        look(&mut watch, Some(2), Some(3));
+        assert!(watch.is_anything_waiting());
     }
 
     #[test]

@@ -1,13 +1,9 @@
 //! One membership: a task that moves records from the storage into the member's queue as long as there is room.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::FutureExt;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{Chunk, Core, Storage, assign::MemberId};
@@ -15,12 +11,12 @@ use crate::bus::{DeliveryQueue, TopicPartition};
 
 /// How many records are read at once.
 const READ_LIMIT: usize = 256;
-/// How long a member waits after the storage could not be read.
+/// How long a member waits after a partition could not be read.
 const READ_RETRY: Duration = Duration::from_millis(200);
 /// What a publisher may need between its write and its wake-up.
 const WAKE_UP_GRACE: Duration = Duration::from_millis(20);
 
-pub(super) struct Member<S> {
+pub(super) struct Member<S: Storage> {
     pub(super) core: Arc<Core<S>>,
     pub(super) group: String,
     pub(super) id: MemberId,
@@ -30,6 +26,8 @@ pub(super) struct Member<S> {
     pub(super) generation: u64,
     /// Where each assigned partition is read next.
     pub(super) positions: BTreeMap<TopicPartition, u64>,
+    /// When a partition that could not be read is read again: it holds up no other.
+    pub(super) unreadable: BTreeMap<TopicPartition, Instant>,
 }
 
 impl<S: Storage> Member<S> {
@@ -38,19 +36,10 @@ impl<S: Storage> Member<S> {
         while !self.has_ended() {
             self.follow_assignment();
             self.store();
-            let retry = match self.deliver().await {
-                Ok(true) => continue,
-                Ok(false) => None,
-                Err(error) => {
-                    tracing::warn!(group = self.group, error, "The log could not be read.");
-                    Some(READ_RETRY)
-                }
-            };
-            self.wait(retry).await;
+            if !self.deliver().await {
+                self.wait().await;
+            }
         }
-        self.core.groups.leave(&self.group, self.id, &self.queue, |topic| self.core.storage.partitions(topic));
-        self.queue.close();
-        self.core.dirty.notify_one();
     }
 
     fn has_ended(&self) -> bool {
@@ -62,6 +51,7 @@ impl<S: Storage> Member<S> {
         for (at, stored) in gained {
             let position = stored.unwrap_or(0);
             self.positions.insert(at, position);
+            self.unreadable.remove(&at);
             if stored.is_none() {
                 // From now on retention knows that this group has yet to read the partition.
                 self.core.groups.store(&self.group, self.id, vec![(at, position)]);
@@ -77,17 +67,31 @@ impl<S: Storage> Member<S> {
     }
 
     /// One round over the partitions. True if anything was handed over.
-    async fn deliver(&mut self) -> Result<bool, String> {
+    async fn deliver(&mut self) -> bool {
         let mut any = false;
-        for at in self.queue.assigned() {
+        let assigned = self.queue.assigned();
+        self.unreadable.retain(|at, _| assigned.contains(at));
+        for at in assigned {
             let Some((position, room)) = self.readable(at) else { continue };
-            let Chunk { records, next } = self.core.storage.read(at, position, room.min(READ_LIMIT)).await?;
-            for stored in records {
-                any |= self.queue.push(at, stored.offset, stored.timestamp, stored.record);
+            if self.unreadable.get(&at).is_some_and(|again| Instant::now() < *again) {
+                continue;
             }
-            self.positions.insert(at, next);
+            match self.core.storage.read(at, position, room.min(READ_LIMIT)).await {
+                Ok(Chunk { records, next }) => {
+                    for stored in records {
+                        any |= self.queue.push(at, stored.offset, stored.timestamp, stored.record);
+                    }
+                    self.positions.insert(at, next);
+                    self.unreadable.remove(&at);
+                }
+                Err(error) => {
+                    if self.unreadable.insert(at, Instant::now() + READ_RETRY).is_none() {
+                        tracing::warn!(group = self.group, %at, error, "A partition could not be read; trying again.");
+                    }
+                }
+            }
         }
-        Ok(any)
+        any
     }
 
     /// Position and room, where there is something to read and room for it.
@@ -98,7 +102,8 @@ impl<S: Storage> Member<S> {
     }
 
     /// Until something happens. What is found without a wake-up is counted: nothing may depend on one (design, section 6).
-    async fn wait(&self, retry: Option<Duration>) {
+    async fn wait(&self) {
+        let retry = (!self.unreadable.is_empty()).then_some(READ_RETRY);
         tokio::select! {
             () = self.wake.notified() => return,
             () = self.leave.cancelled() => return,
@@ -113,8 +118,16 @@ impl<S: Storage> Member<S> {
             return;
         }
         if stuck() && self.wake.notified().now_or_never().is_none() {
-            self.core.missed_wakeups.fetch_add(1, Ordering::Relaxed);
             self.core.count_missed_wakeup(&self.group);
         }
+    }
+}
+
+/// However it ends, by a panic too: what it had is given back, and the service hears that its membership has ended.
+impl<S: Storage> Drop for Member<S> {
+    fn drop(&mut self) {
+        self.core.groups.leave(&self.group, self.id, &self.queue, |topic| self.core.storage.partitions(topic));
+        self.queue.close();
+        self.core.dirty.notify_one();
     }
 }

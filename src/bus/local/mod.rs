@@ -10,7 +10,7 @@ use std::{
     collections::BTreeSet,
     sync::{
         Arc, Weak,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -23,6 +23,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use self::member::Member;
 use super::{
     Bus, BusError, DeliveryQueue, Membership, SubscribeOptions, Subscription, TopicPartition, check_record,
+    faults::{self, Faults},
     partition_of, repaired_wakeups,
 };
 use crate::{
@@ -125,7 +126,8 @@ struct Core<S> {
     storing: tokio::sync::Mutex<()>,
     keyless: AtomicU32,
     suppressed: AtomicU32,
-    missed_wakeups: AtomicU64,
+    /// Of the log's own tasks; the storage has its own.
+    faults: Faults,
 }
 
 impl<S: Storage> LocalBus<S> {
@@ -148,13 +150,13 @@ impl<S: Storage> LocalBus<S> {
             storing: tokio::sync::Mutex::default(),
             keyless: AtomicU32::new(0),
             suppressed: AtomicU32::new(0),
-            missed_wakeups: AtomicU64::new(0),
+            faults: Faults::default(),
         };
         let bus = Self { core: Arc::new(core) };
         if S::KEEPS_OFFSETS {
             // Not a member, so that closing can wait for the members and then store their last offsets.
             let store = store_offsets_when_dirty(Arc::downgrade(&bus.core), bus.core.closed.clone(), options);
-            tokio::spawn(store);
+            tokio::spawn(bus.core.faults.clone().guard("offsets".into(), store));
         }
         bus
     }
@@ -187,11 +189,6 @@ impl<S: Storage> LocalBus<S> {
     /// For the contract suite: the members are not told of the next records that are published.
     pub fn suppress_next_wakeup(&self) {
         self.core.suppressed.fetch_add(1, Ordering::SeqCst);
-    }
-
-    /// How often a member found records that nobody had told it of.
-    pub fn missed_wakeups(&self) -> u64 {
-        self.core.missed_wakeups.load(Ordering::Relaxed)
     }
 }
 
@@ -265,10 +262,19 @@ impl<S: Storage> Bus for LocalBus<S> {
         if placed.is_empty() {
             return Ok(());
         }
-        let topics = placed.iter().map(|(at, _)| at.topic).collect();
-        self.core.storage.append(placed, self.core.clock.now()).await?;
-        self.core.wake(&topics);
-        Ok(())
+        let (core, now) = (Arc::clone(&self.core), self.core.clock.now());
+        let append = async move {
+            let topics = placed.iter().map(|(at, _)| at.topic).collect();
+            core.storage.append(placed, now).await?;
+            core.wake(&topics);
+            Ok(())
+        };
+        if !S::KEEPS_OFFSETS {
+            // In memory it is done before anybody can drop it.
+            return append.await;
+        }
+        // A caller that goes away drops this future, and the write that it began is committed all the same: its readers must hear.
+        tokio::spawn(append).await.unwrap_or_else(|error| Err(BusError::Publish(error.to_string())))
     }
 
     async fn subscribe(&self, options: SubscribeOptions) -> Result<Subscription, BusError> {
@@ -289,8 +295,11 @@ impl<S: Storage> Bus for LocalBus<S> {
             leave: leave.clone(),
             generation: 0,
             positions: Default::default(),
+            unreadable: Default::default(),
         };
-        let task = core.members.spawn(member.run());
+        let part = faults::consumer(&member.group);
+        core.faults.clear(&part);
+        let task = core.members.spawn(core.faults.clone().guard(part, member.run()));
         let membership = LocalMembership { core: Arc::clone(core), leave, task: tokio::sync::Mutex::new(Some(task)) };
         Ok(Subscription::new(queue, Arc::new(membership)))
     }
@@ -303,7 +312,7 @@ impl<S: Storage> Bus for LocalBus<S> {
         if self.core.closed.is_cancelled() {
             return Err(BusError::Closed.to_string());
         }
-        self.core.storage.health()
+        self.core.faults.check().and_then(|()| self.core.storage.health())
     }
 
     fn is_local(&self) -> bool {
