@@ -278,8 +278,8 @@ async fn the_outbox_is_bounded_in_bytes_too() {
     server.stop().await;
     let bytes = |metrics: &Metrics| {
         let text = metrics.encode().unwrap();
-        let value = text.lines().find_map(|line| line.strip_prefix("eventpulse_outbox_bytes "));
-        value.map(|value| value.parse::<u64>().unwrap())
+        let line = text.lines().find(|line| line.starts_with("eventpulse_outbox_bytes"));
+        line.and_then(|line| line.rsplit_once(' ')).map(|(_, value)| value.parse::<u64>().unwrap())
     };
     let held = bytes(&metrics);
     assert!(held > Some(0));

@@ -44,6 +44,8 @@ const POLL: Duration = Duration::from_millis(25);
 /// How many records are taken before offsets and pauses are looked after.
 const BURST: usize = 200;
 const CREATE_RETRY: Duration = Duration::from_secs(1);
+/// How long a new consumer may take to join its group before its health says so.
+const JOIN_PATIENCE: Duration = Duration::from_secs(60);
 
 /// What the thread and the rest of the process share.
 pub(super) struct Shared {
@@ -182,6 +184,8 @@ pub(super) struct Member {
     paused: HashSet<TopicPartition>,
     watch: Watch,
     is_deaf: bool,
+    /// When this consumer was made.
+    began: Instant,
     /// How often was looked since the last problem.
     looks_since_problem: u32,
 }
@@ -197,6 +201,7 @@ impl Member {
             paused: HashSet::new(),
             watch: Watch::default(),
             is_deaf: false,
+            began: Instant::now(),
             looks_since_problem: 0,
         }
     }
@@ -254,7 +259,8 @@ impl Member {
     }
 
     fn session(&mut self, consumer: &BaseConsumer<Context>) -> End {
-        let mut next_look = Instant::now() + self.shared.watch_interval;
+        self.began = Instant::now();
+        let mut next_look = self.began + self.shared.watch_interval;
         while !self.has_ended() {
             let mut timeout = if self.paused.is_empty() { POLL } else { POLL_PAUSED };
             for _ in 0..BURST {
@@ -378,11 +384,14 @@ impl Member {
     /// until the group is joined, its offsets and its topics may be read, and no record waits.
     fn look_after_problem(&mut self, consumer: &BaseConsumer<Context>) {
         let part = faults::consumer(&self.shared.group);
+        let has_joined = consumer.context().has_joined.load(Ordering::SeqCst);
         if !self.shared.faults.is_set(&part) {
+            if !has_joined && self.began.elapsed() >= JOIN_PATIENCE {
+                self.has_problem(format!("it has not joined its group for {} s", JOIN_PATIENCE.as_secs()));
+            }
             return;
         }
         self.looks_since_problem += 1;
-        let has_joined = consumer.context().has_joined.load(Ordering::SeqCst);
         // Whether a record waits is known by two looks.
         if self.looks_since_problem < 2 || !has_joined || self.watch.is_anything_waiting() {
             return;
