@@ -449,7 +449,6 @@ fn passes(code: RDKafkaErrorCode) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bus::{SubscriptionEvent, faults::Faults};
 
     fn shared() -> Arc<Shared> {
         Arc::new(Shared {
@@ -475,7 +474,7 @@ mod tests {
                 assert!(!panics, "as a test wants it");
             });
             assert_eq!(thread.join().is_err(), panics);
-            assert!(matches!(shared.queue.next().await, None::<SubscriptionEvent>));
+            assert!(shared.queue.next().await.is_none());
             assert!(shared.ended.is_cancelled());
             assert_eq!(shared.faults.check().err(), panics.then(|| "consumer group rules: its thread panicked".into()));
         }
