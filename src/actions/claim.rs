@@ -248,10 +248,10 @@ impl Actions {
         give_up_at: Timestamp,
         retry: &mut u32,
     ) -> Result<(), Claim> {
-        if let Some(failure) = problem {
-            if self.ctx.clock.now() >= give_up_at {
-                return Err(Claim::Refused(failure));
-            }
+        if let Some(failure) = problem
+            && self.ctx.clock.now() >= give_up_at
+        {
+            return Err(Claim::Refused(failure));
         }
         if self.ctx.shutdown.is_cancelled() {
             return Err(Claim::Shutdown);
