@@ -13,7 +13,7 @@ use crate::{
     events::{ActionRequested, NamespacedName},
     runtime::{
         ApiFailure, WatchCache,
-        kube_api::{CALL_TIMEOUT, call},
+        kube_api::{CALL_TIMEOUT, ask, find},
         watch_cache::{Cached, WatchState},
     },
 };
@@ -40,7 +40,7 @@ impl Actions {
             return Ok(None);
         }
         let api: Api<HorizontalPodAutoscaler> = Api::namespaced(self.ctx.kube.clone(), namespace);
-        let all: ObjectList<_> = call(CALL_TIMEOUT, api.list(&ListParams::default())).await?;
+        let all: ObjectList<_> = ask(&self.ctx.health, CALL_TIMEOUT, api.list(&ListParams::default())).await?;
         Ok(governor(all.iter(), request))
     }
 
@@ -56,7 +56,7 @@ impl Actions {
             return Ok(Some(found));
         }
         let api: Api<K> = Api::namespaced(self.ctx.kube.clone(), &name.namespace);
-        match call(CALL_TIMEOUT, api.get_opt(&name.name)).await {
+        match find(&self.ctx.health, &api, &name.name).await {
             Ok(object) => Ok(object.and_then(|object| yes(&cache.upsert(object)))),
             // As in the cache: what cannot be read as its kind is left out.
             Err(ApiFailure::Malformed(_)) => Ok(None),

@@ -28,7 +28,7 @@ use crate::{
     bus::{Ack, BusError, SubscribeOptions},
     events::{DeadLetterReason, NamespacedName, Payload, Topic},
     runtime::{
-        Context, Gate, Handler, Inbound, Mailboxes, Owned, Ownership, Step, Store, StoreError, WatchCache,
+        ApiFailure, Context, Gate, Handler, Inbound, Mailboxes, Owned, Ownership, Step, Store, StoreError, WatchCache,
         consume::{bury, consume},
         kube_api::{CALL_TIMEOUT, call},
         watch_cache::name_of,
@@ -407,9 +407,10 @@ impl Keeper {
             return *known;
         }
         let namespaces: Api<Namespace> = Api::all(self.actions.ctx.kube.clone());
-        let namespace = call(CALL_TIMEOUT, namespaces.get_metadata_opt(&name)).await;
-        let terminating = namespace
-            .is_ok_and(|namespace| namespace.is_none_or(|namespace| namespace.metadata.deletion_timestamp.is_some()));
+        let terminating = match call(CALL_TIMEOUT, namespaces.get_metadata(&name)).await {
+            Ok(namespace) => namespace.metadata.deletion_timestamp.is_some(),
+            Err(failure) => matches!(failure, ApiFailure::NotFound(_)),
+        };
         known.insert(name, terminating);
         terminating
     }

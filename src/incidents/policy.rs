@@ -123,8 +123,8 @@ async fn read<K>(ctx: &Context) -> Result<Option<K>, ApiFailure>
 where
     K: Resource<DynamicType = (), Scope = kube::core::ClusterResourceScope> + Clone + Debug + DeserializeOwned,
 {
-    match call(CALL_TIMEOUT, Api::<K>::all(ctx.kube.clone()).get_opt(POLICY_NAME)).await {
-        Ok(found) => Ok(found),
+    match call(CALL_TIMEOUT, Api::<K>::all(ctx.kube.clone()).get(POLICY_NAME)).await {
+        Ok(found) => Ok(Some(found)),
         Err(failure @ (ApiFailure::Refused { .. } | ApiFailure::NotFound(_) | ApiFailure::Malformed(_))) => {
             tracing::debug!(%failure, "The admission policy cannot be read.");
             Ok(None)
