@@ -72,15 +72,13 @@ impl Actions {
     fn admit(&self, key: &str) -> Result<Pass, Next> {
         let now = self.ctx.clock.now();
         let admission = self.breakers().admit(key, now);
-        let (reason, time) = match admission {
+        let time = match admission {
             Admission::Go(pass) => return Ok(pass),
-            Admission::Wait(until) => {
-                (format!("the circuit breaker of {key}, open until {until}"), wait_until(until, now))
-            }
-            Admission::Probing => {
-                (format!("the circuit breaker of {key}, half-open: one call is under way"), Duration::from_millis(500))
-            }
+            Admission::Wait(until) => wait_until(until, now),
+            Admission::Probing => Duration::from_millis(500),
         };
+        // The same whether it is open or half-open, and until when: a thousand that wait do not each write it with every change.
+        let reason = format!("the circuit breaker of {key}, which is open");
         // A thousand that wait for it do not come back together.
         Err(Next::Wait { reason, time: time + self.ctx.random.up_to(Duration::from_secs(1)) })
     }

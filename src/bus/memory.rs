@@ -131,6 +131,10 @@ impl Storage for MemoryStorage {
         if self.available.load(Ordering::SeqCst) { Ok(()) } else { Err("the log is away, as a test wants it".into()) }
     }
 
+    fn can_read(&self) -> bool {
+        self.available.load(Ordering::SeqCst)
+    }
+
     async fn close(&self) {}
 }
 

@@ -157,6 +157,9 @@ pub trait Bus: Send + Sync + 'static {
     /// Whether the log can be reached now and every consumer of this process can read it, and if not, why.
     fn health(&self) -> Result<(), String>;
 
+    /// Whether this group can read now. The health tells more: a log that is full, or another group's consumer.
+    fn can_read(&self, group: &str) -> bool;
+
     /// Whether an acknowledged record is on this machine's disk, so that ingest needs no outbox of its own.
     fn is_local(&self) -> bool;
 

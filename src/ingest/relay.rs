@@ -61,9 +61,9 @@ async fn relay_batch(ctx: &Context, outbox: &Outbox) -> bool {
         // It is published again, which changes nothing (promise 5).
         ctx.health.not_ready("outbox", format!("it cannot be written: {error}"));
         tokio::time::sleep(DISK_RETRY).await;
-    } else {
-        ctx.health.ready("outbox");
+        return !ctx.shutdown.is_cancelled();
     }
+    ctx.health.ready("outbox");
     true
 }
 

@@ -119,7 +119,8 @@ pub(super) async fn serve(ctx: Context, config: IngestConfig, listener: TcpListe
     let (shutdown, with_tokens) = (ctx.shutdown.clone(), Arc::clone(&endpoint));
     ctx.tasks.spawn_infallible("ingest-tokens", keep_tokens(with_tokens, config.token_interval, shutdown.clone()));
     let service = service_fn(move |request| Arc::clone(&endpoint).serve(request));
-    let bounds = HttpBounds { connections: config.max_connections, header_timeout: config.header_timeout };
+    let bounds =
+        HttpBounds { connections: config.max_connections, header_timeout: config.header_timeout, lifetime: None };
     http_server::serve(listener, bounds, "ingest-connection", ctx.tasks.clone(), shutdown, service).await;
     Ok(())
 }

@@ -26,7 +26,10 @@ use super::{
 use crate::{
     bus::{Bus, BusError, MemoryBus, SubscribeOptions, Subscription, SubscriptionEvent},
     events::{DeadLetter, DeadLetterReason, Payload, Record, Topic},
-    runtime::{Metrics, http_server::converse},
+    runtime::{
+        Metrics,
+        http_server::{HttpBounds, converse},
+    },
     testing::TestContext,
 };
 
@@ -56,6 +59,10 @@ impl Bus for Remote {
 
     fn partitions(&self, topic: Topic) -> u32 {
         self.log.partitions(topic)
+    }
+
+    fn can_read(&self, _: &str) -> bool {
+        self.health().is_ok()
     }
 
     fn health(&self) -> Result<(), String> {
@@ -496,7 +503,8 @@ async fn an_endless_upload_of_an_unknown_sender_is_answered_with_less_than_64_ki
     let shutdown = endpoint.ctx.shutdown.clone();
     let endpoint = Arc::new(endpoint);
     let service = service_fn(move |request| Arc::clone(&endpoint).serve(request));
-    let conversation = converse(service, theirs, Duration::from_secs(20), shutdown);
+    let bounds = HttpBounds { connections: 1, header_timeout: Duration::from_secs(20), lifetime: None };
+    let conversation = converse(service, theirs, bounds, shutdown);
     let (((status, text), sent), ()) = tokio::join!(upload(ours, CHUNKED, usize::MAX), conversation);
     assert_eq!(status, 401, "{text}");
     assert!(text.contains("connection: close") && text.ends_with("}\n"), "{text}");

@@ -233,9 +233,9 @@ async fn a_try_that_may_have_succeeded_is_followed_by_a_marked_copy() {
     assert_eq!((object.spec.tries, object.spec.duplicate_possible), (4, true));
     assert_eq!(marks(&sink.received()), [false, true, true, true]);
     assert_eq!(sink.count_by_key(), [(request.notification_id.to_string(), 4)].into());
-    let Payload::NotificationDelivered(told) = &running.events(Topic::NotificationDelivered)[0].payload else {
-        panic!()
-    };
+    // The result is published after it is written.
+    let told = until("what is told", || running.events(Topic::NotificationDelivered).pop()).await;
+    let Payload::NotificationDelivered(told) = &told.payload else { panic!() };
     assert!(told.duplicate_possible);
     running.stop().await;
 }
@@ -274,7 +274,8 @@ async fn a_rejected_message_fails_at_once_and_its_secret_url_stays_secret() {
     running.ask(&request, "a").await;
     let object = running.in_phase(&request, NotificationPhase::Failed).await;
     running.consumed().await;
-    let Payload::NotificationFailed(told) = &running.events(Topic::NotificationFailed)[0].payload else { panic!() };
+    let told = until("what is told", || running.events(Topic::NotificationFailed).pop()).await;
+    let Payload::NotificationFailed(told) = &told.payload else { panic!() };
     assert_eq!((told.tries, Some(&told.message)), (1, object.spec.last_error.as_ref()));
     assert!(
         told.message.starts_with("HTTP 404 no_service") && !told.message.contains("xoxsecretxox"),

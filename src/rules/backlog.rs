@@ -17,6 +17,10 @@ const BEHIND_MAX: SignedDuration = SignedDuration::from_mins(15);
 pub(super) struct Backlog {
     /// Since when it is read without interruption; none while it is not read.
     since: Option<Timestamp>,
+    /// How long it was read in all since it was last read up to the present: a log that comes and goes holds up nothing for ever.
+    spent: SignedDuration,
+    /// Whether it was read up to the present since reading began.
+    caught_up: bool,
     /// By partition.
     read: HashMap<u32, Read>,
 }
@@ -32,12 +36,16 @@ struct Read {
 impl Backlog {
     /// Partitions were taken over, or reading goes on after it stopped: what waits in them is unknown.
     pub fn begin(&mut self, now: Timestamp) {
-        *self = Self { since: Some(now), read: HashMap::new() };
+        self.stop(now);
+        self.since = Some(now);
     }
 
     /// Nothing is read now.
-    pub fn stop(&mut self) {
-        *self = Self::default();
+    pub fn stop(&mut self, now: Timestamp) {
+        let read_for = self.since.take().map(|since| now.duration_since(since).max(SignedDuration::ZERO));
+        self.spent = if self.caught_up { SignedDuration::ZERO } else { self.spent + read_for.unwrap_or_default() };
+        self.caught_up = false;
+        self.read.clear();
     }
 
     /// Whether it is read.
@@ -53,12 +61,17 @@ impl Backlog {
 
     /// Whether something may wait: a partition is read up to the present once an alert of it was accepted after reading began, or
     /// when nothing came of it for as long as `quiet`.
-    pub fn is_behind(&self, quiet: SignedDuration, now: Timestamp) -> bool {
+    pub fn is_behind(&mut self, quiet: SignedDuration, now: Timestamp) -> bool {
         let Some(since) = self.since else { return true };
-        if now >= plus(since, BEHIND_MAX) {
-            return false;
+        if now < since {
+            // The clock was set back: what was measured with it says nothing any more.
+            self.begin(now);
+            return true;
         }
-        now < plus(since, quiet)
-            || self.read.values().any(|read| read.accepted_at < since && now < plus(read.at, quiet))
+        let waits = |read: &Read| read.accepted_at < since && now < plus(read.at, quiet) && read.at <= now;
+        let behind = self.spent + now.duration_since(since) < BEHIND_MAX
+            && (now < plus(since, quiet) || self.read.values().any(waits));
+        self.caught_up |= !behind;
+        behind
     }
 }

@@ -143,7 +143,7 @@ impl Groups {
         }
     }
 
-    fn view<'a>(&self, name: &NamespacedName, compiled: Option<&'a CompiledRule>) -> RuleView<'a> {
+    fn view<'a>(&self, name: &NamespacedName, compiled: Option<&'a CompiledRule>, behind: bool) -> RuleView<'a> {
         // The newest known spec, whether it compiles or not: a broken edit does not take `suspend` back.
         let suspended = self.rules.get(name).is_none_or(|rule| rule.spec.suspend);
         let (open, waiting) = {
@@ -155,6 +155,7 @@ impl Groups {
             suspended,
             storm: open >= self.storm_threshold,
             crowded: waiting >= self.storm_threshold,
+            behind,
             limits: self.limits,
         }
     }
@@ -187,7 +188,7 @@ impl Groups {
                 continue;
             }
             let compiled = rule_set.get(&item.key.rule);
-            let view = self.view(&item.key.rule, compiled.map(Arc::as_ref));
+            let view = self.view(&item.key.rule, compiled.map(Arc::as_ref), behind);
             let incident = group.is_none().then(|| self.unfinished_incident(&item.key)).flatten();
             // An existing group knows its rule best: an event's header may be somebody else's making.
             let key = group.as_ref().map_or_else(|| item.key.clone(), |spec| key_of(&item.key.rule.namespace, spec));

@@ -9,7 +9,6 @@ use std::{
 use tokio::sync::{broadcast, watch};
 
 use super::{
-    backlog::Backlog,
     decide::{GroupKey, Limits, decided, is_evictable},
     group::{Groups, Ledger, Origin, OwnedInput, Work, key_of},
     input::RaisedAlert,
@@ -28,9 +27,13 @@ use crate::{
     runtime::{
         Context, Gate, Inbound, Mailboxes, Ownership, Store, StoreError, WatchCache,
         consume::{bury, consume},
+        kube_api::can_be_worked_with,
         watch_cache::{WatchState, name_of},
     },
 };
+
+/// The consumer group of all replicas.
+const GROUP: &str = "rules";
 
 /// How the service runs.
 #[derive(Clone, Debug)]
@@ -137,7 +140,7 @@ pub async fn run(ctx: Context, config: RulesConfig) -> Result<(), RulesError> {
     ctx.tasks.spawn_infallible("rules-clock", async move { clock.keep_time(rules_known, clock_gate).await });
     ctx.tasks.spawn_infallible("rules-sweep", async move { cleaner.keep_clean().await });
     let options = SubscribeOptions {
-        group: "rules".into(),
+        group: GROUP.into(),
         topics: vec![Topic::AlertRaised, Topic::ActionCompleted, Topic::ActionFailed, Topic::IncidentUpdated],
         max_in_flight: config.max_in_flight,
     };
@@ -393,7 +396,8 @@ impl Service {
                         return;
                     }
                     // What is due, and what waits, is looked at when it is read what others left in the log.
-                    self.groups.backlog(Backlog::stop);
+                    let now = self.ctx.clock.now();
+                    self.groups.backlog(|backlog| backlog.stop(now));
                     behind = true;
                 }
                 () = tokio::time::sleep(if behind { TICK_MAX } else { self.until_due() }) => {}
@@ -419,11 +423,13 @@ impl Service {
 
     /// Takes note of whether the log is read: reading that begins, begins with what waits.
     fn follow_reading(&self, gate: Gate) {
-        let reads = gate == Gate::Open && self.ownership.any() && self.ctx.bus.health().is_ok();
+        // While the API server cannot be worked with, what was read waits for its write, and holds up what comes after it.
+        let works = self.ctx.bus.can_read(GROUP) && can_be_worked_with(&self.ctx.health);
+        let reads = gate == Gate::Open && self.ownership.any() && works;
         let now = self.ctx.clock.now();
         self.groups.backlog(|backlog| match (reads, backlog.is_reading()) {
             (true, false) => backlog.begin(now),
-            (false, true) => backlog.stop(),
+            (false, true) => backlog.stop(now),
             _ => {}
         });
     }

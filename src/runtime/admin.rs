@@ -32,7 +32,12 @@ pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// A few probes and scrapers; whoever else can reach the port cannot use up the process's files.
-const BOUNDS: HttpBounds = HttpBounds { connections: 64, header_timeout: Duration::from_secs(10) };
+const BOUNDS: HttpBounds = HttpBounds {
+    connections: 64,
+    header_timeout: Duration::from_secs(10),
+    // Nobody keeps the place of a probe.
+    lifetime: Some(Duration::from_secs(20)),
+};
 
 /// Serves until shutdown.
 pub async fn serve(listener: TcpListener, health: Health, metrics: Metrics, tasks: Tasks, shutdown: CancellationToken) {
@@ -118,13 +123,31 @@ mod tests {
         server.await.unwrap();
     }
 
+    /// Else whoever asks again and again on one connection would keep the place of a probe.
+    #[tokio::test]
+    async fn a_connection_is_one_requests() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let (health, metrics, shutdown) = (Health::default(), Metrics::default(), CancellationToken::new());
+        let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(serve(listener, health, metrics, Tasks::new().0, shutdown.clone()));
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        stream.write_all("GET /livez HTTP/1.1\r\nHost: x\r\n\r\n".repeat(2).as_bytes()).await.unwrap();
+        let mut text = String::new();
+        // The second request is not read, so that its sender may see a reset.
+        let _ = stream.read_to_string(&mut text).await;
+        assert_eq!(text.matches("HTTP/1.1 200").count(), 1, "{text}");
+        shutdown.cancel();
+        server.await.unwrap();
+    }
+
     #[tokio::test]
     async fn whoever_says_nothing_is_hung_up_on_and_makes_room() {
         use tokio::io::AsyncReadExt;
         let (health, shutdown) = (Health::default(), CancellationToken::new());
         let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let bounds = HttpBounds { connections: 2, header_timeout: Duration::from_millis(300) };
+        let bounds = HttpBounds { connections: 2, header_timeout: Duration::from_millis(300), ..BOUNDS };
         let (tasks, metrics) = (Tasks::new().0, Metrics::default());
         let server = tokio::spawn(serve_within(bounds, listener, health, metrics, tasks.clone(), shutdown.clone()));
         let mut silent = Vec::new();

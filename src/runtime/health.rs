@@ -50,6 +50,11 @@ impl ServiceHealth {
         }
     }
 
+    /// Whether this part works, as far as anybody has said.
+    pub fn works(&self, part: &'static str) -> bool {
+        self.all.lock().get(&(self.service, part)).is_none_or(Option::is_none)
+    }
+
     /// This part does not work, and why: what is missing and what to do.
     pub fn not_ready(&self, part: &'static str, reason: impl Into<String>) {
         let reason = reason.into();

@@ -47,6 +47,8 @@ pub struct HttpBounds {
     pub connections: usize,
     /// How long a request's headers may take, and how long a connection may be kept for the next one.
     pub header_timeout: Duration,
+    /// How long a connection may last, which is then one request's; none: as long as its sender likes.
+    pub lifetime: Option<Duration>,
 }
 
 /// Serves until shutdown; then each connection's request under way is answered. `task` names the connections' tasks.
@@ -70,9 +72,10 @@ pub async fn serve<S, B>(
             (stream, permit) = accept(&listener, &permits) => {
                 // Small answers must not wait for more.
                 let _ = stream.set_nodelay(true);
-                let conversation = converse(service.clone(), stream, bounds.header_timeout, shutdown.clone());
+                let conversation = converse(service.clone(), stream, bounds, shutdown.clone());
                 tasks.spawn_infallible(task, async move {
-                    conversation.await;
+                    // Whether it came to its end or its time is over, there is room for another one.
+                    let _ = tokio::time::timeout(bounds.lifetime.unwrap_or(Duration::MAX), conversation).await;
                     drop(permit);
                 });
             }
@@ -97,7 +100,7 @@ async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>) -> (TcpStream,
 
 /// One connection: its requests, until the sender ends it, an answer ends it, or shutdown; and an end that lets the last answer
 /// arrive.
-pub async fn converse<I, S, B>(service: S, io: I, header_timeout: Duration, shutdown: CancellationToken)
+pub async fn converse<I, S, B>(service: S, io: I, bounds: HttpBounds, shutdown: CancellationToken)
 where
     I: AsyncRead + AsyncWrite + Unpin,
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
@@ -115,7 +118,8 @@ where
     });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(header_timeout)
+        .header_read_timeout(bounds.header_timeout)
+        .keep_alive(bounds.lifetime.is_none())
         .max_buf_size(BUFFER_BYTES)
         .serve_connection(TokioIo::new(io), service);
     let ended = tokio::select! {

@@ -159,6 +159,11 @@ where
     result
 }
 
+/// Whether the last answer was one that work can go on with.
+pub fn can_be_worked_with(health: &ServiceHealth) -> bool {
+    health.works(API_SERVER)
+}
+
 /// A watch began: the server can be worked with again, also for whoever has nothing to ask it any more.
 pub fn tell_of_watch(health: &ServiceHealth) {
     health.ready(API_SERVER);

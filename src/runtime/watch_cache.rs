@@ -45,6 +45,9 @@ const SILENCE_MAX: Duration = Duration::from_secs(WATCH_S as u64 + 5);
 /// A watch that ends sooner than this is not resumed at once.
 const RESUME_INTERVAL: Duration = Duration::from_millis(200);
 
+/// So often one after the other it may end so soon; then it is no watch, whoever answers.
+const EARLY_ENDS_MAX: u32 = 5;
+
 /// What a kind needs to be cached.
 pub trait Cached:
     Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Send + Sync + 'static
@@ -109,7 +112,9 @@ impl<K: Cached> WatchCache<K> {
             };
             self.set_state(WatchState::Broken);
             ctx.health.not_ready(part, format!("watch of {}: {failure}", K::plural(&())));
-            if !wait(&ctx, &ctx.random, retry).await {
+            let asked =
+                if let ApiFailure::Throttled { after: Some(after), .. } = failure { after } else { Duration::ZERO };
+            if !wait(&ctx, &ctx.random, retry, asked).await {
                 return;
             }
             retry += 1;
@@ -123,6 +128,7 @@ impl<K: Cached> WatchCache<K> {
         let api: Api<DeserializeGuard<K>> = Api::all(ctx.kube.clone());
         let mut version = self.list_anew(&api).await?;
         let params = WatchParams::default().timeout(WATCH_S);
+        let mut early = 0;
         loop {
             let began = Instant::now();
             let events = call(CALL_TIMEOUT, api.watch(&params, &version)).await?;
@@ -132,14 +138,17 @@ impl<K: Cached> WatchCache<K> {
             tell_of_watch(&ctx.health);
             while let Some(event) = timeout(SILENCE_MAX, events.next()).await.map_err(|_| silent())? {
                 self.apply(event.map_err(|error| classify(&error))?, &mut version)?;
-                *retry = 0;
             }
             // It has ended in its time, or as a server does that restarts.
-            if began.elapsed() < RESUME_INTERVAL {
-                tokio::time::sleep(RESUME_INTERVAL).await;
-            } else {
-                *retry = 0;
+            if began.elapsed() >= RESUME_INTERVAL {
+                (early, *retry) = (0, 0);
+                continue;
             }
+            early += 1;
+            if early > EARLY_ENDS_MAX {
+                return Err(ApiFailure::Unknown(format!("it ended {early} times as soon as it had begun")));
+            }
+            tokio::time::sleep(RESUME_INTERVAL).await;
         }
     }
 
@@ -374,8 +383,8 @@ fn watch_part(kind: &str) -> &'static str {
     }
 }
 
-async fn wait(ctx: &Context, random: &Random, retry: u32) -> bool {
-    let wait = random.up_to(exponential(BACKOFF_INITIAL, BACKOFF_MAX, retry)) + Duration::from_millis(50);
+async fn wait(ctx: &Context, random: &Random, retry: u32, asked: Duration) -> bool {
+    let wait = asked + random.up_to(exponential(BACKOFF_INITIAL, BACKOFF_MAX, retry)) + Duration::from_millis(50);
     tokio::select! {
         () = ctx.shutdown.cancelled() => false,
         () = tokio::time::sleep(wait) => true,

@@ -72,6 +72,8 @@ pub enum Fault {
     Page(u16),
     /// It is answered as a watch of which nothing ever comes, not even its end: a connection that died in silence.
     Silence,
+    /// It is answered as a watch that ends at once.
+    Ended,
     /// It waits, and is served then.
     Delay(Duration),
     /// It is served after these changes by somebody else: a race between a read and a write.
@@ -225,6 +227,13 @@ impl FakeApi {
                 Fault::Silence => {
                     let nothing = StreamBody::new(futures::stream::pending()).boxed_unsync();
                     return Ok(respond(200, "application/json", nothing));
+                }
+                Fault::Ended => {
+                    return Ok(respond(
+                        200,
+                        "application/json",
+                        StreamBody::new(futures::stream::empty()).boxed_unsync(),
+                    ));
                 }
                 Fault::Delay(time) => tokio::time::sleep(time).await,
                 Fault::After(change) => change(&self),

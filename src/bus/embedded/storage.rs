@@ -247,6 +247,11 @@ impl Storage for EmbeddedStorage {
         self.faults.check().and_then(|()| self.refuse_when_full())
     }
 
+    fn can_read(&self) -> bool {
+        // A damaged partition holds up none of the others.
+        true
+    }
+
     async fn close(&self) {
         lock(&self.readers).clear();
         self.file.close().await;

@@ -30,7 +30,7 @@ use self::{
     producer::Producer,
     topics::{NotReady, Partitions},
 };
-use super::{Bus, BusError, DeliveryQueue, KafkaConfig, Membership, SubscribeOptions, Subscription};
+use super::{Bus, BusError, DeliveryQueue, KafkaConfig, Membership, SubscribeOptions, Subscription, faults};
 use crate::{
     events::{Record, Topic},
     runtime::Metrics,
@@ -242,6 +242,14 @@ impl Bus for KafkaBus {
                 self.inner.connection.health.check().and_then(|()| self.inner.connection.faults.check())
             }
         }
+    }
+
+    fn can_read(&self, group: &str) -> bool {
+        let connection = &self.inner.connection;
+        !self.inner.closed.is_cancelled()
+            && matches!(&*self.inner.topics.borrow(), Topics::Ready(_))
+            && connection.health.check().is_ok()
+            && !connection.faults.is_set(&faults::consumer(group))
     }
 
     fn is_local(&self) -> bool {

@@ -72,6 +72,9 @@ pub trait Storage: Send + Sync + 'static {
     async fn store_offsets(&self, offsets: Vec<StoredOffset>) -> Result<(), BusError>;
     /// Whether it works, and if not, why.
     fn health(&self) -> Result<(), String>;
+
+    /// Whether records can be read now, whatever else is wrong.
+    fn can_read(&self) -> bool;
     /// Ends it, after everything else.
     async fn close(&self);
 }
@@ -313,6 +316,11 @@ impl<S: Storage> Bus for LocalBus<S> {
             return Err(BusError::Closed.to_string());
         }
         self.core.faults.check().and_then(|()| self.core.storage.health())
+    }
+
+    fn can_read(&self, group: &str) -> bool {
+        let core = &self.core;
+        !core.closed.is_cancelled() && !core.faults.is_set(&faults::consumer(group)) && core.storage.can_read()
     }
 
     fn is_local(&self) -> bool {

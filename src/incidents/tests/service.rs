@@ -405,6 +405,10 @@ impl Bus for Unjoinable {
         self.0.partitions(topic)
     }
 
+    fn can_read(&self, _: &str) -> bool {
+        self.health().is_ok()
+    }
+
     fn health(&self) -> Result<(), String> {
         self.0.health()
     }

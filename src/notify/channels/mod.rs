@@ -9,16 +9,18 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 pub use slack::Slack;
-pub use webhook::{
-    HEADER_DUPLICATE, HEADER_IDEMPOTENCY, HEADER_WEBHOOK_ID, HEADER_WEBHOOK_SIGNATURE, HEADER_WEBHOOK_TIMESTAMP,
-    SigningKey, Webhook,
-};
+pub use webhook::{HEADER_WEBHOOK_ID, HEADER_WEBHOOK_SIGNATURE, HEADER_WEBHOOK_TIMESTAMP, SigningKey, Webhook};
 
 use super::deliver::Outcome;
 use crate::{
     api::v1alpha1::{MessageTemplate, NotificationSpec},
     events::NamespacedName,
 };
+
+/// The same for every copy of a message: a receiver that has seen it takes the further ones for repetitions.
+pub const HEADER_IDEMPOTENCY: &str = "idempotency-key";
+/// `true` on a copy that may not be the first.
+pub const HEADER_DUPLICATE: &str = "eventpulse-duplicate-possible";
 
 /// What is to be sent.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +33,15 @@ pub struct Message<'a> {
     pub templates: &'a [MessageTemplate],
     /// When it is sent.
     pub now: Timestamp,
+}
+
+/// The headers of every message, whatever its form: what tells copies of one message from another one (promise 4).
+fn marks_of(message: Message<'_>) -> Vec<(&'static str, String)> {
+    let mut marks = vec![(HEADER_IDEMPOTENCY, message.name.name.clone())];
+    if message.spec.duplicate_possible {
+        marks.push((HEADER_DUPLICATE, "true".into()));
+    }
+    marks
 }
 
 /// Where messages go.

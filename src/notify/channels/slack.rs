@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::{Channel, HEADER_IDEMPOTENCY, Message};
+use super::{Channel, Message, marks_of};
 use crate::notify::{
     deliver::Outcome,
     http::{HttpRequest, HttpTransport, Secret, judge},
@@ -32,8 +32,8 @@ impl Channel for Slack {
     async fn send(&self, message: Message<'_>, timeout: Duration) -> Outcome {
         let request = HttpRequest {
             url: self.url.clone(),
-            // Slack ignores it; a relay before it may not.
-            headers: vec![(HEADER_IDEMPOTENCY, message.name.name.clone())],
+            // Slack ignores them; a relay before it may not.
+            headers: marks_of(message),
             body: Bytes::from(payload(message).to_string()),
         };
         judge(self.http.post(&request, timeout).await, &self.url, message.now)

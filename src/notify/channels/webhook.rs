@@ -10,7 +10,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use serde_json::{Value, json};
 use sha2::Sha256;
 
-use super::{Channel, Message};
+use super::{Channel, Message, marks_of};
 use crate::{
     api::v1alpha1::IncidentAlert,
     notify::{
@@ -20,10 +20,6 @@ use crate::{
     },
 };
 
-/// The same for every copy of a message: a receiver that has seen it takes the further ones for repetitions.
-pub const HEADER_IDEMPOTENCY: &str = "idempotency-key";
-/// `true` on a copy that may not be the first.
-pub const HEADER_DUPLICATE: &str = "eventpulse-duplicate-possible";
 /// Standard Webhooks: the message's id, the same as the idempotency key.
 pub const HEADER_WEBHOOK_ID: &str = "webhook-id";
 /// Standard Webhooks: seconds since 1970 at which this copy was sent.
@@ -72,14 +68,9 @@ impl Channel for Webhook {
     async fn send(&self, message: Message<'_>, timeout: Duration) -> Outcome {
         let body = payload(message).to_string();
         let (id, timestamp) = (&message.name.name, message.now.as_second());
-        let mut headers = vec![
-            (HEADER_IDEMPOTENCY, id.clone()),
-            (HEADER_WEBHOOK_ID, id.clone()),
-            (HEADER_WEBHOOK_TIMESTAMP, timestamp.to_string()),
-        ];
-        if message.spec.duplicate_possible {
-            headers.push((HEADER_DUPLICATE, "true".into()));
-        }
+        let mut headers = marks_of(message);
+        headers.push((HEADER_WEBHOOK_ID, id.clone()));
+        headers.push((HEADER_WEBHOOK_TIMESTAMP, timestamp.to_string()));
         if let Some(key) = &self.signing_key {
             match key.sign(id, timestamp, body.as_bytes()) {
                 Some(signature) => headers.push((HEADER_WEBHOOK_SIGNATURE, signature)),

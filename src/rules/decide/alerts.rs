@@ -175,7 +175,7 @@ impl Turn<'_> {
         }
         if self.rule.suspended {
             // Held like in a cooldown: it opens when the rule is taken up again, and not because its event comes again (promise 5).
-            if self.rule.rule.is_some() {
+            if self.rule.rule.is_some() && !self.rule.crowded {
                 self.hold(raised, alert);
             }
             return because(DecisionReason::Suspended);

@@ -62,7 +62,8 @@ impl Turn<'_> {
     /// Opens from an alert that was held back and still fires, when nothing holds it any more.
     pub(super) fn open_held(&mut self) {
         let cooling = self.group.cooldown_until.is_some_and(|until| self.now < until);
-        let Some(rule) = self.rule.rule.filter(|_| !cooling && self.acts() && !self.rule.storm) else { return };
+        let held = cooling || self.rule.storm || self.rule.behind || !self.acts();
+        let Some(rule) = self.rule.rule.filter(|_| !held) else { return };
         let mut waiting: Vec<GroupAlert> =
             self.group.alerts.iter().filter(|alert| is_waiting(alert) && alert.facts.is_some()).cloned().collect();
         waiting.sort_by(|a, b| (a.starts_at, &a.fingerprint).cmp(&(b.starts_at, &b.fingerprint)));

@@ -48,6 +48,8 @@ pub struct RuleView<'a> {
     pub storm: bool,
     /// Whether so many groups wait for the storm's end that further alerts are only counted.
     pub crowded: bool,
+    /// Whether alerts may wait in the log: then nothing opens but by an alert itself, for the end of one that was held may be there.
+    pub behind: bool,
     /// What the service is configured with.
     pub limits: Limits,
 }

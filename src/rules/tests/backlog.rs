@@ -13,7 +13,7 @@ fn nothing_is_known_before_reading_begins_and_while_it_stops() {
     assert!(backlog.is_behind(QUIET, at(100_000)));
     backlog.begin(at(0));
     assert!(backlog.is_behind(QUIET, at(9)) && !backlog.is_behind(QUIET, at(10)));
-    backlog.stop();
+    backlog.stop(at(50));
     assert!(backlog.is_behind(QUIET, at(100_000)) && !backlog.is_reading());
 }
 
@@ -52,4 +52,32 @@ fn alerts_that_are_always_old_hold_up_nothing_for_ever() {
         backlog.read(0, at(-5_000), at(second));
     }
     assert!(backlog.is_behind(QUIET, at(899)) && !backlog.is_behind(QUIET, at(900)));
+}
+
+#[test]
+fn a_log_that_comes_and_goes_holds_up_nothing_for_ever() {
+    let mut backlog = Backlog::default();
+    // 5 s of reading, 5 s without, again and again.
+    let holds = |backlog: &mut Backlog, rounds: i64| {
+        for round in 0..rounds {
+            backlog.begin(at(10 * round));
+            assert!(backlog.is_behind(QUIET, at(10 * round + 4)), "round {round}");
+            backlog.stop(at(10 * round + 5));
+        }
+    };
+    holds(&mut backlog, 180);
+    backlog.begin(at(1_800));
+    assert!(!backlog.is_behind(QUIET, at(1_801)), "after 15 min of reading");
+    // What was read up to the present for days has used up nothing.
+    backlog.stop(at(500_000));
+    backlog.begin(at(500_001));
+    assert!(backlog.is_behind(QUIET, at(500_002)));
+}
+
+#[test]
+fn a_clock_that_is_set_back_begins_anew() {
+    let mut backlog = Backlog::default();
+    backlog.begin(at(10_000));
+    assert!(backlog.is_behind(QUIET, at(1_000)));
+    assert!(backlog.is_behind(QUIET, at(1_009)) && !backlog.is_behind(QUIET, at(1_010)));
 }

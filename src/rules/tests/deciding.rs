@@ -419,6 +419,30 @@ fn what_a_storm_holds_opens_when_it_is_over() {
     assert!(group.known(1).in_episode && !group.known(2).in_episode);
 }
 
+/// The end of what was held may stand in the log, behind whatever comes first.
+#[test]
+fn nothing_that_was_held_opens_while_the_log_is_not_read() {
+    let mut group = Scenario::seed();
+    group.storm = true;
+    assert_eq!([group.alert(firing(1, 0)), group.alert(firing(2, 0))], [Storm, Storm]);
+    (group.storm, group.behind) = (false, true);
+    assert_eq!([group.alert(resolved(2, 0, 30)), group.alert(resolved(1, 0, 30))], [Resolved, Resolved]);
+    group.behind = false;
+    assert!(group.input(crate::rules::Input::RuleChanged).is_empty());
+    assert_eq!(topics(&group.said), ["alert.decided"; 4]);
+    // What an alert itself says is believed, behind or not.
+    group.behind = true;
+    assert_eq!(group.alert(firing(3, 60)), Opened);
+}
+
+#[test]
+fn many_groups_that_wait_for_a_suspended_rule_are_only_counted() {
+    let mut group = Scenario::seed();
+    (group.suspended, group.crowded) = (true, true);
+    assert_eq!(group.alert(firing(1, 0)), Suspended);
+    assert!(group.group.is_none(), "{:?}", group.group);
+}
+
 #[test]
 fn the_last_one_of_many_that_the_cooldown_holds_opens_too() {
     let mut group = Scenario::seed();

@@ -138,6 +138,7 @@ pub struct Scenario {
     pub suspended: bool,
     pub storm: bool,
     pub crowded: bool,
+    pub behind: bool,
     /// Whether the rule matches the alerts no more: they are delivered for what the group remembers.
     pub unmatched: bool,
     pub adopted: Option<Adopted>,
@@ -158,6 +159,7 @@ impl Scenario {
             suspended: false,
             storm: false,
             crowded: false,
+            behind: false,
             unmatched: false,
             adopted: None,
             group: None,
@@ -187,6 +189,7 @@ impl Scenario {
             suspended: self.suspended || self.deleted,
             storm: self.storm,
             crowded: self.crowded,
+            behind: self.behind,
             limits: Limits {
                 retention: SignedDuration::from_hours(24 * 7),
                 ends_at_grace: SignedDuration::from_mins(5),

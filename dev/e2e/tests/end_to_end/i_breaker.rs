@@ -15,7 +15,7 @@ const OPEN: Duration = Duration::from_secs(5);
 
 fn waits(action: &Value) -> bool {
     let waits_for = action["status"]["waitingFor"].as_str().unwrap_or_default();
-    waits_for.contains("the circuit breaker of runbook shop/scale-up for Deployment, open until")
+    waits_for.contains("the circuit breaker of runbook shop/scale-up for Deployment, which is open")
 }
 
 #[tokio::test(flavor = "multi_thread")]
