@@ -86,6 +86,15 @@ impl Lanes {
         }
     }
 
+    /// The channels whose last try failed. Those that are not there any more are forgotten.
+    pub fn failing(&self, is_there: impl Fn(&NamespacedName) -> bool) -> Vec<NamespacedName> {
+        let failing = &mut self.lock().failing;
+        failing.retain(is_there);
+        let mut names: Vec<NamespacedName> = failing.iter().cloned().collect();
+        names.sort();
+        names
+    }
+
     fn width(&self, state: &State, channel: &NamespacedName) -> usize {
         if state.failing.contains(channel) { 1 } else { self.0.width }
     }

@@ -29,6 +29,9 @@ use crate::{
 /// When a notification that the API server refuses to change is looked at again.
 const REFUSED_AGAIN: SignedDuration = SignedDuration::from_secs(30);
 
+/// How many channels that fail readiness tells by name.
+const CHANNELS_TOLD: usize = 5;
+
 impl Owned for Notification {
     const STATUS_SUBRESOURCE: bool = false;
 
@@ -70,6 +73,7 @@ pub(super) struct Sender {
     pub ownership: Arc<Ownership>,
     pub lanes: Lanes,
     pub due: Mutex<Due>,
+    pub telling: Mutex<()>,
     /// This incarnation of this replica.
     pub me: String,
     pub again: std::sync::OnceLock<Again>,
@@ -160,6 +164,7 @@ impl Sender {
         if outcome != Outcome::NotSent {
             let failing = matches!(outcome, Outcome::Refused { .. } | Outcome::Unknown { .. });
             self.lanes.tell(&channel_of(name, &claimed), failing);
+            self.tell_of_channels();
         }
         drop(pass);
         let outcome = match outcome {
@@ -171,6 +176,20 @@ impl Sender {
             outcome => outcome,
         };
         self.write_down(name, tries, &outcome).await
+    }
+
+    /// Readiness tells of channels that do not take their messages; the process is ready all the same.
+    fn tell_of_channels(&self) {
+        // One after the other, so that what is told last is what is known last.
+        let _telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
+        let failing = self.lanes.failing(|channel| self.channels.get(channel).is_some());
+        let names: Vec<String> = failing.iter().take(CHANNELS_TOLD).map(ToString::to_string).collect();
+        let more = match failing.len() - names.len() {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let trouble = (!names.is_empty()).then(|| format!("messages wait for {}{more}", names.join(", ")));
+        self.ctx.health.trouble("channels", trouble);
     }
 
     async fn make_ready(

@@ -108,6 +108,7 @@ pub async fn run_with(ctx: Context, config: NotifyConfig, http: Arc<dyn HttpTran
         ownership: Arc::clone(&ownership),
         lanes: Lanes::new(config.per_channel),
         due: Mutex::new(Due::default()),
+        telling: Mutex::default(),
         me: format!("{:016x}", ctx.random.next_u64()),
         again: OnceLock::new(),
         ctx: ctx.clone(),

@@ -327,11 +327,14 @@ async fn a_dead_channel_holds_up_no_other() {
     let errors =
         || dead.iter().all(|request| running.object(request).is_some_and(|object| object.spec.last_error.is_some()));
     until("a try for each", || errors().then_some(())).await;
+    let told = || running.test.health.troubles();
+    assert_eq!(told(), [("notify/channels".to_owned(), "messages wait for shop/hook".to_owned())]);
     sink.always(HOOK, None);
     running.advance(600);
     for request in &dead {
         running.in_phase(request, NotificationPhase::Delivered).await;
     }
+    assert_eq!(told(), []);
     running.stop().await;
 }
 

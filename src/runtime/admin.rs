@@ -61,7 +61,7 @@ async fn serve_within(
     http_server::serve(listener, bounds, "admin-connection", tasks, shutdown, TowerToHyperService::new(app)).await;
 }
 
-/// 200 when every part of every service is ready, else 503. `?verbose` lists them in either case.
+/// 200 when every part of every service is ready, else 503. `?verbose` lists them in either case; trouble outside is always told.
 async fn readyz(State(admin): State<Admin>, RawQuery(query): RawQuery) -> impl IntoResponse {
     let ready = admin.health.is_ready();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -74,6 +74,9 @@ async fn readyz(State(admin): State<Admin>, RawQuery(query): RawQuery) -> impl I
             None if verbose => text.push_str(&format!("[+] {part}\n")),
             None => {}
         }
+    }
+    for (part, trouble) in admin.health.troubles() {
+        text.push_str(&format!("[!] {part}: {trouble}\n"));
     }
     text.push_str(if ready { "ready\n" } else { "not ready\n" });
     (status, text)
@@ -117,6 +120,15 @@ mod tests {
         rules.ready("service");
         let (status, text) = get_text(address, "/readyz?verbose").await;
         assert_eq!((status, text.contains("[+] rules/bus")), (200, true), "{text}");
+        rules.trouble("channels", Some("messages to shop/ops-slack wait".into()));
+        let (status, text) = get_text(address, "/readyz").await;
+        assert_eq!(
+            (status, text.contains("[!] rules/channels: messages to shop/ops-slack wait")),
+            (200, true),
+            "{text}"
+        );
+        rules.trouble("channels", None);
+        assert!(!get_text(address, "/readyz?verbose").await.1.contains("channels"));
         assert_eq!(get_text(address, "/livez").await.0, 200);
         assert_eq!(get_text(address, "/metrics").await.0, 200);
         shutdown.cancel();

@@ -10,7 +10,10 @@ type Parts = BTreeMap<(&'static str, &'static str), Option<String>>;
 
 /// What every service of the process says about itself.
 #[derive(Clone, Debug, Default)]
-pub struct Health(Arc<Mutex<Parts>>);
+pub struct Health {
+    parts: Arc<Mutex<Parts>>,
+    troubles: Arc<Mutex<BTreeMap<(&'static str, &'static str), String>>>,
+}
 
 impl Health {
     /// The part of one service. It is not ready before it says so.
@@ -25,13 +28,19 @@ impl Health {
         self.lock().iter().map(|((service, part), reason)| (format!("{service}/{part}"), reason.clone())).collect()
     }
 
+    /// What is wrong outside, by service and part, while the process itself works.
+    pub fn troubles(&self) -> Vec<(String, String)> {
+        let troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        troubles.iter().map(|((service, part), text)| (format!("{service}/{part}"), text.clone())).collect()
+    }
+
     /// Whether everything is ready.
     pub fn is_ready(&self) -> bool {
         self.lock().values().all(Option::is_none)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Parts> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -53,6 +62,15 @@ impl ServiceHealth {
     /// Whether this part works, as far as anybody has said.
     pub fn works(&self, part: &'static str) -> bool {
         self.all.lock().get(&(self.service, part)).is_none_or(Option::is_none)
+    }
+
+    /// What a part suffers from that taking this process out of service would not mend; none: nothing. It stays ready.
+    pub fn trouble(&self, part: &'static str, text: Option<String>) {
+        let mut troubles = self.all.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        match text {
+            Some(text) => drop(troubles.insert((self.service, part), text)),
+            None => drop(troubles.remove(&(self.service, part))),
+        }
     }
 
     /// This part does not work, and why: what is missing and what to do.
