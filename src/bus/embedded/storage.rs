@@ -139,9 +139,19 @@ impl EmbeddedStorage {
         }
     }
 
-    /// Runs a read on a connection of its own, away from the async threads, and remembers for the health whether this part of the
-    /// log's work succeeds.
+    /// Runs a read, and remembers for the health whether this part of the log's work succeeds.
     pub(super) async fn query<T, F>(&self, part: &str, query: F) -> Result<T, String>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
+        let result = self.look(query).await;
+        self.faults.note(part, &result);
+        result
+    }
+
+    /// Runs a read on a connection of its own, away from the async threads.
+    async fn look<T, F>(&self, query: F) -> Result<T, String>
     where
         T: Send + 'static,
         F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
@@ -158,12 +168,10 @@ impl EmbeddedStorage {
             }
             Ok::<_, rusqlite::Error>(result)
         };
-        let result = match tokio::task::spawn_blocking(read).await {
+        match tokio::task::spawn_blocking(read).await {
             Ok(result) => result.map_err(|error| format!("read the log: {error}")),
             Err(error) => Err(format!("read the log: {error}")),
-        };
-        self.faults.note(part, &result);
-        result
+        }
     }
 
     fn place(&self, at: TopicPartition) -> Option<&Place> {
@@ -221,7 +229,7 @@ impl Storage for EmbeddedStorage {
 
     async fn read(&self, at: TopicPartition, from: u64, limit: usize) -> Result<Chunk, String> {
         let (topic, end) = (self.topics.id(at.topic), self.end(at));
-        let (records, all) = self.query(&at.to_string(), move |c| select(c, topic, at, from, limit)).await?;
+        let (records, all) = self.look(move |c| select(c, topic, at, from, limit)).await?;
         // A write that was rolled back leaves a gap, perhaps up to the end.
         let after_last = records.last().map_or(from, |last| last.offset + 1);
         let next = if all { end.max(after_last) } else { after_last };

@@ -7,7 +7,7 @@ use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{Chunk, Core, Storage, assign::MemberId};
-use crate::bus::{DeliveryQueue, TopicPartition};
+use crate::bus::{DeliveryQueue, TopicPartition, faults};
 
 /// How many records are read at once.
 const READ_LIMIT: usize = 256;
@@ -70,7 +70,8 @@ impl<S: Storage> Member<S> {
     async fn deliver(&mut self) -> bool {
         let mut any = false;
         let assigned = self.queue.assigned();
-        self.unreadable.retain(|at, _| assigned.contains(at));
+        let lost: Vec<_> = self.unreadable.keys().filter(|at| !assigned.contains(at)).copied().collect();
+        lost.into_iter().for_each(|at| self.mended(at));
         for at in assigned {
             let Some((position, room)) = self.readable(at) else { continue };
             if self.unreadable.get(&at).is_some_and(|again| Instant::now() < *again) {
@@ -82,16 +83,30 @@ impl<S: Storage> Member<S> {
                         any |= self.queue.push(at, stored.offset, stored.timestamp, stored.record);
                     }
                     self.positions.insert(at, next);
-                    self.unreadable.remove(&at);
+                    self.mended(at);
                 }
                 Err(error) => {
-                    if self.unreadable.insert(at, Instant::now() + READ_RETRY).is_none() {
+                    let is_new = self.unreadable.insert(at, Instant::now() + READ_RETRY).is_none();
+                    self.core.faults.set(&self.part(at), error.clone());
+                    if is_new {
                         tracing::warn!(group = self.group, %at, error, "A partition could not be read; trying again.");
                     }
                 }
             }
         }
         any
+    }
+
+    /// A partition as this group reads it: that another group can, for it reads elsewhere, mends nothing here.
+    fn part(&self, at: TopicPartition) -> String {
+        format!("{at} for {}", faults::consumer(&self.group))
+    }
+
+    /// It can be read, or is another member's to read.
+    fn mended(&mut self, at: TopicPartition) {
+        if self.unreadable.remove(&at).is_some() {
+            self.core.faults.clear(&self.part(at));
+        }
     }
 
     /// Position and room, where there is something to read and room for it.
@@ -126,6 +141,8 @@ impl<S: Storage> Member<S> {
 /// However it ends, by a panic too: what it had is given back, and the service hears that its membership has ended.
 impl<S: Storage> Drop for Member<S> {
     fn drop(&mut self) {
+        let unreadable: Vec<_> = self.unreadable.keys().copied().collect();
+        unreadable.into_iter().for_each(|at| self.mended(at));
         self.core.groups.leave(&self.group, self.id, &self.queue, |topic| self.core.storage.partitions(topic));
         self.queue.close();
         self.core.dirty.notify_one();
