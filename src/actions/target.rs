@@ -73,10 +73,9 @@ impl Targets {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
+            // The API server gives a service account its groups by itself (k8s.io/apiserver, endpoints/filters/impersonation). To
+            // name them would need the right to act as any group, `system:masters` too.
             .header("Impersonate-User", user_of(call.namespace, call.account))
-            .header("Impersonate-Group", "system:serviceaccounts")
-            .header("Impersonate-Group", format!("system:serviceaccounts:{}", call.namespace))
-            .header("Impersonate-Group", "system:authenticated")
             .header("Accept", "application/json");
         if body.is_some() {
             request = request.header("Content-Type", "application/json-patch+json");

@@ -15,4 +15,5 @@ mod h_frozen;
 mod h_rewound;
 mod i_breaker;
 mod j_apiserver_away;
+mod k_permissions;
 mod producer;
