@@ -59,7 +59,7 @@ end-to-end: release ## The release binary as processes of its own, on real parts
 release: ## Build target/release/eventpulse
 	@$(RELEASE)
 
-generate: ## Write the generated files: CRDs, event schemas and examples
+generate: ## Write the generated files: CRDs, event schemas and examples, the list of metrics
 	$(CARGO) run --quiet --locked --bin eventpulse -- generate .
 
 env-tools: ## Build the control plane, kwok, Kafka, Alertmanager and Prometheus into the cache

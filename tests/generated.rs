@@ -52,3 +52,36 @@ fn the_schemas_and_examples_of_the_events_are_what_the_types_say() {
     assert!(documents.len() >= 25);
     check("docs/events", &documents.into_iter().collect());
 }
+
+#[test]
+fn the_list_of_metrics_is_what_the_catalogue_says() {
+    let wanted = eventpulse::runtime::metrics::catalogue::document();
+    let path = folder("docs").join("metrics.md");
+    assert!(fs::read_to_string(path).unwrap_or_default() == wanted, "docs/metrics.md differs; run `make generate`");
+}
+
+/// What is counted anywhere is in the catalogue, and so in the docs: only it names metrics.
+#[test]
+fn no_metric_is_named_outside_the_catalogue() {
+    let mut folders = vec![folder("src")];
+    let mut found = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let name = path.to_string_lossy().into_owned();
+            if name.ends_with("metrics/catalogue.rs") || name.contains("test") {
+                continue;
+            }
+            let text = fs::read_to_string(&path).unwrap();
+            let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+            if code.contains("\"eventpulse_") {
+                found.push(name);
+            }
+        }
+    }
+    assert!(found.is_empty(), "{found:?} name metrics");
+}

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     api::v1alpha1::{ACTION_MESSAGE_MAX, Action, ActionPhase, ActionStatus, OnUnknownOutcome},
     events::{ActionCompleted, ActionFailed, ActionFailureReason, Event, Topic},
-    runtime::{Step, StoreError},
+    runtime::{Step, StoreError, metrics::catalogue::ACTIONS_FINISHED},
 };
 
 /// Whether it took effect, as a condition that `kubectl wait` knows.
@@ -150,11 +150,7 @@ impl Actions {
     }
 
     fn count(&self, result: &'static str) {
-        self.ctx
-            .metrics
-            .counter("eventpulse_actions_finished", "Actions that came to their end, by result.")
-            .get_or_create(&vec![("result", result.into())])
-            .inc();
+        self.ctx.metrics.count(&ACTIONS_FINISHED, [result], 1);
     }
 }
 

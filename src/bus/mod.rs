@@ -30,7 +30,7 @@ pub use settings::{BusConfig, EmbeddedConfig, KafkaConfig, Retention};
 
 use crate::{
     events::{Record, Topic},
-    runtime::{Metrics, clock::Clock},
+    runtime::{Metrics, clock::Clock, metrics::catalogue::BUS_REPAIRED_WAKEUPS},
 };
 
 /// The largest record that any adapter takes, in bytes: a dead letter with a whole webhook body (1 MiB, in base64) fits.
@@ -70,13 +70,7 @@ fn check_record(record: &Record) -> Result<(), BusError> {
 
 /// A member went on after a wake-up was lost (design, section 6).
 fn repaired_wakeups(metrics: &Metrics, group: &str) {
-    metrics
-        .counter(
-            "eventpulse_bus_repaired_wakeups",
-            "Consumers that waited although records were there, and were repaired.",
-        )
-        .get_or_create(&vec![("group", group.to_owned())])
-        .inc();
+    metrics.count(&BUS_REPAIRED_WAKEUPS, [group], 1);
 }
 
 /// One partition of a topic.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Args;
 
-use crate::{api::crds, events::schemas};
+use crate::{api::crds, events::schemas, runtime::metrics::catalogue};
 
 #[derive(Args, Debug)]
 pub(super) struct GenerateArgs {
@@ -17,7 +17,8 @@ pub(super) struct GenerateArgs {
 pub(super) fn generate(args: &GenerateArgs) -> anyhow::Result<()> {
     let crds = crds::documents()?.into_iter().map(|(name, text)| (PathBuf::from("crds").join(name), text));
     let events = schemas::documents()?.into_iter().map(|(name, text)| (PathBuf::from("docs/events").join(name), text));
-    for (path, text) in crds.chain(events) {
+    let metrics = (PathBuf::from("docs/metrics.md"), catalogue::document());
+    for (path, text) in crds.chain(events).chain([metrics]) {
         let path = args.root.join(path);
         if let Some(dir) = path.parent() {
             std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;

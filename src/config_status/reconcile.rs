@@ -27,6 +27,7 @@ use crate::{
     runtime::{
         ApiFailure, Context, Handler,
         kube_api::{CALL_TIMEOUT, call},
+        metrics::catalogue::CONFIG_STATUS_WRITES,
         random::exponential,
         watch_cache::Cached,
     },
@@ -177,14 +178,7 @@ impl Reconciler {
         let api = self.api(kind, &namespace);
         let result = call(CALL_TIMEOUT, api.patch_status(&name, &parameters, &Patch::Apply(patch))).await;
         let outcome = result.as_ref().map_or_else(ApiFailure::category, |_| "written");
-        self.ctx
-            .metrics
-            .counter(
-                "eventpulse_config_status_writes",
-                "Writes of the status of Rules, Runbooks and NotificationChannels.",
-            )
-            .get_or_create(&vec![("kind", kind.label().into()), ("outcome", outcome.into())])
-            .inc();
+        self.ctx.metrics.count(&CONFIG_STATUS_WRITES, [kind.label(), outcome], 1);
         if result.is_ok() && !problems.is_empty() {
             tracing::info!(
                 kind = kind.label(),

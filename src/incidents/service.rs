@@ -20,6 +20,7 @@ use crate::{
     runtime::{
         Context, Gate, Inbound, Mailboxes, Ownership, Store, StoreError,
         consume::{bury, consume},
+        metrics::catalogue::{INCIDENTS, INCIDENTS_DELETED},
         watch_cache::{name_of, version_of},
     },
 };
@@ -220,14 +221,13 @@ impl Service {
     /// Of each phase, how many incidents of this replica's partitions there are: the sum over the replicas counts each once.
     fn count(&self) {
         let incidents = self.store.list();
-        let gauge = self.ctx.metrics.gauge("eventpulse_incidents", "Incidents, by phase.");
         for phase in [IncidentPhase::Open, IncidentPhase::Mitigating, IncidentPhase::Failed, IncidentPhase::Resolved] {
             let is_in = |incident: &&Arc<Incident>| {
                 incident.status.as_ref().map(|status| status.phase).unwrap_or_default() == phase
                     && self.owns(&name_of(incident.as_ref()))
             };
             let count = i64::try_from(incidents.iter().filter(is_in).count()).unwrap_or(i64::MAX);
-            gauge.get_or_create(&vec![("phase", format!("{phase:?}"))]).set(count);
+            self.ctx.metrics.gauge(&INCIDENTS, [&format!("{phase:?}")]).set(count);
         }
     }
 
@@ -245,11 +245,7 @@ impl Service {
                 Ok(true) => {
                     self.store.cache().remove(&name, version_of(incident.as_ref()));
                     tracing::info!(incident = %name, reason = why.label(), "A finished incident was deleted.");
-                    self.ctx
-                        .metrics
-                        .counter("eventpulse_incidents_deleted", "Finished incidents that were deleted, by reason.")
-                        .get_or_create(&vec![("reason", why.label().into())])
-                        .inc();
+                    self.ctx.metrics.count(&INCIDENTS_DELETED, [why.label()], 1);
                 }
                 Ok(false) => {}
                 Err(error) => tracing::warn!(%error, "A finished incident could not be deleted; it is tried again."),

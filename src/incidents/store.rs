@@ -14,7 +14,9 @@ use super::{
 use crate::{
     api::v1alpha1::{Incident, OutboxEntry},
     events::{DeadLetterReason, Event, NamespacedName},
-    runtime::{Context, Handler, Inbound, Owned, Step, Store, StoreError, consume::bury},
+    runtime::{
+        Context, Handler, Inbound, Owned, Step, Store, StoreError, consume::bury, metrics::catalogue::INCIDENT_WRITES,
+    },
 };
 
 impl Owned for Incident {
@@ -100,11 +102,7 @@ impl Incidents {
                 }
             })
             .await?;
-        self.ctx
-            .metrics
-            .counter("eventpulse_incident_writes", "Batches of events folded into an incident, by outcome.")
-            .get_or_create(&vec![("outcome", outcome.into())])
-            .inc();
+        self.ctx.metrics.count(&INCIDENT_WRITES, [outcome], 1);
         Ok(())
     }
 

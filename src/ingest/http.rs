@@ -27,7 +27,10 @@ use super::{
 };
 use crate::{
     events::{DeadLetter, Event, EventId, Topic},
-    runtime::Context,
+    runtime::{
+        Context,
+        metrics::catalogue::{INGEST_ALERTS, INGEST_REQUESTS},
+    },
 };
 
 /// Seconds that a sender is asked to wait when nothing can be accepted.
@@ -68,11 +71,7 @@ impl Endpoint {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let answer = self.respond(request).await;
-        self.ctx
-            .metrics
-            .counter("eventpulse_ingest_requests", "Requests to ingest, by status.")
-            .get_or_create(&vec![("status", answer.status().as_str().to_owned())])
-            .inc();
+        self.ctx.metrics.count(&INGEST_REQUESTS, [answer.status().as_str()], 1);
         answer
     }
 
@@ -192,9 +191,8 @@ impl Endpoint {
     }
 
     fn count(&self, batch: &Batch) {
-        let alerts = self.ctx.metrics.counter("eventpulse_ingest_alerts", "Alerts received, by result.");
         for (result, count) in [("accepted", batch.accepted.len()), ("rejected", batch.rejected.len())] {
-            alerts.get_or_create(&vec![("result", result.to_owned())]).inc_by(count as u64);
+            self.ctx.metrics.count(&INGEST_ALERTS, [result], count as u64);
         }
     }
 }

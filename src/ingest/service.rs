@@ -21,6 +21,7 @@ use super::{
 use crate::runtime::{
     Context,
     http_server::{self, HttpBounds},
+    metrics::catalogue::{OUTBOX_BYTES, OUTBOX_ENTRIES},
 };
 
 /// How the service runs.
@@ -130,11 +131,10 @@ async fn open_intake(ctx: &Context, config: &IngestConfig) -> Result<Intake, Ing
     if ctx.bus.is_local() && !Outbox::is_in(&config.data_dir) {
         return Ok(Intake::Log);
     }
-    let gauge = |name, help| ctx.metrics.gauge(name, help).get_or_create(&Vec::new()).clone();
     let bounds = Bounds {
-        alerts: gauge("eventpulse_outbox_entries", "Alerts that wait for the broker."),
+        alerts: ctx.metrics.gauge(&OUTBOX_ENTRIES, []),
         max_alerts: config.outbox_max_alerts,
-        bytes: gauge("eventpulse_outbox_bytes", "Bytes of the alerts that wait for the broker."),
+        bytes: ctx.metrics.gauge(&OUTBOX_BYTES, []),
         max_bytes: config.outbox_max_bytes,
     };
     let outbox = Outbox::open(&config.data_dir, bounds).await?;

@@ -23,7 +23,10 @@ use crate::{
     api::v1alpha1::{ChannelType, MessageTemplate, Notification, NotificationChannel, NotificationSpec, OutboxEntry},
     bus::Ack,
     events::{DeadLetterReason, Event, NamespacedName, NotificationRequested, Record},
-    runtime::{Context, Handler, Owned, Ownership, Step, Store, StoreError, WatchCache, publish_dead_letter},
+    runtime::{
+        Context, Handler, Owned, Ownership, Step, Store, StoreError, WatchCache,
+        metrics::catalogue::NOTIFICATION_TRIES, publish_dead_letter,
+    },
 };
 
 /// When a notification that the API server refuses to change is looked at again.
@@ -350,11 +353,7 @@ impl Sender {
     }
 
     fn count(&self, outcome: &'static str) {
-        self.ctx
-            .metrics
-            .counter("eventpulse_notification_tries", "Tries to send a message, by what became of them.")
-            .get_or_create(&vec![("outcome", outcome.into())])
-            .inc();
+        self.ctx.metrics.count(&NOTIFICATION_TRIES, [outcome], 1);
     }
 
     fn tell(&self, name: &NamespacedName, spec: &NotificationSpec, said: Option<Said>) {

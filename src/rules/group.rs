@@ -30,6 +30,7 @@ use crate::{
     runtime::{
         ApiFailure, Context, Handler, Owned, Step, Store, StoreError, WatchCache,
         consume::{publish_dead_letter, publish_until_acknowledged},
+        metrics::catalogue::ALERTS_DECIDED,
     },
 };
 
@@ -135,11 +136,7 @@ impl Groups {
 
     fn count(&self, event: &Event) {
         if let Payload::AlertDecided(entry) = &event.payload {
-            self.ctx
-                .metrics
-                .counter("eventpulse_alerts_decided", "Alerts by what was decided, for each rule that they matched.")
-                .get_or_create(&vec![("reason", reason_label(entry.reason).into())])
-                .inc();
+            self.ctx.metrics.count(&ALERTS_DECIDED, [reason_label(entry.reason)], 1);
         }
     }
 

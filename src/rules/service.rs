@@ -28,6 +28,7 @@ use crate::{
         Context, Gate, Inbound, Mailboxes, Ownership, Store, StoreError, WatchCache,
         consume::{bury, consume},
         kube_api::can_be_worked_with,
+        metrics::catalogue::RULES,
         watch_cache::{WatchState, name_of},
     },
 };
@@ -310,10 +311,9 @@ impl Service {
             }
         }
         let usable: Vec<Arc<CompiledRule>> = known.values().filter_map(|compiled| compiled.rule.clone()).collect();
-        let gauge = self.ctx.metrics.gauge("eventpulse_rules", "Rules, by whether they can be used.");
         let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        gauge.get_or_create(&vec![("state", "usable".into())]).set(count(usable.len()));
-        gauge.get_or_create(&vec![("state", "broken".into())]).set(count(known.len() - usable.len()));
+        self.ctx.metrics.gauge(&RULES, ["usable"]).set(count(usable.len()));
+        self.ctx.metrics.gauge(&RULES, ["broken"]).set(count(known.len() - usable.len()));
         *self.groups.compiled.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(RuleSet::new(usable));
         self.tell_groups(Some(touched));
     }

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use super::{
     Context, Ownership,
+    metrics::catalogue::DEAD_LETTERS,
     random::{Random, exponential},
 };
 use crate::{
@@ -199,10 +200,7 @@ pub async fn publish_dead_letter(ctx: &Context, letter: DeadLetter) -> bool {
 
 fn dead_letter_record(ctx: &Context, letter: DeadLetter) -> Option<Record> {
     tracing::warn!(origin = letter.origin, reason = ?letter.reason, message = letter.message, "Dead letter.");
-    ctx.metrics
-        .counter("eventpulse_dead_letters", "Records and alerts that could not be used, by reason.")
-        .get_or_create(&vec![("reason", reason_label(letter.reason).into())])
-        .inc();
+    ctx.metrics.count(&DEAD_LETTERS, [reason_label(letter.reason)], 1);
     let encoded = dead_letter_event(ctx, letter).encode();
     encoded
         .inspect_err(|error| {
