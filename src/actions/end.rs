@@ -45,11 +45,11 @@ impl Actions {
             message: None,
             waiting_for: None,
             conditions: vec![condition(work, true, "Applied", what.as_deref().unwrap_or_default(), now)],
-            what,
+            what: what.clone(),
             finished_at: Some(now),
             ..work.status()
         };
-        self.count("completed");
+        self.count(work, "completed", what.as_deref().unwrap_or_default());
         // The effect is in the ring: whatever somebody else has written meanwhile, this is how it ended.
         self.finish(work, status, event, true).await
     }
@@ -108,9 +108,11 @@ impl Actions {
                 ends_ladder: request.last || stops,
             },
         );
-        let skipped = matches!(reason, ActionFailureReason::Stale | ActionFailureReason::Suspended) && !work.was_sent();
+        use ActionFailureReason::{IncidentResolved, Stale, Suspended};
+        let skipped = matches!(reason, Stale | Suspended | IncidentResolved) && !work.was_sent();
         let phase = if skipped { ActionPhase::Skipped } else { ActionPhase::Failed };
         let label = reason_label(reason);
+        let told = format!("{label}: {message}");
         let status = ActionStatus {
             phase,
             conditions: vec![condition(work, false, &label, &message, now)],
@@ -120,7 +122,7 @@ impl Actions {
             finished_at: Some(now),
             ..work.status()
         };
-        self.count(if skipped { "skipped" } else { "failed" });
+        self.count(work, if skipped { "skipped" } else { "failed" }, &told);
         self.finish(work, status, event, false).await
     }
 
@@ -149,7 +151,9 @@ impl Actions {
         Ok(())
     }
 
-    fn count(&self, result: &'static str) {
+    fn count(&self, work: &Work, result: &'static str, what: &str) {
+        let target = work.request.target.display();
+        tracing::info!(action = %work.name, incident = %work.request.incident.incident_id, target, result, what, "An action came to its end.");
         self.ctx.metrics.count(&ACTIONS_FINISHED, [result], 1);
     }
 }

@@ -9,7 +9,7 @@ use kube::{
 
 use super::{resolve::resolve, service::Actions};
 use crate::{
-    api::v1alpha1::{Rule, Runbook, RunbookSnapshot},
+    api::v1alpha1::{Incident, IncidentPhase, Rule, Runbook, RunbookSnapshot},
     events::{ActionRequested, NamespacedName},
     runtime::{
         ApiFailure, WatchCache,
@@ -23,6 +23,20 @@ impl Actions {
     pub(super) async fn is_suspended(&self, request: &ActionRequested) -> Result<bool, ApiFailure> {
         let acts = |rule: &Rule| (!rule.spec.suspend).then_some(());
         Ok(self.look_up(&self.rules, &request.incident.rule, acts).await?.is_none())
+    }
+
+    /// Whether nothing is to be done any more: its alerts cleared, or somebody resolved it, while the action waited. An incident that
+    /// is not there may only not be written yet.
+    pub(super) async fn is_resolved(&self, request: &ActionRequested) -> Result<bool, ApiFailure> {
+        let api: Api<Incident> = Api::namespaced(self.ctx.kube.clone(), &request.incident.rule.namespace);
+        let incident = match find(&self.ctx.health, &api, request.incident.incident_id.as_str()).await {
+            // What somebody has made unreadable says nothing.
+            Err(ApiFailure::Malformed(_)) => None,
+            found => found?,
+        };
+        Ok(incident.is_some_and(|incident| {
+            incident.spec.resolved || incident.status.is_some_and(|status| status.phase == IncidentPhase::Resolved)
+        }))
     }
 
     /// None where there is no runbook that fits the request.

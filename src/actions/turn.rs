@@ -101,6 +101,18 @@ impl Actions {
         if let Some(stop) = self.stop(work, &work.plans).await {
             return Some(stop);
         }
+        if !work.was_sent() {
+            match self.is_resolved(&work.request).await {
+                Ok(false) => {}
+                Ok(true) => {
+                    let message = "its incident was resolved before anything was sent";
+                    return Some(fail(ActionFailureReason::IncidentResolved, message));
+                }
+                Err(_) => {
+                    return Some(self.unreadable(&format!("the incident {}", work.request.incident.incident_id)));
+                }
+            }
+        }
         if work.plans.len() >= ACTION_PLANS_MAX {
             return Some(fail(
                 ActionFailureReason::RetriesExhausted,

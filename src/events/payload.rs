@@ -314,6 +314,8 @@ pub enum ActionFailureReason {
     Stale,
     /// The rule was suspended or deleted before anything was sent.
     Suspended,
+    /// Its incident was resolved before anything was sent.
+    IncidentResolved,
     /// Nobody can know whether it took effect; it is never sent again.
     OutcomeUnknown,
 }

@@ -15,6 +15,10 @@ impl Condition {
     /// Compiles the text of `field`, which may speak of `variables`.
     pub fn compile(field: &str, source: &str, variables: &[Variable]) -> Result<Self, ExpressionError> {
         match Program::compile(source, variables) {
+            Ok(program) if program.is_never_a_truth() => {
+                let text = "gives neither true nor false: a condition asks something, like alert.labels.team == 'web'";
+                Err(Problem::at(0, text).in_field(field, source, 0))
+            }
             Ok(program) => Ok(Self { field: field.to_owned(), program }),
             Err(problem) => Err(problem.in_field(field, source, 0)),
         }

@@ -11,8 +11,11 @@ use cel::{
 };
 
 use super::{
-    COMPREHENSION_NESTING_MAX, COMPREHENSIONS_MAX, COST_MAX, EXPRESSION_LEN_MAX, Problem, Scope, Variable, cost::cost,
-    patterns::Patterns, scan::scan, scope::env,
+    COMPREHENSION_NESTING_MAX, COMPREHENSIONS_MAX, COST_MAX, EXPRESSION_LEN_MAX, Problem, Scope, Variable,
+    cost::cost,
+    patterns::Patterns,
+    scan::scan,
+    scope::{ALERT_FIELDS, env},
 };
 
 /// Functions of CEL's standard library that the interpreter knows; operators and macros are syntax.
@@ -121,6 +124,20 @@ impl Program {
         catch_unwind(AssertUnwindSafe(|| self.patterns.evaluate(&self.root, &scope.0)))
             .map_err(|_| Problem::at(0, "the expression cannot be evaluated"))?
             .map_err(|error| Problem::at(0, execution_problem(&error)))
+    }
+
+    /// Whether it can be seen without any alert that this gives neither true nor false.
+    pub(super) fn is_never_a_truth(&self) -> bool {
+        match &self.root.expr {
+            Expr::Literal(literal) => !matches!(literal, LiteralValue::Boolean(_)),
+            Expr::Ident(_) | Expr::List(_) | Expr::Map(_) => true,
+            // Of an alert itself, of its labels or annotations: has(…) is another thing.
+            Expr::Select(select) if !select.test => {
+                let of = |node: &IdedExpr| matches!(&node.expr, Expr::Ident(name) if name == Variable::Alert.name());
+                of(&select.operand) || matches!(&select.operand.expr, Expr::Select(inner) if of(&inner.operand))
+            }
+            _ => false,
+        }
     }
 
     /// The fields of `variable` that the expression names, as `params.delta` or `params["delta"]`.
@@ -240,9 +257,17 @@ impl Check<'_> {
                 if !operator && !FUNCTIONS.contains(&call.func_name.as_str()) {
                     return Err(NodeProblem { id: node.id, text: format!("there is no function {}", call.func_name) });
                 }
+                if let ("_[_]", [operand, index]) = (call.func_name.as_str(), call.args.as_slice())
+                    && let Expr::Literal(LiteralValue::String(name)) = &index.expr
+                {
+                    self.field(node.id, operand, name.inner())?;
+                }
                 call.target.iter().map(AsRef::as_ref).chain(&call.args).try_for_each(|child| self.expr(child))
             }
-            Expr::Select(select) => self.expr(&select.operand),
+            Expr::Select(select) => {
+                self.field(node.id, &select.operand, &select.field)?;
+                self.expr(&select.operand)
+            }
             Expr::List(list) => list.elements.iter().try_for_each(|child| self.expr(child)),
             Expr::Map(map) => map.entries.iter().try_for_each(|entry| self.entry(&entry.expr)),
             Expr::Struct(_) => Err(NodeProblem { id: node.id, text: "messages cannot be made here".into() }),
@@ -276,6 +301,19 @@ impl Check<'_> {
                 self.expr(&entry.value)
             }
         }
+    }
+
+    /// `alert` is no map of somebody's: a field that it never has is a slip, which would only be noticed by every alert.
+    fn field(&self, id: u64, operand: &IdedExpr, field: &str) -> Result<(), NodeProblem> {
+        let alert = Variable::Alert.name();
+        let is_alert = matches!(&operand.expr, Expr::Ident(name) if name == alert)
+            && self.variables.contains(&Variable::Alert)
+            && !self.bound.iter().any(|bound| bound == alert);
+        if !is_alert || ALERT_FIELDS.contains(&field) {
+            return Ok(());
+        }
+        let text = format!("alert has no {field}, only {}", ALERT_FIELDS.join(", "));
+        Err(NodeProblem { id, text })
     }
 
     fn ident(&self, id: u64, name: &str) -> Result<(), NodeProblem> {

@@ -21,6 +21,10 @@ pub enum Variable {
     Params,
 }
 
+/// Everything that `alert` may have.
+pub(super) const ALERT_FIELDS: [&str; 7] =
+    ["labels", "annotations", "status", "startsAt", "endsAt", "fingerprint", "source"];
+
 impl Variable {
     /// As an expression writes it.
     pub const fn name(self) -> &'static str {

@@ -115,7 +115,16 @@ fn conditions() {
         assert_eq!(holds(text), Ok(value), "{text}");
     }
     for (text, says) in [
-        ("alert.labels.service", "spec.c, at character 1: gives a string, a condition needs true or false"),
+        ("alert.labels.service", "spec.c, at character 1: gives neither true nor false"),
+        ("'true'", "spec.c, at character 1: gives neither true nor false"),
+        ("1", "spec.c, at character 1: gives neither true nor false"),
+        ("[true]", "spec.c, at character 1: gives neither true nor false"),
+        ("alert", "spec.c, at character 1: gives neither true nor false"),
+        ("alert.labels.service + ''", "spec.c, at character 1: gives a string, a condition needs true or false"),
+        ("has(alert.labls.service)", "spec.c, at character "),
+        ("alert.label.service == 'x'", "spec.c, at character 6: alert has no label, only labels, annotations, status"),
+        ("alert['Labels'].service == 'x'", "spec.c, at character "),
+        ("true || alert.endAt == alert.startsAt", "spec.c, at character "),
         ("alert.labels.nope == 'x'", "spec.c, at character 1: there is no \"nope\" here"),
         ("params.delta == 1", "spec.c, at character 1: there is no params here, only alert"),
         ("int(alert.labels.service) > 1", "spec.c, at character 1: "),

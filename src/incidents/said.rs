@@ -104,7 +104,9 @@ fn completed(facts: &mut Facts, data: &ActionCompleted, event: &Event) -> Entry 
 
 fn failed(facts: &mut Facts, data: &ActionFailed, event: &Event) -> Entry {
     let state = match data.reason {
-        ActionFailureReason::Stale | ActionFailureReason::Suspended => IncidentActionState::SkippedStale,
+        ActionFailureReason::Stale | ActionFailureReason::Suspended | ActionFailureReason::IncidentResolved => {
+            IncidentActionState::SkippedStale
+        }
         _ => IncidentActionState::Failed,
     };
     let reason = reason_text(data.reason);

@@ -1,7 +1,7 @@
 //! One group at a time: read, decide, write, publish, acknowledge. Inputs that waited behind a write are folded into the next one.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashSet},
     sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
@@ -24,8 +24,8 @@ use crate::{
     bus::Ack,
     compile::CompiledRule,
     events::{
-        ActionCompleted, ActionFailed, AlertId, AlertLink, AlertStatus, DeadLetterReason, DecisionReason, Event,
-        IncidentId, IncidentUpdated, NamespacedName, Payload, Record,
+        ActionCompleted, ActionFailed, AlertDecided, AlertId, AlertLink, AlertStatus, DeadLetterReason, DecisionReason,
+        Event, IncidentId, IncidentUpdated, NamespacedName, Payload, Record,
     },
     runtime::{
         ApiFailure, Context, Handler, Owned, Step, Store, StoreError, WatchCache,
@@ -104,6 +104,8 @@ pub(super) struct Groups {
     pub compiled: RwLock<Arc<RuleSet>>,
     pub index: Mutex<GroupIndex>,
     pub backlog: Mutex<Backlog>,
+    /// The rules of which it was told that they cannot decide; no more than there are rules.
+    pub invalid_told: Mutex<HashSet<NamespacedName>>,
     /// How long nothing comes of a partition whose backlog is read.
     pub quiet: SignedDuration,
     pub limits: Limits,
@@ -137,6 +139,23 @@ impl Groups {
     fn count(&self, event: &Event) {
         if let Payload::AlertDecided(entry) = &event.payload {
             self.ctx.metrics.count(&ALERTS_DECIDED, [reason_label(entry.reason)], 1);
+            if entry.reason == DecisionReason::Invalid {
+                self.tell_invalid(entry);
+            }
+        }
+        if let Payload::IncidentOpened(opened) = &event.payload {
+            let (rule, summary) = (&opened.incident.rule, &opened.incident.summary);
+            tracing::info!(incident = %opened.incident.incident_id, %rule, summary, "An incident opened.");
+        }
+    }
+
+    /// A rule that cannot decide its alerts compiles all the same: nobody would know. Told once for each state of the rules.
+    fn tell_invalid(&self, entry: &AlertDecided) {
+        let Some(rule) = &entry.rule else { return };
+        let mut told = self.invalid_told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.insert(rule.clone()) {
+            let (alert, problem) = (entry.alert_id.as_str(), &entry.detail);
+            tracing::warn!(%rule, alert, problem, "A rule cannot decide an alert; it opens nothing. Told once until a rule changes.");
         }
     }
 

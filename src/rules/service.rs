@@ -114,6 +114,7 @@ pub async fn run(ctx: Context, config: RulesConfig) -> Result<(), RulesError> {
         compiled: RwLock::default(),
         index: Mutex::default(),
         backlog: Mutex::default(),
+        invalid_told: Mutex::default(),
         quiet: jiff::SignedDuration::try_from(config.takeover_grace).unwrap_or_default(),
         limits: Limits { retention: config.retention.as_signed(), ends_at_grace: config.ends_at_grace.as_signed() },
         storm_threshold: config.storm_threshold,
@@ -312,6 +313,7 @@ impl Service {
         }
         let usable: Vec<Arc<CompiledRule>> = known.values().filter_map(|compiled| compiled.rule.clone()).collect();
         let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.groups.invalid_told.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.ctx.metrics.gauge(&RULES, ["usable"]).set(count(usable.len()));
         self.ctx.metrics.gauge(&RULES, ["broken"]).set(count(known.len() - usable.len()));
         *self.groups.compiled.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(RuleSet::new(usable));

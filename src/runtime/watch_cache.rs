@@ -111,7 +111,7 @@ impl<K: Cached> WatchCache<K> {
                 ended = self.follow(&ctx, part, &mut retry) => ended,
             };
             self.set_state(WatchState::Broken);
-            ctx.health.not_ready(part, format!("watch of {}: {failure}", K::plural(&())));
+            ctx.health.not_ready(part, format!("watch of {}: {failure}{}", K::plural(&()), remedy(&failure)));
             let asked =
                 if let ApiFailure::Throttled { after: Some(after), .. } = failure { after } else { Duration::ZERO };
             if !wait(&ctx, &ctx.random, retry, asked).await {
@@ -381,6 +381,13 @@ fn watch_part(kind: &str) -> &'static str {
         "Secret" => "watch Secret",
         _ => "watch",
     }
+}
+
+/// Of a kind that the API server does not know it says 404, and not that its definition is missing.
+fn remedy(failure: &ApiFailure) -> &'static str {
+    let unknown_kind = matches!(failure, ApiFailure::NotFound(_))
+        || matches!(failure, ApiFailure::Unknown(text) if text.starts_with("404"));
+    if unknown_kind { " (is it defined? `eventpulse crds | kubectl apply --server-side -f -`)" } else { "" }
 }
 
 async fn wait(ctx: &Context, random: &Random, retry: u32, asked: Duration) -> bool {

@@ -135,11 +135,12 @@ async fn a_server_that_answers_nothing_breaks_the_watch_within_30_s() {
     let hold = move || Fault::Hold(Arc::clone(&never));
     type Hook = Box<dyn Fn(&Seen) -> Fault + Send + Sync>;
     let (list, start) = (hold.clone(), hold);
-    let cases: [(Hook, &str); 4] = [
+    let cases: [(Hook, &str); 5] = [
         (Box::new(move |seen| if is_watch(seen) { Fault::Refuse } else { list() }), "no answer within"),
         (Box::new(move |seen| if is_watch(seen) { start() } else { Fault::None }), "no answer within"),
         (Box::new(move |seen| if is_watch(seen) { Fault::Silence } else { Fault::None }), "nothing came for 25 s"),
         (Box::new(move |seen| if is_watch(seen) { Fault::Ended } else { Fault::None }), "as soon as it had begun"),
+        (Box::new(|_| Fault::Page(404)), "is it defined? `eventpulse crds"),
     ];
     for (hook, reason) in cases {
         let (cache, test) = following(&["a"]).await;

@@ -446,3 +446,36 @@ async fn an_action_waits_while_the_ring_is_full_of_entries_that_have_not_expired
     assert_eq!(replicas(&api), 4);
     stop(test).await;
 }
+
+/// Its alerts cleared, or somebody resolved it: nobody needs the step any more.
+#[tokio::test(start_paused = true)]
+async fn an_action_that_waited_until_its_incident_was_resolved_is_skipped() {
+    for (spec, status) in [
+        (json!({"resolved": true}), json!({"phase": "Mitigating"})),
+        (json!({"resolved": false}), json!({"phase": "Resolved"})),
+    ] {
+        let (api, bus) = (cluster(), Arc::new(MemoryBus::new(3)));
+        let test = start(&bus, &api);
+        let mut request = request(&test);
+        request.deadline = test.clock.now() + jiff::SignedDuration::from_mins(10);
+        let expiry = test.clock.now().as_second() + 60;
+        let entries: String = (0..32).map(|i| format!(" a{i}:{expiry}")).collect();
+        let mut object = deployment(3);
+        object["metadata"]["annotations"] = json!({ANNOTATION_APPLIED: format!("40{entries}")});
+        api.put(DEPLOYMENTS, object);
+        bus.publish(vec![record_of(&request)]).await.unwrap();
+        until("it waits", || phase(&action_of(&api, &request)) == "Waiting").await;
+        let mut incident = json!({"apiVersion": "eventpulse.io/v1alpha1", "kind": "Incident",
+            "metadata": {"name": request.incident.incident_id.to_string(), "namespace": "shop"},
+            "spec": {"ruleRef": {"name": "cpu-high"}, "correlationID": "c", "severity": "warning", "summary": "x",
+                "openedAt": "2026-01-01T11:00:00Z", "acknowledged": false},
+            "status": status});
+        incident["spec"]["resolved"] = spec["resolved"].clone();
+        api.put("/apis/eventpulse.io/v1alpha1/incidents", incident);
+        test.clock.advance(jiff::SignedDuration::from_secs(61));
+        until("it is skipped", || phase(&action_of(&api, &request)) == "Skipped").await;
+        assert_eq!(action_of(&api, &request)["status"]["reason"], "IncidentResolved");
+        assert!(!api.seen().iter().any(is_patch));
+        stop(test).await;
+    }
+}

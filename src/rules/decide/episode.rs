@@ -12,8 +12,8 @@ use crate::{
     },
     compile::{Plan, one_line},
     events::{
-        ActionCompleted, ActionFailed, ActionId, AlertStatus, IncidentHeader, IncidentId, IncidentPhase,
-        IncidentUpdated, NotificationContext, ResolvedReason, UpdateCause,
+        ActionCompleted, ActionFailed, ActionFailureReason, ActionId, AlertStatus, IncidentHeader, IncidentId,
+        IncidentPhase, IncidentUpdated, NotificationContext, ResolvedReason, UpdateCause,
     },
     expression::{AlertFacts, Scope},
     rules::input::{RaisedAlert, plus},
@@ -174,6 +174,11 @@ impl Turn<'_> {
     }
 
     pub(super) fn failed(&mut self, result: &ActionFailed) {
+        if result.reason == ActionFailureReason::IncidentResolved {
+            // Whoever resolved it says so by itself; nothing follows from a step that nobody needs any more.
+            self.certain = true;
+            return;
+        }
         let Some(index) = self.step_of(&result.incident, &result.action_id, &result.step, result.attempt) else {
             return;
         };
