@@ -201,7 +201,8 @@ mod tests {
     #[tokio::test]
     async fn what_a_build_started_ends_with_it() {
         let dir = tempfile::tempdir().unwrap();
-        let script = "sleep 600 & echo $! >child; trap 'echo away >trace; exit 1' INT; wait";
+        // The trap stands before anybody can know of the child.
+        let script = "trap 'echo away >trace; exit 1' INT; sleep 600 & echo $! >child; wait";
         let run = Run::start_tree("sh", "/bin/sh", |command| command.args(["-c", script]).current_dir(dir.path()));
         let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap_or_default();
         let deadline = Instant::now() + Duration::from_secs(60);
