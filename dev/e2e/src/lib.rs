@@ -124,6 +124,18 @@ impl Shop {
         assert!(twice.is_empty(), "actions with more than one effect: {twice:?}");
     }
 
+    /// Of each message one copy at most says nothing: a further one may come, and is marked (promise 4).
+    pub fn assert_further_copies_are_marked(&self) {
+        let mut unmarked: BTreeMap<String, usize> = BTreeMap::new();
+        for message in self.sink.received() {
+            if message.header("eventpulse-duplicate-possible") != Some("true") {
+                *unmarked.entry(message.idempotency_key().unwrap_or_default().to_owned()).or_default() += 1;
+            }
+        }
+        let twice: Vec<_> = unmarked.iter().filter(|(_, count)| **count > 1).collect();
+        assert!(twice.is_empty(), "a second copy that is not marked: {twice:?}");
+    }
+
     /// Workloads to act on, by the hundred: Deployments `t0`, `t1`, … that are paused and have no replicas, so that none has a pod.
     pub fn add_targets(&self, count: usize) -> Result<()> {
         let targets: String = (0..count)

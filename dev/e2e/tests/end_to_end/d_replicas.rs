@@ -14,7 +14,6 @@ use eventpulse_testkit::{
     alerts::{Alert, webhook},
     client,
     eventpulse::{EventPulse, Launcher},
-    sink::Received,
 };
 use jiff::Timestamp;
 use tokio::task::JoinSet;
@@ -32,10 +31,6 @@ fn launcher(shop: &Shop, service: &str, replica: usize) -> Launcher {
 }
 
 /// Whether a sink's receiver could know that this is not the first copy.
-fn is_marked(message: &Received) -> bool {
-    message.header("eventpulse-duplicate-possible") == Some("true")
-}
-
 /// Alerts one after the other, each to the ingest that answered last, and to the other one when that does not answer.
 async fn send(urls: [String; 2], next: Arc<AtomicUsize>, starts_at: Timestamp) {
     let mut place = 0;
@@ -97,11 +92,7 @@ async fn d_with_two_replicas_of_each_service_and_one_of_each_killed_every_alert_
     })
     .await;
     assert_eq!((shop.sink.count_by_key().len(), shop.get("notifications").len()), (ALERTS, ALERTS));
-    let mut unmarked: BTreeMap<String, usize> = BTreeMap::new();
-    for message in shop.sink.received().iter().filter(|message| !is_marked(message)) {
-        *unmarked.entry(message.idempotency_key().unwrap().to_owned()).or_default() += 1;
-    }
-    assert!(unmarked.values().all(|count| *count == 1), "a second copy that is not marked: {unmarked:?}");
+    shop.assert_further_copies_are_marked();
     println!("  {ALERTS} incidents, {ALERTS} effects, {} messages", shop.sink.received().len());
     drop(again);
     shop.environment.stop().await;
