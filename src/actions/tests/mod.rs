@@ -424,15 +424,20 @@ async fn a_patch_that_is_invalid_or_refused_for_an_unmoved_target_is_not_sent_ag
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn an_action_waits_while_the_ring_is_full_of_entries_that_have_not_expired() {
-    let (api, bus) = (cluster(), Arc::new(MemoryBus::new(3)));
-    let test = start(&bus, &api);
+/// The target's ring holds as many entries as it can, all for another minute.
+fn fill_the_ring(test: &TestContext, api: &FakeApi) {
     let expiry = test.clock.now().as_second() + 60;
     let entries: String = (0..32).map(|i| format!(" a{i}:{expiry}")).collect();
     let mut object = deployment(3);
     object["metadata"]["annotations"] = json!({ANNOTATION_APPLIED: format!("40{entries}")});
     api.put(DEPLOYMENTS, object);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_action_waits_while_the_ring_is_full_of_entries_that_have_not_expired() {
+    let (api, bus) = (cluster(), Arc::new(MemoryBus::new(3)));
+    let test = start(&bus, &api);
+    fill_the_ring(&test, &api);
     let request = request(&test);
     bus.publish(vec![record_of(&request)]).await.unwrap();
     until("it shows that it waits for the ring", || {
@@ -458,11 +463,7 @@ async fn an_action_that_waited_until_its_incident_was_resolved_is_skipped() {
         let test = start(&bus, &api);
         let mut request = request(&test);
         request.deadline = test.clock.now() + jiff::SignedDuration::from_mins(10);
-        let expiry = test.clock.now().as_second() + 60;
-        let entries: String = (0..32).map(|i| format!(" a{i}:{expiry}")).collect();
-        let mut object = deployment(3);
-        object["metadata"]["annotations"] = json!({ANNOTATION_APPLIED: format!("40{entries}")});
-        api.put(DEPLOYMENTS, object);
+        fill_the_ring(&test, &api);
         bus.publish(vec![record_of(&request)]).await.unwrap();
         until("it waits", || phase(&action_of(&api, &request)) == "Waiting").await;
         let mut incident = json!({"apiVersion": "eventpulse.io/v1alpha1", "kind": "Incident",
