@@ -50,7 +50,7 @@ lint: ## Clippy, with warnings denied
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 
 unit: ## Unit, property, contract, drift, boundary and API server tests
-	$(CARGO) test --workspace --locked --exclude eventpulse-e2e --exclude eventpulse-demo
+	$(CARGO) test --workspace --locked --exclude eventpulse-bench --exclude eventpulse-demo --exclude eventpulse-e2e
 
 end-to-end: release ## The release binary as processes of its own, on real parts; then the demo
 	$(CARGO) test --locked --package eventpulse-e2e -- --nocapture --test-threads=2

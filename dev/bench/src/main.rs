@@ -1,0 +1,2 @@
+//! `make bench`: not there yet.
+fn main() {}
