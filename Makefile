@@ -22,6 +22,7 @@ timed = start=$$(date +%s); { $(2); }; code=$$?; took=$$(( $$(date +%s) - start 
 CHECK := sh dev/env/check-machine.sh --if-missing
 CONTROL_PLANE := kubernetes kwok
 MONITORING := alertmanager prometheus
+MAIL := mailpit
 # For `make demo`: KEEP=1 leaves everything running, BUS=kafka uses a broker instead of the embedded log. A typo is found at once,
 # not after twenty minutes of building.
 KEEP ?=
@@ -31,7 +32,7 @@ help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 check: ## Does this machine have what the rest needs?
-	@$(CHECK) rust $(CONTROL_PLANE) kafka $(MONITORING)
+	@$(CHECK) rust $(CONTROL_PLANE) kafka $(MONITORING) $(MAIL)
 
 demo: ## The main job on a real control plane: an alert comes in, a Deployment is scaled, the incident is resolved
 	@case "$(BUS)" in embedded|kafka) ;; *) echo "BUS=$(BUS): it is embedded or kafka" >&2; exit 2 ;; esac
@@ -62,13 +63,13 @@ release: ## Build target/release/eventpulse
 generate: ## Write the generated files: CRDs, event schemas and examples, the list of metrics
 	$(CARGO) run --quiet --locked --bin eventpulse -- generate .
 
-env-tools: ## Build the control plane, kwok, Kafka, Alertmanager and Prometheus into the cache
-	@$(CHECK) rust $(CONTROL_PLANE) kafka $(MONITORING)
+env-tools: ## Build the control plane, kwok, Kafka, Alertmanager, Prometheus and Mailpit into the cache
+	@$(CHECK) rust $(CONTROL_PLANE) kafka $(MONITORING) $(MAIL)
 	@$(call build,eventpulse-env)
 	$(ENV) tools
 
-env-up: ## Start a real control plane that goes on running (ARGS="--name N --kafka --alertmanager --prometheus")
-	@$(CHECK) rust $(CONTROL_PLANE) $(patsubst --%,%,$(filter --kafka --alertmanager --prometheus,$(ARGS)))
+env-up: ## Start a real control plane that goes on running (ARGS="--name N --kafka --alertmanager --prometheus --mail")
+	@$(CHECK) rust $(CONTROL_PLANE) $(patsubst --%,%,$(filter --kafka --alertmanager --prometheus,$(ARGS))) $(if $(filter --mail,$(ARGS)),$(MAIL))
 	@$(call build,eventpulse-env)
 	$(ENV) up $(ARGS)
 

@@ -11,6 +11,7 @@ use crate::{
     error::Result,
     instance::{make_dir, stop_processes},
     kafka::Kafka,
+    mail::{MailOptions, MailServer},
     monitoring::{Alertmanager, Prometheus},
     pki::random_hex,
     process::Process,
@@ -80,6 +81,7 @@ impl EnvironmentBuilder {
             kafka: None,
             alertmanagers: Vec::new(),
             prometheus: None,
+            mail_servers: Vec::new(),
         };
         let plane = async {
             match &self.control_plane {
@@ -111,6 +113,7 @@ pub struct Environment {
     kafka: Option<Kafka>,
     alertmanagers: Vec<Alertmanager>,
     prometheus: Option<Prometheus>,
+    mail_servers: Vec<MailServer>,
 }
 
 impl Environment {
@@ -158,6 +161,20 @@ impl Environment {
         Ok(self.prometheus.insert(Prometheus::start(&self.dir, &self.tools, config, rules, self.detached).await?))
     }
 
+    /// Starts one more mail server.
+    pub async fn start_mail_server(&mut self, name: &str, options: &MailOptions) -> Result<&MailServer> {
+        self.tools.ensure(&[Tool::Mailpit]).await?;
+        let server = MailServer::start(&self.dir, &self.tools, name, options, self.detached).await?;
+        self.mail_servers.push(server);
+        Ok(&self.mail_servers[self.mail_servers.len() - 1])
+    }
+
+    /// The mail server of this name, to stop and start it. It must have been started.
+    pub fn mail_server_mut(&mut self, name: &str) -> &mut MailServer {
+        let found = self.mail_servers.iter_mut().find(|server| server.process().name() == name);
+        found.unwrap_or_else(|| panic!("there is no mail server {name} in this environment"))
+    }
+
     /// The versions of the parts that can run here, one a line.
     pub fn versions(&self) -> Vec<String> {
         let mut programs: Vec<(Tool, &str, &[&str])> = Vec::new();
@@ -175,6 +192,9 @@ impl Environment {
         }
         if self.prometheus.is_some() {
             programs.push((Tool::Prometheus, "prometheus", &["--version"]));
+        }
+        if !self.mail_servers.is_empty() {
+            programs.push((Tool::Mailpit, "mailpit", &["version", "--no-release-check"]));
         }
         let mut lines: Vec<String> =
             programs.into_iter().map(|(tool, name, args)| self.version(tool, name, args)).collect();
@@ -200,7 +220,8 @@ impl Environment {
         let prometheus = self.prometheus.iter().map(Prometheus::process);
         let alertmanagers = self.alertmanagers.iter().map(Alertmanager::process);
         let plane = self.plane.iter().flat_map(ControlPlane::processes);
-        prometheus.chain(alertmanagers).chain(plane).chain(self.kafka.iter().map(Kafka::process)).collect()
+        let mail = self.mail_servers.iter().map(MailServer::process);
+        prometheus.chain(alertmanagers).chain(mail).chain(plane).chain(self.kafka.iter().map(Kafka::process)).collect()
     }
 
     /// Stops everything in order and removes the directory.

@@ -1,5 +1,5 @@
 //! The environment of tests, demo and benchmarks, on real parts: etcd, kube-apiserver, kube-controller-manager, kube-scheduler,
-//! kubectl and kwok; Apache Kafka in KRaft mode; Alertmanager and Prometheus.
+//! kubectl and kwok; Apache Kafka in KRaft mode; Alertmanager and Prometheus; the mail server Mailpit.
 //!
 //! In: pinned modules under `dev/tools` and `dev/kafka`. Out: an [`Environment`] with free ports and a directory of its own, whose
 //! parts are stopped by the pid that was recorded. It listens on loopback only, and never looks at the user's `KUBECONFIG`,
@@ -16,6 +16,7 @@ mod error;
 mod instance;
 mod kafka;
 mod kafka_client;
+mod mail;
 mod monitoring;
 mod pki;
 mod ports;
@@ -30,6 +31,7 @@ pub use error::{Error, Result};
 pub use instance::{Ended, InstanceName, ended_by_themselves, stop_instance};
 pub use kafka::Kafka;
 pub use kafka_client::{KafkaClient, PlainRecord};
+pub use mail::{MailOptions, MailServer, MailTls};
 pub use monitoring::{Alertmanager, Prometheus};
 pub use ports::{free_port, listeners};
 pub use process::{Process, Spec, until_interrupted};

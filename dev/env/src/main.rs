@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use eventpulse_env::{ControlPlaneOptions, Environment, InstanceName, Tool, Tools, stop_instance, until_interrupted};
+use eventpulse_env::{
+    ControlPlaneOptions, Environment, InstanceName, MailOptions, Tool, Tools, stop_instance, until_interrupted,
+};
 
 /// Where EventPulse receives alerts when nothing else is said.
 const EVENTPULSE: &str = "127.0.0.1:8080";
@@ -52,6 +54,9 @@ struct Up {
     /// A Prometheus too. Its alerts go to the Alertmanager if there is one, else straight to an EventPulse on its default port.
     #[arg(long)]
     prometheus: bool,
+    /// A mail server too, which takes mail after STARTTLS and shows it to you.
+    #[arg(long)]
+    mail: bool,
     /// etcd writes to disk before it answers, as in production.
     #[arg(long)]
     fsync: bool,
@@ -64,6 +69,7 @@ enum ToolName {
     Kafka,
     Alertmanager,
     Prometheus,
+    Mailpit,
 }
 
 impl From<ToolName> for Tool {
@@ -74,6 +80,7 @@ impl From<ToolName> for Tool {
             ToolName::Kafka => Tool::Kafka,
             ToolName::Alertmanager => Tool::Alertmanager,
             ToolName::Prometheus => Tool::Prometheus,
+            ToolName::Mailpit => Tool::Mailpit,
         }
     }
 }
@@ -111,7 +118,17 @@ async fn up(options: Up) -> anyhow::Result<()> {
         .control_plane(ControlPlaneOptions { fsync: options.fsync, ..ControlPlaneOptions::default() })
         .kafka(options.kafka);
     let mut environment = environment.start().await?;
-    let places = start_monitoring(&mut environment, &options).await?;
+    let mut places = start_monitoring(&mut environment, &options).await?;
+    if options.mail {
+        let server = environment.start_mail_server("mail", &MailOptions::default()).await?;
+        let ca = dir.join("mail-ca.crt");
+        places.push(format!(
+            "Mail: SMTP with STARTTLS on localhost:{}, whose CA is {}; what came is on {}/api/v1/messages",
+            server.port(),
+            ca.display(),
+            server.url()
+        ));
+    }
     println!("The environment is up after {:.1} s.", started.elapsed().as_secs_f32());
     for line in environment.versions() {
         println!("  {line}");

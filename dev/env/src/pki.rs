@@ -20,11 +20,7 @@ pub(crate) fn random_hex(bytes: usize) -> Result<String> {
 /// Writes `ca.crt`, `apiserver.crt`, `apiserver.key`, `sa.key`, `sa.pub` and `tokens.csv`, in which `admin_token` is the
 /// administrator's (group `system:masters`). Gives the CA's certificate.
 pub(crate) fn write(dir: &Path, admin_token: &str) -> Result<String> {
-    let mut ca = CertificateParams::new(Vec::<String>::new())?;
-    ca.distinguished_name.push(DnType::CommonName, "eventpulse-env");
-    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    let issuer = CertifiedIssuer::self_signed(ca, KeyPair::generate()?)?;
+    let issuer = authority()?;
     let names = ["localhost", "127.0.0.1", "10.0.0.1", "kubernetes", "kubernetes.default", "kubernetes.default.svc"];
     let key = KeyPair::generate()?;
     let server = CertificateParams::new(names.map(str::to_owned))?.signed_by(&key, &issuer)?;
@@ -42,6 +38,26 @@ pub(crate) fn write(dir: &Path, admin_token: &str) -> Result<String> {
         std::fs::write(&path, text).map_err(at(&path))?;
     }
     Ok(ca_pem)
+}
+
+/// Writes `<name>-ca.crt`, `<name>.crt` and `<name>.key`: a server on loopback, with a CA of its own.
+pub(crate) fn write_server(dir: &Path, name: &str) -> Result<()> {
+    let issuer = authority()?;
+    let key = KeyPair::generate()?;
+    let server = CertificateParams::new(["localhost", "127.0.0.1"].map(str::to_owned))?.signed_by(&key, &issuer)?;
+    for (suffix, text) in [("-ca.crt", issuer.pem()), (".crt", server.pem()), (".key", key.serialize_pem())] {
+        let path = dir.join(format!("{name}{suffix}"));
+        std::fs::write(&path, text).map_err(at(&path))?;
+    }
+    Ok(())
+}
+
+fn authority() -> Result<CertifiedIssuer<'static, KeyPair>> {
+    let mut ca = CertificateParams::new(Vec::<String>::new())?;
+    ca.distinguished_name.push(DnType::CommonName, "eventpulse-env");
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    Ok(CertifiedIssuer::self_signed(ca, KeyPair::generate()?)?)
 }
 
 /// A kubeconfig that knows this one server and nothing else.

@@ -32,11 +32,14 @@ pub enum Tool {
     Prometheus,
     /// Apache Kafka's jars.
     Kafka,
+    /// A mail server that keeps what it takes.
+    Mailpit,
 }
 
 impl Tool {
     /// All of them.
-    pub const ALL: [Tool; 5] = [Tool::Kubernetes, Tool::Kwok, Tool::Kafka, Tool::Alertmanager, Tool::Prometheus];
+    pub const ALL: [Tool; 6] =
+        [Tool::Kubernetes, Tool::Kwok, Tool::Kafka, Tool::Alertmanager, Tool::Prometheus, Tool::Mailpit];
 
     fn name(self) -> &'static str {
         match self {
@@ -45,6 +48,7 @@ impl Tool {
             Tool::Alertmanager => "alertmanager",
             Tool::Prometheus => "prometheus",
             Tool::Kafka => "kafka",
+            Tool::Mailpit => "mailpit",
         }
     }
 
@@ -56,6 +60,7 @@ impl Tool {
             Tool::Alertmanager => "about 1 minute the first time",
             Tool::Prometheus => "about 4 minutes the first time",
             Tool::Kafka => "about 20 seconds the first time",
+            Tool::Mailpit => "about 2 minutes the first time",
         }
     }
 
@@ -81,6 +86,10 @@ impl Tool {
                 let minor: u32 = minor.parse().ok()?;
                 format!("-X github.com/prometheus/common/version.Version=3.{minor}.{patch}")
             }
+            Tool::Mailpit => {
+                let version = version("github.com/axllent/mailpit")?;
+                format!("-X github.com/axllent/mailpit/config.Version={version}")
+            }
             Tool::Kwok | Tool::Kafka => String::new(),
         })
     }
@@ -104,6 +113,7 @@ impl Tool {
             Tool::Prometheus => {
                 (&["github.com/prometheus/prometheus/cmd/prometheus"], &["-tags", "netgo,remove_all_sd"])
             }
+            Tool::Mailpit => (&["github.com/axllent/mailpit"], &[]),
             Tool::Kafka => (&[], &[]),
         }
     }
@@ -320,6 +330,7 @@ mod tests {
         assert!(ends(Tool::Alertmanager, "github.com/prometheus/alertmanager v0.31.1", "version.Version=0.31.1"));
         assert!(ends(Tool::Prometheus, "github.com/prometheus/prometheus v0.316.0", "version.Version=3.16.0"));
         assert!(ends(Tool::Prometheus, "github.com/prometheus/prometheus v0.305.2", "version.Version=3.5.2"));
+        assert!(ends(Tool::Mailpit, "github.com/axllent/mailpit v1.33.1", "config.Version=v1.33.1"));
         assert_eq!(stamp(Tool::Kubernetes, "k8s.io/kubernetes-not v1.38.4"), None);
         for tool in Tool::ALL.into_iter().filter(|tool| *tool != Tool::Kafka) {
             assert!(Tools::new().stamp(tool).is_ok(), "{tool:?}");

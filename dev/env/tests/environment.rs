@@ -4,7 +4,7 @@
 
 use std::{path::Path, time::Duration};
 
-use eventpulse_env::{ControlPlaneOptions, Environment, Tool, Tools, listeners};
+use eventpulse_env::{ControlPlaneOptions, Environment, MailOptions, MailTls, Tool, Tools, listeners};
 
 const DEPLOYMENT: &str = "
 apiVersion: apps/v1
@@ -135,5 +135,28 @@ async fn alertmanager_and_prometheus_start_with_the_given_configuration() {
     assert_loopback_only(&environment, &["alertmanager", "prometheus"]);
     let broken = environment.start_alertmanager("broken", "route: {}\n").await.err().unwrap().to_string();
     assert!(broken.contains("broken ended") && broken.contains("receiver"), "{broken}");
+    environment.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mail_servers_take_mail_as_they_were_told_and_come_back_on_their_port() {
+    let mut environment = Environment::builder("mail").start().await.unwrap();
+    let login = Some(("eventpulse".to_owned(), "s3cret".to_owned()));
+    let implicit = MailOptions { tls: MailTls::Implicit, login, recipients: None };
+    environment.start_mail_server("starttls", &MailOptions::default()).await.unwrap();
+    environment.start_mail_server("implicit", &implicit).await.unwrap();
+    let plain = MailOptions { tls: MailTls::None, ..MailOptions::default() };
+    assert_eq!(environment.start_mail_server("plain", &plain).await.unwrap().ca_pem(), "");
+    let [one, two] = ["starttls", "implicit"].map(|name| environment.mail_server_mut(name).ca_pem());
+    assert!(one.contains("BEGIN CERTIFICATE") && two.contains("BEGIN CERTIFICATE") && one != two);
+    let versions = environment.versions().join("\n");
+    assert!(versions.contains("mailpit v1."), "{versions}");
+    assert_loopback_only(&environment, &["implicit", "plain", "starttls"]);
+    let server = environment.mail_server_mut("plain");
+    let address = format!("127.0.0.1:{}", server.port());
+    server.stop().await;
+    assert!(tokio::net::TcpStream::connect(&address).await.is_err());
+    server.restart().await.unwrap();
+    assert!(tokio::net::TcpStream::connect(&address).await.is_ok());
     environment.stop().await;
 }
