@@ -21,7 +21,7 @@ timed = start=$$(date +%s); { $(2); }; code=$$?; took=$$(( $$(date +%s) - start 
 # Versions and disk, with a remedy for each thing that is missing.
 CHECK := sh dev/env/check-machine.sh --if-missing
 CONTROL_PLANE := kubernetes kwok
-MONITORING := alertmanager prometheus
+MONITORING := alertmanager prometheus otelcol
 MAIL := mailpit
 # For `make demo`: KEEP=1 leaves everything running, BUS=kafka uses a broker instead of the embedded log. A typo is found at once,
 # not after twenty minutes of building.
@@ -63,13 +63,13 @@ release: ## Build target/release/eventpulse
 generate: ## Write the generated files: CRDs, event schemas and examples, the list of metrics
 	$(CARGO) run --quiet --locked --bin eventpulse -- generate .
 
-env-tools: ## Build the control plane, kwok, Kafka, Alertmanager, Prometheus and Mailpit into the cache
+env-tools: ## Build the control plane, kwok, Kafka, Alertmanager, Prometheus, the OpenTelemetry Collector and Mailpit into the cache
 	@$(CHECK) rust $(CONTROL_PLANE) kafka $(MONITORING) $(MAIL)
 	@$(call build,eventpulse-env)
 	$(ENV) tools
 
-env-up: ## Start a real control plane that goes on running (ARGS="--name N --kafka --alertmanager --prometheus --mail")
-	@$(CHECK) rust $(CONTROL_PLANE) $(patsubst --%,%,$(filter --kafka --alertmanager --prometheus,$(ARGS))) $(if $(filter --mail,$(ARGS)),$(MAIL))
+env-up: ## Start a real control plane that goes on running (ARGS="--name N --kafka --alertmanager --prometheus --otelcol --mail")
+	@$(CHECK) rust $(CONTROL_PLANE) $(patsubst --%,%,$(filter --kafka --alertmanager --prometheus --otelcol,$(ARGS))) $(if $(filter --mail,$(ARGS)),$(MAIL))
 	@$(call build,eventpulse-env)
 	$(ENV) up $(ARGS)
 

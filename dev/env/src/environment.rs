@@ -7,6 +7,7 @@ use std::{
 };
 
 use crate::{
+    collector::Collector,
     control_plane::{ControlPlane, ControlPlaneOptions},
     error::Result,
     instance::{make_dir, stop_processes},
@@ -81,6 +82,7 @@ impl EnvironmentBuilder {
             kafka: None,
             alertmanagers: Vec::new(),
             prometheus: None,
+            collector: None,
             mail_servers: Vec::new(),
         };
         let plane = async {
@@ -113,6 +115,7 @@ pub struct Environment {
     kafka: Option<Kafka>,
     alertmanagers: Vec<Alertmanager>,
     prometheus: Option<Prometheus>,
+    collector: Option<Collector>,
     mail_servers: Vec<MailServer>,
 }
 
@@ -161,6 +164,22 @@ impl Environment {
         Ok(self.prometheus.insert(Prometheus::start(&self.dir, &self.tools, config, rules, self.detached).await?))
     }
 
+    /// Starts the OpenTelemetry Collector.
+    pub async fn start_collector(&mut self) -> Result<&Collector> {
+        self.tools.ensure(&[Tool::Otelcol]).await?;
+        Ok(self.collector.insert(Collector::start(&self.dir, &self.tools, self.detached).await?))
+    }
+
+    /// The Collector. It must have been started.
+    pub fn collector(&self) -> &Collector {
+        self.collector.as_ref().unwrap_or_else(|| panic!("no Collector was started in this environment"))
+    }
+
+    /// The Collector, to stop and start it.
+    pub fn collector_mut(&mut self) -> &mut Collector {
+        self.collector.as_mut().unwrap_or_else(|| panic!("no Collector was started in this environment"))
+    }
+
     /// Starts one more mail server.
     pub async fn start_mail_server(&mut self, name: &str, options: &MailOptions) -> Result<&MailServer> {
         self.tools.ensure(&[Tool::Mailpit]).await?;
@@ -193,6 +212,9 @@ impl Environment {
         if self.prometheus.is_some() {
             programs.push((Tool::Prometheus, "prometheus", &["--version"]));
         }
+        if self.collector.is_some() {
+            programs.push((Tool::Otelcol, "otelcol", &["--version"]));
+        }
         if !self.mail_servers.is_empty() {
             programs.push((Tool::Mailpit, "mailpit", &["version", "--no-release-check"]));
         }
@@ -221,7 +243,8 @@ impl Environment {
         let alertmanagers = self.alertmanagers.iter().map(Alertmanager::process);
         let plane = self.plane.iter().flat_map(ControlPlane::processes);
         let mail = self.mail_servers.iter().map(MailServer::process);
-        prometheus.chain(alertmanagers).chain(mail).chain(plane).chain(self.kafka.iter().map(Kafka::process)).collect()
+        let rest = self.kafka.iter().map(Kafka::process).chain(self.collector.iter().map(Collector::process));
+        prometheus.chain(alertmanagers).chain(mail).chain(plane).chain(rest).collect()
     }
 
     /// Stops everything in order and removes the directory.

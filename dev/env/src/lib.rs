@@ -1,5 +1,6 @@
 //! The environment of tests, demo and benchmarks, on real parts: etcd, kube-apiserver, kube-controller-manager, kube-scheduler,
-//! kubectl and kwok; Apache Kafka in KRaft mode; Alertmanager and Prometheus; the mail server Mailpit.
+//! kubectl and kwok; Apache Kafka in KRaft mode; Alertmanager and Prometheus; the OpenTelemetry Collector; the mail
+//! server Mailpit.
 //!
 //! In: pinned modules under `dev/tools` and `dev/kafka`. Out: an [`Environment`] with free ports and a directory of its own, whose
 //! parts are stopped by the pid that was recorded. It listens on loopback only, and never looks at the user's `KUBECONFIG`,
@@ -10,6 +11,7 @@
 //! arrive in 20 seconds and a broker starts in 6.
 
 mod cache;
+mod collector;
 mod control_plane;
 mod environment;
 mod error;
@@ -25,6 +27,7 @@ mod run;
 mod tools;
 
 pub use cache::cache_dir;
+pub use collector::{Collector, Signal};
 pub use control_plane::{ControlPlane, ControlPlaneOptions};
 pub use environment::{Environment, EnvironmentBuilder};
 pub use error::{Error, Result};

@@ -54,6 +54,9 @@ struct Up {
     /// A Prometheus too. Its alerts go to the Alertmanager if there is one, else straight to an EventPulse on its default port.
     #[arg(long)]
     prometheus: bool,
+    /// An OpenTelemetry Collector too, which writes what it gets into files.
+    #[arg(long)]
+    otelcol: bool,
     /// A mail server too, which takes mail after STARTTLS and shows it to you.
     #[arg(long)]
     mail: bool,
@@ -70,6 +73,7 @@ enum ToolName {
     Alertmanager,
     Prometheus,
     Mailpit,
+    Otelcol,
 }
 
 impl From<ToolName> for Tool {
@@ -81,6 +85,7 @@ impl From<ToolName> for Tool {
             ToolName::Alertmanager => Tool::Alertmanager,
             ToolName::Prometheus => Tool::Prometheus,
             ToolName::Mailpit => Tool::Mailpit,
+            ToolName::Otelcol => Tool::Otelcol,
         }
     }
 }
@@ -119,6 +124,14 @@ async fn up(options: Up) -> anyhow::Result<()> {
         .kafka(options.kafka);
     let mut environment = environment.start().await?;
     let mut places = start_monitoring(&mut environment, &options).await?;
+    if options.otelcol {
+        let collector = environment.start_collector().await?;
+        places.push(format!(
+            "OpenTelemetry Collector: OTEL_EXPORTER_OTLP_ENDPOINT={} OTEL_EXPORTER_OTLP_PROTOCOL=grpc, or {} and http/protobuf",
+            collector.grpc(),
+            collector.http()
+        ));
+    }
     if options.mail {
         let server = environment.start_mail_server("mail", &MailOptions::default()).await?;
         let ca = dir.join("mail-ca.crt");

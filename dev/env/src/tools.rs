@@ -32,14 +32,16 @@ pub enum Tool {
     Prometheus,
     /// Apache Kafka's jars.
     Kafka,
+    /// The OpenTelemetry Collector.
+    Otelcol,
     /// A mail server that keeps what it takes.
     Mailpit,
 }
 
 impl Tool {
     /// All of them.
-    pub const ALL: [Tool; 6] =
-        [Tool::Kubernetes, Tool::Kwok, Tool::Kafka, Tool::Alertmanager, Tool::Prometheus, Tool::Mailpit];
+    pub const ALL: [Tool; 7] =
+        [Tool::Kubernetes, Tool::Kwok, Tool::Kafka, Tool::Alertmanager, Tool::Prometheus, Tool::Mailpit, Tool::Otelcol];
 
     fn name(self) -> &'static str {
         match self {
@@ -47,6 +49,7 @@ impl Tool {
             Tool::Kwok => "kwok",
             Tool::Alertmanager => "alertmanager",
             Tool::Prometheus => "prometheus",
+            Tool::Otelcol => "otelcol",
             Tool::Kafka => "kafka",
             Tool::Mailpit => "mailpit",
         }
@@ -59,6 +62,7 @@ impl Tool {
             Tool::Kwok => "about 2 minutes the first time",
             Tool::Alertmanager => "about 1 minute the first time",
             Tool::Prometheus => "about 4 minutes the first time",
+            Tool::Otelcol => "about 2 minutes the first time",
             Tool::Kafka => "about 20 seconds the first time",
             Tool::Mailpit => "about 2 minutes the first time",
         }
@@ -90,6 +94,7 @@ impl Tool {
                 let version = version("github.com/axllent/mailpit")?;
                 format!("-X github.com/axllent/mailpit/config.Version={version}")
             }
+            Tool::Otelcol => format!("-X main.version={}", version("go.opentelemetry.io/collector/otelcol")?),
             Tool::Kwok | Tool::Kafka => String::new(),
         })
     }
@@ -114,6 +119,8 @@ impl Tool {
                 (&["github.com/prometheus/prometheus/cmd/prometheus"], &["-tags", "netgo,remove_all_sd"])
             }
             Tool::Mailpit => (&["github.com/axllent/mailpit"], &[]),
+            // A main of its own, in its module's directory.
+            Tool::Otelcol => (&["."], &[]),
             Tool::Kafka => (&[], &[]),
         }
     }
@@ -161,7 +168,10 @@ impl Tools {
         } else {
             let (packages, flags) = tool.packages();
             let stamp = self.stamp(tool)?;
-            key(&[&source.join("go.mod"), &source.join("go.sum")], &[packages, flags, &[&stamp]].concat())?
+            let mut files = vec![source.join("go.mod"), source.join("go.sum")];
+            files.extend((tool == Tool::Otelcol).then(|| source.join("main.go")));
+            let files: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
+            key(&files, &[packages, flags, &[&stamp]].concat())?
         };
         Ok(self.cache.join(format!("{}-{key}", tool.name())))
     }

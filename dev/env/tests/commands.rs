@@ -104,10 +104,10 @@ fn is_running(pid: u32) -> bool {
 #[test]
 fn what_comes_up_stays_up_and_goes_down() {
     let instance = Instance::new("up");
-    let mut up = instance.run("up", &["--alertmanager", "--prometheus"]);
+    let mut up = instance.run("up", &["--alertmanager", "--prometheus", "--otelcol"]);
     assert!(up.end().success(), "{}", up.output());
     let pids = instance.pids();
-    assert!(pids.len() == 7 && pids.iter().all(|pid| is_running(*pid)), "{pids:?}");
+    assert!(pids.len() == 8 && pids.iter().all(|pid| is_running(*pid)), "{pids:?}");
     let said = up.output();
     let line = |start: &str| said.lines().find(|line| line.trim().starts_with(start)).unwrap().trim().to_owned();
     let kubectl = line("/");
@@ -123,7 +123,7 @@ fn what_comes_up_stays_up_and_goes_down() {
     assert!(pids.iter().all(|pid| is_running(*pid)), "the second `up` took the first one's instance away");
 
     let mut down = instance.run("down", &[]);
-    assert!(down.end().success() && down.output().contains("Stopped 7 processes"), "{}", down.output());
+    assert!(down.end().success() && down.output().contains("Stopped 8 processes"), "{}", down.output());
     assert!(!pids.into_iter().any(is_running) && !instance.0.dir().exists());
     assert!(!instance.run("down", &[]).end().success(), "there is nothing to stop");
 }

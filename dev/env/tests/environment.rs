@@ -4,7 +4,8 @@
 
 use std::{path::Path, time::Duration};
 
-use eventpulse_env::{ControlPlaneOptions, Environment, MailOptions, MailTls, Tool, Tools, listeners};
+use eventpulse_env::{ControlPlaneOptions, Environment, MailOptions, MailTls, Signal, Tool, Tools, listeners};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const DEPLOYMENT: &str = "
 apiVersion: apps/v1
@@ -119,6 +120,48 @@ async fn a_broker_comes_back_on_its_port() {
     tokio::time::timeout(Duration::from_secs(10), tokio::net::TcpStream::connect(&address)).await.unwrap().unwrap();
     assert_loopback_only(&environment, &["kafka"]);
     environment.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_collector_writes_down_what_it_got_and_comes_back_on_its_ports() {
+    let mut environment = Environment::builder("otelcol").start().await.unwrap();
+    environment.start_collector().await.unwrap();
+    assert!(environment.versions().join("\n").contains("otelcol version v0."), "{:?}", environment.versions());
+    assert_loopback_only(&environment, &["otelcol"]);
+    for name in ["before", "after"] {
+        let collector = environment.collector();
+        let body = format!(
+            r#"{{"resourceLogs":[{{"scopeLogs":[{{"logRecords":[{{"body":{{"stringValue":"{name}"}}}}]}}]}}]}}"#
+        );
+        assert!(
+            post(collector.http().trim_start_matches("http://"), "/v1/logs", &body).await.starts_with("HTTP/1.1 200")
+        );
+        let received = || format!("{:?}", collector.received(Signal::Logs).unwrap());
+        let told = async {
+            while !received().contains(name) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), told).await.unwrap();
+        let (before, ports) = (received().contains("before"), (collector.http(), collector.grpc()));
+        assert!(before, "what it got before is gone");
+        environment.collector_mut().restart().await.unwrap();
+        assert_eq!((environment.collector().http(), environment.collector().grpc()), ports);
+    }
+    environment.stop().await;
+}
+
+async fn post(address: &str, path: &str, body: &str) -> String {
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = format!(
+        "POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: \
+         close\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -90,7 +90,7 @@ impl Machine {
     }
 }
 
-const ALL: &str = "rust kubernetes kwok alertmanager prometheus kafka mailpit";
+const ALL: &str = "rust kubernetes kwok alertmanager prometheus otelcol kafka mailpit";
 
 #[test]
 fn a_machine_with_everything_hears_nothing() {
