@@ -1,6 +1,6 @@
 # Everything a person does with this repository. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help check demo test format lint unit end-to-end generate env-tools env-up env-down release
+.PHONY: help check demo test format lint unit end-to-end generate image env-tools env-up env-down release
 # Nothing long begins before the machine is checked, and builds take all processors anyway.
 .NOTPARALLEL:
 
@@ -23,6 +23,7 @@ CHECK := sh dev/env/check-machine.sh --if-missing
 CONTROL_PLANE := kubernetes kwok
 MONITORING := alertmanager prometheus otelcol
 MAIL := mailpit
+INSTALL := helm image
 # For `make demo`: KEEP=1 leaves everything running, BUS=kafka uses a broker instead of the embedded log. A typo is found at once,
 # not after twenty minutes of building.
 KEEP ?=
@@ -32,7 +33,7 @@ help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 check: ## Does this machine have what the rest needs?
-	@$(CHECK) rust $(CONTROL_PLANE) kafka $(MONITORING) $(MAIL)
+	@$(CHECK) rust $(CONTROL_PLANE) kafka $(MONITORING) $(MAIL) $(INSTALL)
 
 demo: ## The main job on a real control plane: an alert comes in, a Deployment is scaled, the incident is resolved
 	@case "$(BUS)" in embedded|kafka) ;; *) echo "BUS=$(BUS): it is embedded or kafka" >&2; exit 2 ;; esac
@@ -60,11 +61,16 @@ end-to-end: release ## The release binary as processes of its own, on real parts
 release: ## Build target/release/eventpulse
 	@$(RELEASE)
 
-generate: ## Write the generated files: CRDs, event schemas and examples, the list of metrics
+image: release ## The container image, without a daemon: target/image/oci, and an archive to push or to load
+	@$(CHECK) image
+	@$(call build,eventpulse-env)
+	@$(ENV) image --binary "$(TARGET)/release/eventpulse" --out "$(TARGET)/image"
+
+generate: ## Write the generated files: CRDs and their chart, event schemas and examples, the list of metrics
 	$(CARGO) run --quiet --locked --bin eventpulse -- generate .
 
-env-tools: ## Build the control plane, kwok, Kafka, Alertmanager, Prometheus, the OpenTelemetry Collector and Mailpit into the cache
-	@$(CHECK) rust $(CONTROL_PLANE) kafka $(MONITORING) $(MAIL)
+env-tools: ## Build the control plane, kwok, Kafka, Alertmanager, Prometheus, the OpenTelemetry Collector, Mailpit, Helm and the image's tools into the cache
+	@$(CHECK) rust $(CONTROL_PLANE) kafka $(MONITORING) $(MAIL) $(INSTALL)
 	@$(call build,eventpulse-env)
 	$(ENV) tools
 

@@ -7,6 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use eventpulse::cli::install;
+
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }
@@ -44,6 +46,26 @@ fn the_definitions_of_the_custom_resources_are_what_the_types_say() {
     let documents = eventpulse::api::crds::documents().unwrap();
     assert_eq!(documents.len(), 7);
     check("crds", &documents.into_iter().collect());
+}
+
+#[test]
+fn the_generated_parts_of_charts_and_kustomization_are_what_their_sources_say() {
+    let read = |path: &str| fs::read_to_string(folder(path)).unwrap();
+    let crds = eventpulse::api::crds::documents().unwrap();
+    let made = install::documents(&crds, &read(install::RBAC), &read(install::POLICY)).unwrap();
+    assert_eq!(made.len(), crds.len() + 5);
+    let generate = std::env::var_os("GENERATE").is_some();
+    for (path, text) in &made {
+        if generate {
+            fs::write(folder(&path.to_string_lossy()), text).unwrap();
+        }
+        let found = fs::read_to_string(folder(&path.to_string_lossy())).unwrap_or_default();
+        assert!(found == *text, "{} differs from its source; run `make generate`", path.display());
+    }
+    let templates: BTreeSet<PathBuf> =
+        found(&folder("charts/eventpulse-crds/templates")).into_keys().map(PathBuf::from).collect();
+    let wanted: BTreeSet<PathBuf> = crds.into_iter().map(|(name, _)| PathBuf::from(name)).collect();
+    assert_eq!(templates, wanted, "a template that no kind has any more is to be removed");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Does this machine have what a build needs? It runs first, so that nobody waits ten minutes to be told that Go is too old.
 #
-#   check-machine.sh [--if-missing] [rust] [kubernetes] [kwok] [alertmanager] [prometheus] [otelcol] [kafka] [mailpit]
+#   check-machine.sh [--if-missing] [rust] [kubernetes] [kwok] [alertmanager] [prometheus] [otelcol] [kafka] [mailpit] [helm] [image]
 #
 # Each word is something that is going to be built. With --if-missing a tool that is in the cache already needs no compiler and no
 # disk. Says everything that is wrong at once, each with its remedy, and ends with 1; says nothing when all is well. The versions
@@ -118,6 +118,8 @@ for word in "$@"; do
     prometheus) is_built $word || check_go $word 2000 1000 200 ;;
     mailpit) is_built $word || check_go $word 1000 500 100 ;;
     otelcol) is_built $word || check_go $word 1000 700 100 ;;
+    helm) is_built $word || check_go $word 1500 1000 150 ;;
+    image) is_built $word || check_go $word 1000 500 100 ;;
     kafka) check_kafka ;;
     *) problem "check-machine.sh does not know $word" "see its first lines" ;;
     esac

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Args;
 
+use super::install;
 use crate::{api::crds, events::schemas, runtime::metrics::catalogue};
 
 #[derive(Args, Debug)]
@@ -15,10 +16,14 @@ pub(super) struct GenerateArgs {
 }
 
 pub(super) fn generate(args: &GenerateArgs) -> anyhow::Result<()> {
-    let crds = crds::documents()?.into_iter().map(|(name, text)| (PathBuf::from("crds").join(name), text));
+    let read = |path: &str| std::fs::read_to_string(args.root.join(path)).with_context(|| path.to_owned());
+    let (rbac, policy) = (read(install::RBAC)?, read(install::POLICY)?);
+    let definitions = crds::documents()?;
+    let install = install::documents(&definitions, &rbac, &policy)?;
+    let crds = definitions.into_iter().map(|(name, text)| (PathBuf::from("crds").join(name), text));
     let events = schemas::documents()?.into_iter().map(|(name, text)| (PathBuf::from("docs/events").join(name), text));
     let metrics = (PathBuf::from("docs/metrics.md"), catalogue::document());
-    for (path, text) in crds.chain(events).chain([metrics]) {
+    for (path, text) in crds.chain(events).chain([metrics]).chain(install) {
         let path = args.root.join(path);
         if let Some(dir) = path.parent() {
             std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;

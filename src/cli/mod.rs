@@ -3,6 +3,7 @@
 mod check_config;
 mod crds;
 mod generate;
+pub mod install;
 mod run;
 
 use clap::{Parser, Subcommand};
@@ -41,7 +42,7 @@ enum Command {
     Crds(crds::CrdsArgs),
     /// Check the flags and variables of `run` without running anything.
     CheckConfig(Box<RunFlags>),
-    /// Write the files of the repository that are generated: CRDs, event schemas and examples.
+    /// Write the files of the repository that are generated: CRDs, event schemas and examples, parts of the charts.
     #[command(hide = true)]
     Generate(generate::GenerateArgs),
 }

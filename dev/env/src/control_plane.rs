@@ -29,6 +29,8 @@ pub struct ControlPlaneOptions {
     pub fsync: bool,
     /// The audit log holds request and response bodies too.
     pub audit_bodies: bool,
+    /// The audit log holds reads too, a watch from its beginning.
+    pub audit_reads: bool,
 }
 
 /// A running control plane.
@@ -217,9 +219,11 @@ fn etcd(spec: Spec, dir: &Path, client_port: u16, options: &ControlPlaneOptions)
 fn apiserver(spec: Spec, dir: &Path, port: u16, etcd_port: u16, options: &ControlPlaneOptions) -> Result<Spec> {
     let file = |name: &str| dir.join(name).display().to_string();
     let level = if options.audit_bodies { "RequestResponse" } else { "Metadata" };
+    let reads = if options.audit_reads { "Metadata" } else { "None" };
+    let omitted = if options.audit_reads { "RequestReceived" } else { "RequestReceived, ResponseStarted" };
     let policy = format!(
-        "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived, ResponseStarted]\nrules:\n- level: None\n  verbs: \
-         [get, list, watch]\n- level: {level}\n"
+        "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [{omitted}]\nrules:\n- level: {reads}\n  verbs: [get, list, \
+         watch]\n- level: {level}\n"
     );
     std::fs::write(dir.join("audit-policy.yaml"), policy).map_err(at(dir.join("audit-policy.yaml")))?;
     Ok(spec

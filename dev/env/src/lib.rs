@@ -15,6 +15,7 @@ mod collector;
 mod control_plane;
 mod environment;
 mod error;
+mod install;
 mod instance;
 mod kafka;
 mod kafka_client;

@@ -1,6 +1,6 @@
-//! `eventpulse-env`: what `make env-up`, `make env-down` and `make env-tools` call.
+//! `eventpulse-env`: what `make env-up`, `make env-down`, `make env-tools` and `make image` call.
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use eventpulse_env::{
@@ -27,6 +27,15 @@ enum Command {
     Up(Up),
     /// Stop an instance by the pids that were recorded.
     Down(Name),
+    /// Put the container image together, as an OCI layout and as an archive.
+    Image {
+        /// The program that goes into it.
+        #[arg(long, default_value = "target/release/eventpulse", value_name = "FILE")]
+        binary: PathBuf,
+        /// Where it goes.
+        #[arg(long, default_value = "target/image", value_name = "DIR")]
+        out: PathBuf,
+    },
     /// Build tools into the cache. Without names, all of them.
     Tools {
         /// Which.
@@ -74,6 +83,8 @@ enum ToolName {
     Prometheus,
     Mailpit,
     Otelcol,
+    Helm,
+    Image,
 }
 
 impl From<ToolName> for Tool {
@@ -86,6 +97,8 @@ impl From<ToolName> for Tool {
             ToolName::Prometheus => Tool::Prometheus,
             ToolName::Mailpit => Tool::Mailpit,
             ToolName::Otelcol => Tool::Otelcol,
+            ToolName::Helm => Tool::Helm,
+            ToolName::Image => Tool::Image,
         }
     }
 }
@@ -99,6 +112,10 @@ async fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Up(options) => up(options).await,
         Command::Down(Name { name }) => down(&name),
+        Command::Image { binary, out } => {
+            print!("{}", Tools::new().build_image(&binary, &out).await?);
+            Ok(())
+        }
         Command::Tools { tools } => {
             let tools: Vec<Tool> =
                 if tools.is_empty() { Tool::ALL.to_vec() } else { tools.into_iter().map(Tool::from).collect() };

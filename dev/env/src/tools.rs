@@ -36,12 +36,25 @@ pub enum Tool {
     Otelcol,
     /// A mail server that keeps what it takes.
     Mailpit,
+    /// Helm, which installs the charts.
+    Helm,
+    /// umoci and crane, which put the container image together without a daemon.
+    Image,
 }
 
 impl Tool {
     /// All of them.
-    pub const ALL: [Tool; 7] =
-        [Tool::Kubernetes, Tool::Kwok, Tool::Kafka, Tool::Alertmanager, Tool::Prometheus, Tool::Mailpit, Tool::Otelcol];
+    pub const ALL: [Tool; 9] = [
+        Tool::Kubernetes,
+        Tool::Kwok,
+        Tool::Kafka,
+        Tool::Alertmanager,
+        Tool::Prometheus,
+        Tool::Mailpit,
+        Tool::Otelcol,
+        Tool::Helm,
+        Tool::Image,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -52,6 +65,8 @@ impl Tool {
             Tool::Otelcol => "otelcol",
             Tool::Kafka => "kafka",
             Tool::Mailpit => "mailpit",
+            Tool::Helm => "helm",
+            Tool::Image => "image",
         }
     }
 
@@ -65,6 +80,8 @@ impl Tool {
             Tool::Otelcol => "about 2 minutes the first time",
             Tool::Kafka => "about 20 seconds the first time",
             Tool::Mailpit => "about 2 minutes the first time",
+            Tool::Helm => "about 2 minutes the first time",
+            Tool::Image => "about 1 minute the first time",
         }
     }
 
@@ -95,6 +112,13 @@ impl Tool {
                 format!("-X github.com/axllent/mailpit/config.Version={version}")
             }
             Tool::Otelcol => format!("-X main.version={}", version("go.opentelemetry.io/collector/otelcol")?),
+            Tool::Helm => {
+                format!("-X helm.sh/helm/v4/internal/version.version={}", version("helm.sh/helm/v4")?)
+            }
+            Tool::Image => {
+                let version = version("github.com/google/go-containerregistry")?;
+                format!("-X github.com/google/go-containerregistry/cmd/crane/cmd.Version={version}")
+            }
             Tool::Kwok | Tool::Kafka => String::new(),
         })
     }
@@ -121,6 +145,11 @@ impl Tool {
             Tool::Mailpit => (&["github.com/axllent/mailpit"], &[]),
             // A main of its own, in its module's directory.
             Tool::Otelcol => (&["."], &[]),
+            Tool::Helm => (&["helm.sh/helm/v4/cmd/helm"], &[]),
+            Tool::Image => (
+                &["github.com/opencontainers/umoci/cmd/umoci", "github.com/google/go-containerregistry/cmd/crane"],
+                &[],
+            ),
             Tool::Kafka => (&[], &[]),
         }
     }
