@@ -61,6 +61,14 @@ impl Shop {
         };
         apply(root().join("crds")).await?;
         plane.kubectl_with(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"], "").await?;
+        Self::apply_example_to(plane, url).await
+    }
+
+    /// The same where the CRDs are there already.
+    pub async fn apply_example_to(plane: &ControlPlane, url: &str) -> Result<()> {
+        let apply = async |path: PathBuf| {
+            plane.kubectl_with(&["apply", "--server-side", "-f", &path.display().to_string()], "").await
+        };
         for name in ["00-namespace", "deployment", "remediator", "runbooks", "channel", "rule"] {
             apply(root().join("examples/shop").join(format!("{name}.yaml"))).await?;
         }
@@ -244,6 +252,23 @@ impl Shop {
         };
         ours.map(last).collect()
     }
+}
+
+/// Writes a kubeconfig for a service account, by a token as its pods get it, and gives its place.
+pub fn kubeconfig_of(plane: &ControlPlane, namespace: &str, account: &str, dir: &Path) -> Result<PathBuf> {
+    let token = plane.run_kubectl(&["create", "token", account, "-n", namespace, "--duration=1h"])?;
+    let (admin, path) = (plane.kubeconfig(), dir.join(format!("{namespace}-{account}.kubeconfig")));
+    let file = |path: &Path| {
+        let path = path.to_owned();
+        move |source| Error::File { path, source }
+    };
+    let text = std::fs::read_to_string(&admin).map_err(file(&admin))?;
+    let lines = text.lines().map(|line| match line.split_once("token: ") {
+        Some((indent, _)) => format!("{indent}token: {}\n", token.trim()),
+        None => format!("{line}\n"),
+    });
+    std::fs::write(&path, lines.collect::<String>()).map_err(file(&path))?;
+    Ok(path)
 }
 
 /// What `kubectl get -o json` lists.

@@ -1,10 +1,6 @@
 //! Helm, and the container image: what is installed elsewhere, made and tried here.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::{path::Path, process::Command, time::Duration};
 
 use crate::{
     control_plane::ControlPlane,
@@ -59,7 +55,7 @@ impl ControlPlane {
     /// Helm, which must have been built, as administrator of this server and no other.
     pub fn helm(&self, tools: &Tools, args: &[&str]) -> Result<String> {
         let kubeconfig = self.kubeconfig();
-        let dir = kubeconfig.parent().map(Path::to_owned).unwrap_or_else(PathBuf::new);
+        let dir = kubeconfig.parent().map(Path::to_owned).unwrap_or_default();
         let kubeconfig = kubeconfig.display().to_string();
         tools.run(Tool::Helm, "helm", &dir, &[&["--kubeconfig", &kubeconfig], args].concat())
     }

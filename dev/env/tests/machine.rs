@@ -90,7 +90,7 @@ impl Machine {
     }
 }
 
-const ALL: &str = "rust kubernetes kwok alertmanager prometheus otelcol kafka mailpit";
+const ALL: &str = "rust kubernetes kwok alertmanager prometheus otelcol kafka mailpit helm image";
 
 #[test]
 fn a_machine_with_everything_hears_nothing() {

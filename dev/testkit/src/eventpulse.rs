@@ -198,8 +198,8 @@ fn sum_of(text: &str, name: &str, labels: &str) -> f64 {
         .sum()
 }
 
-/// Absolute, because it is started in a directory of its own.
-fn find_binary() -> Result<PathBuf> {
+/// The release binary. Absolute, because it is started in a directory of its own.
+pub fn find_binary() -> Result<PathBuf> {
     if let Some(given) = std::env::var_os("EVENTPULSE_BIN") {
         let given = PathBuf::from(given);
         return std::path::absolute(&given).map_err(|source| Error::File { path: given, source });

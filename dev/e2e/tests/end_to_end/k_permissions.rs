@@ -1,8 +1,6 @@
 //! (k) EventPulse with no other rights than `config/rbac`, and those that a namespace grants it.
 
-use std::path::{Path, PathBuf};
-
-use eventpulse_e2e::{START, Shop, effects::committed, root};
+use eventpulse_e2e::{START, Shop, effects::committed, kubeconfig_of, root};
 use eventpulse_env::ControlPlane;
 use eventpulse_testkit::{
     alerts::{Alert, webhook},
@@ -17,20 +15,6 @@ fn apply(plane: &ControlPlane, path: &str) {
     plane.run_kubectl(&["apply", "--server-side", "-f", &root().join(path).display().to_string()]).unwrap();
 }
 
-/// A kubeconfig for EventPulse's account, by a token as a pod gets it.
-fn kubeconfig_of_the_account(plane: &ControlPlane, dir: &Path) -> PathBuf {
-    let token =
-        plane.run_kubectl(&["create", "token", "eventpulse", "-n", "eventpulse-system", "--duration=1h"]).unwrap();
-    let admin = std::fs::read_to_string(plane.kubeconfig()).unwrap();
-    let lines = admin.lines().map(|line| match line.split_once("token: ") {
-        Some((indent, _)) => format!("{indent}token: {}\n", token.trim()),
-        None => format!("{line}\n"),
-    });
-    let path = dir.join("account.kubeconfig");
-    std::fs::write(&path, lines.collect::<String>()).unwrap();
-    path
-}
-
 async fn alert(url: &str, service: &str) {
     let reply = client::post(url, &webhook(&[Alert::cpu_high(service, Timestamp::now())])).await.unwrap();
     assert!(reply.is_success(), "{}", reply.text());
@@ -43,7 +27,7 @@ async fn k_with_its_own_account_it_does_the_main_job_where_a_namespace_lets_it_a
     apply(plane, "config/policy");
     apply(plane, "config/rbac");
     shop.add_deployment("svc-b").unwrap();
-    let kubeconfig = kubeconfig_of_the_account(plane, shop.environment.dir());
+    let kubeconfig = kubeconfig_of(plane, "eventpulse-system", "eventpulse", shop.environment.dir()).unwrap();
     let eventpulse = Launcher::new("eventpulse", shop.environment.dir(), &kubeconfig).start(START).await.unwrap();
     let url = eventpulse.url("webhooks/alertmanager");
 

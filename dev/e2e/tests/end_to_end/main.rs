@@ -17,3 +17,6 @@ mod i_breaker;
 mod j_apiserver_away;
 mod k_permissions;
 mod producer;
+mod q_image;
+mod q_install;
+mod q_values;
