@@ -107,6 +107,8 @@ app.kubernetes.io/component: {{ .workload.component }}
 {{/* Kubernetes puts the Secret's text where $(…) stands; in what people wrote a $( is kept as it is. */}}
 {{- define "eventpulse.env" -}}
 {{- $kafka := .root.Values.kafka }}
+- name: EVENTPULSE_TERMINATION_GRACE_PERIOD
+  value: {{ printf "%ds" (int .root.Values.terminationGracePeriodSeconds) | quote }}
 {{- if $kafka.existingSecret.name }}
 - name: EVENTPULSE_KAFKA_SECRET_CONFIG
   valueFrom: {secretKeyRef: {name: {{ $kafka.existingSecret.name }}, key: {{ $kafka.existingSecret.key }}}}

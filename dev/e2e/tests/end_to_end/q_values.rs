@@ -159,7 +159,7 @@ async fn q_every_set_of_values_is_taken_by_the_api_server_and_its_pods_by_the_re
         kafka["value"],
         "sasl.username=a$$(b)\nsecurity.protocol=SASL_SSL\nsocket.keepalive.enable=true\n$(EVENTPULSE_KAFKA_SECRET_CONFIG)"
     );
-    assert_eq!(variables[0]["valueFrom"]["secretKeyRef"]["name"], "kafka", "a variable is made of those before it");
+    assert_eq!(variables[1]["valueFrom"]["secretKeyRef"]["name"], "kafka", "a variable is made of those before it");
 
     // The kustomization: taken at once, and what it runs is what the chart runs.
     restricted_namespace(plane, "eventpulse-system");
