@@ -73,13 +73,9 @@ pub enum LogFormat {
     Json,
 }
 
-/// The flags of `eventpulse run`, as given.
+/// Which log: the flags that every command shares which reads or writes it.
 #[derive(Args, Clone, Debug)]
-pub struct RunFlags {
-    /// Services of this process; without it, all of them.
-    #[arg(long, env = "EVENTPULSE_SERVICES", value_delimiter = ',', value_enum)]
-    pub services: Vec<Service>,
-
+pub struct LogFlags {
     /// Kafka brokers. Without them the log is embedded: one SQLite file in the data directory, all services in this one process.
     #[arg(long, env = "EVENTPULSE_KAFKA_BROKERS", value_delimiter = ',', value_name = "HOST:PORT")]
     pub kafka_brokers: Vec<String>,
@@ -94,13 +90,25 @@ pub struct RunFlags {
     #[arg(long, env = "EVENTPULSE_TOPIC_PREFIX", default_value = "", value_name = "PREFIX")]
     pub topic_prefix: String,
 
-    /// Partitions of a topic that has to be created. Fixed for a topic's life.
-    #[arg(long, env = "EVENTPULSE_PARTITIONS", default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    pub partitions: u32,
-
     /// Where ingest's outbox, or the embedded log, is kept. Must survive a restart.
     #[arg(long, env = "EVENTPULSE_DATA_DIR", default_value = "eventpulse-data", value_name = "DIR")]
     pub data_dir: PathBuf,
+}
+
+/// The flags of `eventpulse run`, as given.
+#[derive(Args, Clone, Debug)]
+pub struct RunFlags {
+    /// Services of this process; without it, all of them.
+    #[arg(long, env = "EVENTPULSE_SERVICES", value_delimiter = ',', value_enum)]
+    pub services: Vec<Service>,
+
+    /// The log.
+    #[command(flatten)]
+    pub log: LogFlags,
+
+    /// Partitions of a topic that has to be created. Fixed for a topic's life.
+    #[arg(long, env = "EVENTPULSE_PARTITIONS", default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub partitions: u32,
 
     /// Where alerts are received. Without a token it must be loopback: by default 0.0.0.0:8080 with one, 127.0.0.1:8080 without.
     #[arg(long, env = "EVENTPULSE_LISTEN", value_name = "ADDR")]
@@ -246,8 +254,8 @@ impl RunFlags {
     }
 
     fn bus(&self, services: &[Service]) -> Result<BusConfig, ConfigError> {
-        check_prefix(&self.topic_prefix)?;
-        if self.kafka_brokers.is_empty() {
+        check_prefix(&self.log.topic_prefix)?;
+        if self.log.kafka_brokers.is_empty() {
             if services.len() < Service::ALL.len() {
                 return Err(wrong(
                     "services",
@@ -255,44 +263,22 @@ impl RunFlags {
                      give --kafka-brokers to run services apart",
                 ));
             }
-            if let Some((name, _)) = self.kafka_settings()?.first() {
+            if let Some((name, _)) = self.log.kafka_settings()?.first() {
                 return Err(wrong("kafka-config", format!("{name} is given, but no --kafka-brokers")));
             }
             let partitions = self.partitions;
             return Ok(BusConfig::Embedded(EmbeddedConfig {
                 partitions,
                 retention: self.retention(),
-                ..EmbeddedConfig::new(self.data_dir.join(EMBEDDED_LOG))
+                ..EmbeddedConfig::new(self.log.embedded())
             }));
         }
-        for broker in &self.kafka_brokers {
-            let port = broker.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then(|| port.parse::<u16>()));
-            if !matches!(port, Some(Ok(1..))) {
-                return Err(wrong("kafka-brokers", format!("{broker:?} is no HOST:PORT")));
-            }
-        }
-        let extra = self.kafka_settings()?;
         Ok(BusConfig::Kafka(KafkaConfig {
-            topic_prefix: self.topic_prefix.clone(),
             partitions: self.partitions,
             retention: self.retention(),
-            extra,
-            former_log: Some(self.data_dir.join(EMBEDDED_LOG)),
-            ..KafkaConfig::new(self.kafka_brokers.join(","))
+            former_log: Some(self.log.embedded()),
+            ..self.log.kafka()?
         }))
-    }
-
-    /// Passwords are among them: an error names the setting, and never what it is set to.
-    fn kafka_settings(&self) -> Result<Vec<(String, String)>, ConfigError> {
-        let settings = self.kafka_config.iter().flat_map(|text| split_settings(text));
-        let parsed = settings.enumerate().map(|(i, setting)| match setting.split_once('=') {
-            Some((name, value)) if is_setting_name(name.trim()) => Ok((name.trim().to_owned(), value.to_owned())),
-            _ => Err(wrong(
-                "kafka-config",
-                format!("setting {} is no KEY=VALUE, like security.protocol=SASL_SSL", i + 1),
-            )),
-        });
-        parsed.collect()
     }
 
     fn ingest(&self) -> Result<IngestConfig, ConfigError> {
@@ -319,10 +305,53 @@ impl RunFlags {
             auth_token_file: self.auth_token_file.clone(),
             allow_unauthenticated: self.allow_unauthenticated,
             source: self.source.clone(),
-            data_dir: self.data_dir.clone(),
+            data_dir: self.log.data_dir.clone(),
             outbox_max_alerts: self.outbox_max_alerts,
             ..IngestConfig::default()
         })
+    }
+}
+
+impl LogFlags {
+    /// The log as it stands, to be read only: what it is created with is no matter.
+    pub fn to_read(&self) -> Result<BusConfig, ConfigError> {
+        check_prefix(&self.topic_prefix)?;
+        if self.kafka_brokers.is_empty() {
+            return Ok(BusConfig::Embedded(EmbeddedConfig::new(self.embedded())));
+        }
+        self.kafka().map(BusConfig::Kafka)
+    }
+
+    /// Where the embedded log is.
+    fn embedded(&self) -> PathBuf {
+        self.data_dir.join(EMBEDDED_LOG)
+    }
+
+    fn kafka(&self) -> Result<KafkaConfig, ConfigError> {
+        for broker in &self.kafka_brokers {
+            let port = broker.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then(|| port.parse::<u16>()));
+            if !matches!(port, Some(Ok(1..))) {
+                return Err(wrong("kafka-brokers", format!("{broker:?} is no HOST:PORT")));
+            }
+        }
+        Ok(KafkaConfig {
+            topic_prefix: self.topic_prefix.clone(),
+            extra: self.kafka_settings()?,
+            ..KafkaConfig::new(self.kafka_brokers.join(","))
+        })
+    }
+
+    /// Passwords are among them: an error names the setting, and never what it is set to.
+    fn kafka_settings(&self) -> Result<Vec<(String, String)>, ConfigError> {
+        let settings = self.kafka_config.iter().flat_map(|text| split_settings(text));
+        let parsed = settings.enumerate().map(|(i, setting)| match setting.split_once('=') {
+            Some((name, value)) if is_setting_name(name.trim()) => Ok((name.trim().to_owned(), value.to_owned())),
+            _ => Err(wrong(
+                "kafka-config",
+                format!("setting {} is no KEY=VALUE, like security.protocol=SASL_SSL", i + 1),
+            )),
+        });
+        parsed.collect()
     }
 }
 

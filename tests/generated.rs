@@ -82,6 +82,16 @@ fn the_list_of_metrics_is_what_the_catalogue_says() {
     assert!(fs::read_to_string(path).unwrap_or_default() == wanted, "docs/metrics.md differs; run `make generate`");
 }
 
+#[test]
+fn the_list_of_reasons_is_what_the_types_say() {
+    let wanted = eventpulse::cli::reasons::document();
+    let path = folder("docs").join("reasons.md");
+    if std::env::var_os("GENERATE").is_some() {
+        fs::write(&path, &wanted).unwrap();
+    }
+    assert!(fs::read_to_string(path).unwrap_or_default() == wanted, "docs/reasons.md differs; run `make generate`");
+}
+
 /// What is counted anywhere is in the catalogue, and so in the docs: only it names metrics.
 #[test]
 fn no_metric_is_named_outside_the_catalogue() {

@@ -6,6 +6,7 @@
 mod ack;
 pub mod embedded;
 mod faults;
+pub mod history;
 pub mod kafka;
 mod local;
 pub mod memory;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Args;
 
-use super::install;
+use super::{install, reasons};
 use crate::{api::crds, events::schemas, runtime::metrics::catalogue};
 
 #[derive(Args, Debug)]
@@ -23,7 +23,8 @@ pub(super) fn generate(args: &GenerateArgs) -> anyhow::Result<()> {
     let crds = definitions.into_iter().map(|(name, text)| (PathBuf::from("crds").join(name), text));
     let events = schemas::documents()?.into_iter().map(|(name, text)| (PathBuf::from("docs/events").join(name), text));
     let metrics = (PathBuf::from("docs/metrics.md"), catalogue::document());
-    for (path, text) in crds.chain(events).chain([metrics]).chain(install) {
+    let reasons = (PathBuf::from("docs/reasons.md"), reasons::document());
+    for (path, text) in crds.chain(events).chain([metrics, reasons]).chain(install) {
         let path = args.root.join(path);
         if let Some(dir) = path.parent() {
             std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;

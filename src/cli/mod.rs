@@ -2,8 +2,10 @@
 
 mod check_config;
 mod crds;
+pub mod explain;
 mod generate;
 pub mod install;
+pub mod reasons;
 mod run;
 
 use clap::{Parser, Subcommand};
@@ -42,7 +44,22 @@ enum Command {
     Crds(crds::CrdsArgs),
     /// Check the flags and variables of `run` without running anything.
     CheckConfig(Box<RunFlags>),
-    /// Write the files of the repository that are generated: CRDs, event schemas and examples, parts of the charts.
+    /// Tell the story of an alert, an incident or an action: what happened, why, and what is waited for.
+    ///
+    /// It reads the resources as kubectl does, and the log with the flags of `run`; it changes nothing.
+    ///
+    ///   eventpulse explain cpu-high-x2a4q7rtzu --kafka-brokers kafka:9092
+    ///
+    /// A fingerprint shows why a rule did not fire (amtool alert -o extended prints them):
+    ///
+    ///   eventpulse explain 5ef2b5cd4d2bd1a8 --kafka-brokers kafka:9092
+    ///
+    /// With the embedded log, in the pod that has it:
+    ///
+    ///   kubectl exec -n eventpulse-system deploy/eventpulse -- eventpulse explain cpu-high-x2a4q7rtzu --data-dir /data
+    #[command(verbatim_doc_comment)]
+    Explain(Box<explain::ExplainArgs>),
+    /// Write the files of the repository that are generated: CRDs, event schemas and examples, lists of metrics and reasons, parts of the charts.
     #[command(hide = true)]
     Generate(generate::GenerateArgs),
 }
@@ -53,6 +70,7 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Run(flags) => run::run(flags.resolve()?),
         Command::Crds(args) => crds::crds(&args),
         Command::CheckConfig(flags) => check_config::check_config(&flags.resolve()?),
+        Command::Explain(args) => explain::explain(&args),
         Command::Generate(args) => generate::generate(&args),
     }
 }

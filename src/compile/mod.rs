@@ -4,7 +4,10 @@
 
 mod rule;
 
-pub use rule::{CompiledRule, FieldError, FieldErrorKind, GROUP_VALUE_MAX, Plan, RULE_NAME_MAX, compile};
+pub use rule::{
+    CompiledRule, FailedCondition, FieldError, FieldErrorKind, GROUP_VALUE_MAX, Mismatch, Plan, RULE_NAME_MAX, Verdict,
+    compile,
+};
 
 /// One line for people out of what somebody wrote: control characters become spaces, and it is cut so that it needs at most `max`
 /// bytes in an outbox, where it is JSON in JSON and a quote needs four (promise 6).

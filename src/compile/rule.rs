@@ -99,6 +99,42 @@ struct CompiledStep {
     on_unknown_outcome: OnUnknownOutcome,
 }
 
+/// Why a rule does or does not match an alert.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Verdict {
+    /// The namespace that the alert belongs to, where it is another one's.
+    pub other_namespace: Option<String>,
+    /// The matchers that do not match.
+    pub mismatches: Vec<Mismatch>,
+    /// The first condition that does not hold.
+    pub condition: Option<FailedCondition>,
+}
+
+impl Verdict {
+    /// Whether nothing speaks against it.
+    pub fn matches(&self) -> bool {
+        self.other_namespace.is_none() && self.mismatches.is_empty() && self.condition.is_none()
+    }
+}
+
+/// A matcher that an alert does not match.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mismatch {
+    /// The matcher, as Alertmanager writes it.
+    pub matcher: String,
+    /// The label's value; none where the alert has no such label.
+    pub value: Option<String>,
+}
+
+/// A condition that does not hold.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FailedCondition {
+    /// The field that it stands in.
+    pub field: String,
+    /// Why it has no value; none where it is false.
+    pub error: Option<ExpressionError>,
+}
+
 /// What an incident is opened with: the rule as it is now, with every expression computed for one alert.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
@@ -257,6 +293,33 @@ impl CompiledRule {
         let namespace = labels.get(LABEL_NAMESPACE).map_or("", String::as_str);
         (namespace.is_empty() || namespace == self.name.namespace)
             && self.matchers.iter().all(|matcher| matcher.matches(labels))
+    }
+
+    /// Why the rule does or does not match an alert, in full: what [`CompiledRule::matches_labels`] and
+    /// [`CompiledRule::conditions_hold`] decide, for people. Conditions are asked only where the labels match, as then.
+    pub fn verdict(&self, labels: &BTreeMap<String, String>, scope: impl FnOnce() -> Scope) -> Verdict {
+        let tenant = labels.get(LABEL_NAMESPACE).map_or("", String::as_str);
+        let value = |matcher: &Matcher| labels.get(matcher.name()).cloned();
+        let mut verdict = Verdict {
+            other_namespace: (!tenant.is_empty() && tenant != self.name.namespace).then(|| tenant.to_owned()),
+            mismatches: self
+                .matchers
+                .iter()
+                .filter(|matcher| !matcher.matches(labels))
+                .map(|matcher| Mismatch { matcher: matcher.to_string(), value: value(matcher) })
+                .collect(),
+            condition: None,
+        };
+        if verdict.matches() && self.has_conditions() {
+            let scope = scope();
+            let failed = |condition: &Condition| match condition.holds(&scope) {
+                Ok(true) => None,
+                Ok(false) => Some(FailedCondition { field: condition.field().to_owned(), error: None }),
+                Err(error) => Some(FailedCondition { field: condition.field().to_owned(), error: Some(error) }),
+            };
+            verdict.condition = self.conditions.iter().find_map(failed);
+        }
+        verdict
     }
 
     /// Whether every condition holds for these facts. The first one that has no value is the error.

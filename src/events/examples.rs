@@ -13,7 +13,7 @@ const SOURCE: &str = "alertmanager-main";
 const BY: &str = "runbook scale-up as system:serviceaccount:shop:remediator";
 
 /// The example of a topic.
-pub(super) fn example(topic: Topic) -> Event {
+pub(crate) fn example(topic: Topic) -> Event {
     let story = Story::new();
     match topic {
         Topic::AlertRaised => story.event("ingest", "firing", 480, story.raised()),

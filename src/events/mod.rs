@@ -17,6 +17,8 @@ pub use encode::{
     HEADER_CONTENT_TYPE, HEADER_ID, HEADER_SOURCE, HEADER_SPECVERSION, HEADER_SUBJECT, HEADER_TIME, HEADER_TRACEPARENT,
     HEADER_TYPE, InvalidEntry, Record,
 };
+#[cfg(test)]
+pub(crate) use examples::example;
 pub use ids::{
     ActionId, AlertId, CorrelationId, EventId, IncidentId, NotificationId, alert_key, fingerprint_of, target_key,
 };

@@ -24,6 +24,11 @@ impl Condition {
         }
     }
 
+    /// The field that it was compiled from.
+    pub fn field(&self) -> &str {
+        &self.field
+    }
+
     /// The most that evaluating it may cost, in the unit of [`super::COST_MAX`].
     pub fn cost(&self) -> u64 {
         self.program.cost()

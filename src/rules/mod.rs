@@ -17,7 +17,7 @@ mod timers;
 
 pub use decide::{Adopted, Decision, GroupKey, Limits, RuleView, decide, is_evictable, next_timer};
 pub use input::{Input, InvalidAlert, RaisedAlert};
-pub use matching::{RuleMatch, RuleSet};
+pub use matching::{RuleMatch, RuleSet, scope_of};
 pub use service::{RulesConfig, RulesError, run};
 
 #[cfg(test)]

@@ -198,7 +198,7 @@ fn sum_of(text: &str, name: &str, labels: &str) -> f64 {
         .sum()
 }
 
-/// The release binary. Absolute, because it is started in a directory of its own.
+/// The release binary: `EVENTPULSE_BIN`, or the one of this workspace. Absolute, because it is started in a directory of its own.
 pub fn find_binary() -> Result<PathBuf> {
     if let Some(given) = std::env::var_os("EVENTPULSE_BIN") {
         let given = PathBuf::from(given);

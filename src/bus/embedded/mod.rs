@@ -4,6 +4,7 @@
 //! (`runtime::group_commit`); reads have connections of their own, away from the async threads.
 
 mod headers;
+pub(super) mod history;
 mod leftover;
 mod retention;
 mod storage;

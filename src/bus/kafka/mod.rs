@@ -5,6 +5,7 @@
 //! so in the health, and goes on by itself.
 
 mod connection;
+pub(super) mod history;
 mod member;
 mod positions;
 mod producer;

@@ -20,3 +20,4 @@ mod producer;
 mod q_image;
 mod q_install;
 mod q_values;
+mod r_explain;
