@@ -56,7 +56,7 @@ enum Command {
     ///
     /// With the embedded log, in the pod that has it:
     ///
-    ///   kubectl exec -n eventpulse-system deploy/eventpulse -- eventpulse explain cpu-high-x2a4q7rtzu --data-dir /var/lib/eventpulse
+    ///   kubectl exec -n eventpulse-system eventpulse-0 -- eventpulse explain cpu-high-x2a4q7rtzu --data-dir /var/lib/eventpulse
     #[command(verbatim_doc_comment)]
     Explain(Box<explain::ExplainArgs>),
     /// Write the files of the repository that are generated: CRDs, event schemas and examples, lists of metrics and reasons, parts of the charts.
