@@ -249,7 +249,7 @@ async fn all_become_ready(server: &Server, objects: &[Value]) {
 }
 
 /// The resources of a folder of examples that carry `Ready`, after kubectl has taken all of the folder.
-fn apply_examples(plane: &ControlPlane, folder: &str) -> Vec<Value> {
+fn apply_examples(plane: &ControlPlane, folder: &str, at_least: usize) -> Vec<Value> {
     plane.run_kubectl(&["apply", "-f", &below_root(folder)]).unwrap();
     let mut found = Vec::new();
     for entry in std::fs::read_dir(below_root(folder)).unwrap() {
@@ -264,7 +264,7 @@ fn apply_examples(plane: &ControlPlane, folder: &str) -> Vec<Value> {
             }
         }
     }
-    assert!(found.len() >= 4, "only {} resources in {folder}", found.len());
+    assert!(found.len() >= at_least, "only {} resources in {folder}", found.len());
     found
 }
 
@@ -394,7 +394,8 @@ async fn every_broken_resource_gets_its_answer_and_stops_nobody() {
     kubectl_finds_and_shows_them(&server, plane, &table).await;
     every_field_of_an_incident_is_explained(plane);
     all_become_ready(&server, &fixtures).await;
-    all_become_ready(&server, &apply_examples(plane, "examples/shop")).await;
+    all_become_ready(&server, &apply_examples(plane, "examples/shop", 4)).await;
+    all_become_ready(&server, &apply_examples(plane, "examples/channels", 2)).await;
     a_malformed_rule_is_marked_and_holds_up_nobody(&server, plane, &table).await;
     statuses_are_quiet(&server, &fixtures).await;
 

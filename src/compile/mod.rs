@@ -2,8 +2,10 @@
 //!
 //! In: a resource's spec. Out: a type that can no longer be wrong, or every error with its field. Pure: no I/O, no clock, no service.
 
+mod email;
 mod rule;
 
+pub use email::{Addresses, addresses};
 pub use rule::{
     CompiledRule, FailedCondition, FieldError, FieldErrorKind, GROUP_VALUE_MAX, Mismatch, Plan, RULE_NAME_MAX, Verdict,
     compile,

@@ -29,7 +29,7 @@ const PARAMETERS_MAX: usize = 16 * 1024;
 /// The label that says which tenant an alert belongs to.
 const LABEL_NAMESPACE: &str = "namespace";
 
-/// What is wrong with one field of a Rule, for its `Ready` condition.
+/// What is wrong with one field of a Rule or a NotificationChannel, for its `Ready` condition.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {message}")]
 pub struct FieldError {
@@ -52,6 +52,8 @@ pub enum FieldErrorKind {
     Expression,
     /// A constant target is no name of a resource.
     Target,
+    /// An address is none that mail can be sent to, or a host name is none.
+    Address,
 }
 
 impl From<ExpressionError> for FieldError {

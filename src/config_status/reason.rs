@@ -12,6 +12,8 @@ pub const INVALID_MATCHER: &str = "InvalidMatcher";
 pub const INVALID_EXPRESSION: &str = "InvalidExpression";
 /// A message template does not compile.
 pub const INVALID_TEMPLATE: &str = "InvalidTemplate";
+/// An address is none that mail can be sent to.
+pub const INVALID_ADDRESS: &str = "InvalidAddress";
 /// The target's name is no name of a resource.
 pub const INVALID_TARGET: &str = "InvalidTarget";
 /// The runbook's step cannot act on the target's kind.
@@ -42,12 +44,13 @@ pub const SECRET_KEY_NOT_FOUND: &str = "SecretKeyNotFound";
 pub const SECRET_FORBIDDEN: &str = "SecretForbidden";
 
 /// Every reason.
-pub const ALL: [&str; 19] = [
+pub const ALL: [&str; 20] = [
     VALID,
     MALFORMED,
     INVALID_MATCHER,
     INVALID_EXPRESSION,
     INVALID_TEMPLATE,
+    INVALID_ADDRESS,
     INVALID_TARGET,
     UNSUPPORTED_TARGET,
     RUNBOOK_NOT_FOUND,

@@ -21,6 +21,11 @@ pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 pub enum Outcome {
     /// The channel accepted the message.
     Delivered,
+    /// The channel accepted it for some of its recipients, and will not be asked again for the others.
+    DeliveredInPart {
+        /// Who does not get it and why, without secrets.
+        reason: String,
+    },
     /// The channel did not accept it, for sure; a later try may succeed.
     Refused {
         /// Why, without secrets.
@@ -197,13 +202,16 @@ pub fn settle(
     let mut next = current.clone();
     match outcome {
         // Whoever has claimed it meanwhile: it was accepted, and no further copy is needed.
-        Outcome::Delivered if !current.phase.is_terminal() => {
+        Outcome::Delivered | Outcome::DeliveredInPart { .. } if !current.phase.is_terminal() => {
+            if let Outcome::DeliveredInPart { reason } = outcome {
+                next.last_error = Some(cut(reason));
+            }
             next.delivered_at = Some(asker.now);
             finish(&mut next, NotificationPhase::Delivered, asker.now);
             return Some((next, Some(Said::Delivered)));
         }
         _ if !ours => return None,
-        Outcome::Delivered => return None,
+        Outcome::Delivered | Outcome::DeliveredInPart { .. } => return None,
         Outcome::NotSent => {
             next.tries = next.tries.saturating_sub(1);
             wait(&mut next, asker.now);

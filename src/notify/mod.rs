@@ -9,16 +9,19 @@ pub mod deliver;
 mod due;
 pub mod http;
 mod lanes;
+mod line_by_line;
+mod prepare;
 mod record;
 pub mod render;
 mod retention;
 mod secrets;
 mod sender;
 mod service;
+pub mod smtp;
 
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use service::{NotifyConfig, NotifyError, run, run_with};
+pub use service::{NotifyConfig, NotifyError, Outside, run, run_with};

@@ -25,6 +25,9 @@ pub enum Markup {
     Plain,
     /// Slack's mrkdwn: `&`, `<` and `>` are its control characters (docs.slack.dev, "Formatting message text").
     Mrkdwn,
+    /// The Markdown of Adaptive Cards: a backslash takes every punctuation mark's meaning away (learn.microsoft.com, "Text features";
+    /// CommonMark, section 2.4).
+    Markdown,
 }
 
 /// A message before a channel gives it its form.
@@ -181,10 +184,26 @@ pub fn escaped(text: &str, markup: Markup) -> String {
             (Markup::Mrkdwn, '&') => escaped.push_str("&amp;"),
             (Markup::Mrkdwn, '<') => escaped.push_str("&lt;"),
             (Markup::Mrkdwn, '>') => escaped.push_str("&gt;"),
+            (Markup::Markdown, c) if is_markup(c) || is_list(c, &escaped) => escaped.extend(['\\', c]),
             (_, c) => escaped.push(c),
         }
     }
     escaped
+}
+
+/// What Markdown reads as emphasis, code, a link, a heading, a quotation or HTML, wherever it stands.
+fn is_markup(c: char) -> bool {
+    matches!(c, '\\' | '*' | '_' | '`' | '~' | '[' | ']' | '(' | ')' | '#' | '<' | '>' | '|' | '&' | '!')
+}
+
+/// What makes a list of the line that it begins: `-`, `+`, or the dot after a number.
+fn is_list(c: char, before: &str) -> bool {
+    let line = before.rsplit('\n').next().unwrap_or_default().trim_start();
+    match c {
+        '-' | '+' => line.is_empty(),
+        '.' => !line.is_empty() && line.chars().all(|c| c.is_ascii_digit()),
+        _ => false,
+    }
 }
 
 /// At most `max` characters, with `…` where something is missing, and never half an escape.
@@ -198,6 +217,10 @@ pub fn cut(text: &str, max: usize) -> String {
         && !kept[at..].contains(';')
     {
         kept.truncate(at);
+    }
+    // Half an escape would take the mark's meaning away.
+    if (kept.len() - kept.trim_end_matches('\\').len()) % 2 == 1 {
+        kept.pop();
     }
     kept.push('…');
     kept

@@ -11,16 +11,17 @@ use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    channels::{Channel, Message, SigningKey, Slack, Webhook},
+    channels::Message,
     deliver::{Asker, Move, Outcome, Outlook, Readiness, Said, begin, outlook, settle},
     due::Due,
-    http::{HttpTransport, Secret},
     lanes::{Lanes, Pass},
+    prepare::Prepared,
     record::{event_of, first_state, object_of},
     secrets::Secrets,
+    service::Outside,
 };
 use crate::{
-    api::v1alpha1::{ChannelType, MessageTemplate, Notification, NotificationChannel, NotificationSpec, OutboxEntry},
+    api::v1alpha1::{Notification, NotificationChannel, NotificationSpec, OutboxEntry},
     bus::Ack,
     events::{DeadLetterReason, Event, NamespacedName, NotificationRequested, Record},
     runtime::{
@@ -72,7 +73,7 @@ pub(super) struct Sender {
     pub store: Arc<Store<Notification>>,
     pub channels: Arc<WatchCache<NotificationChannel>>,
     pub secrets: Secrets,
-    pub http: Arc<dyn HttpTransport>,
+    pub outside: Outside,
     pub ownership: Arc<Ownership>,
     pub lanes: Lanes,
     pub due: Mutex<Due>,
@@ -80,15 +81,6 @@ pub(super) struct Sender {
     /// This incarnation of this replica.
     pub me: String,
     pub again: std::sync::OnceLock<Again>,
-}
-
-/// Everything that a try needs.
-struct Prepared {
-    channel: Box<dyn Channel>,
-    templates: Vec<MessageTemplate>,
-    timeout: Duration,
-    /// Whether its secrets were read just now.
-    fresh: bool,
 }
 
 #[async_trait]
@@ -216,44 +208,6 @@ impl Sender {
         }
     }
 
-    async fn prepare(&self, name: &NamespacedName, view: &NotificationSpec) -> Result<Prepared, String> {
-        let channel_name = channel_of(name, view);
-        let missing = || format!("NotificationChannel {channel_name} is not there");
-        let channel = self.channels.get(&channel_name).ok_or_else(missing)?;
-        let spec = &channel.spec;
-        let timeout = spec.timeout.as_std().clamp(Duration::from_millis(100), Duration::from_secs(300));
-        let http = Arc::clone(&self.http);
-        let incomplete = || format!("NotificationChannel {channel_name} has no member for its type");
-        let (channel, fresh): (Box<dyn Channel>, bool) = match spec.r#type {
-            ChannelType::Slack => {
-                let slack = spec.slack.as_ref().ok_or_else(incomplete)?;
-                let url = self.secrets.get(&name.namespace, &slack.webhook_url_secret_ref).await?;
-                (Box::new(Slack { http, url: text_of(&url.bytes)? }), url.fresh)
-            }
-            ChannelType::Webhook => {
-                let webhook = spec.webhook.as_ref().ok_or_else(incomplete)?;
-                let (url, url_fresh) = match (&webhook.url, &webhook.url_secret_ref) {
-                    (Some(url), _) => (Secret::new(url), true),
-                    (None, Some(reference)) => {
-                        let value = self.secrets.get(&name.namespace, reference).await?;
-                        (text_of(&value.bytes)?, value.fresh)
-                    }
-                    (None, None) => return Err(format!("NotificationChannel {channel_name} has no URL")),
-                };
-                let (signing_key, key_fresh) = match &webhook.signing_secret_ref {
-                    Some(reference) => {
-                        let value = self.secrets.get(&name.namespace, reference).await?;
-                        let key = SigningKey::new(&value.bytes).ok_or("the signing key is empty")?;
-                        (Some(key), value.fresh)
-                    }
-                    None => (None, true),
-                };
-                (Box::new(Webhook { http, url, signing_key }), url_fresh && key_fresh)
-            }
-        };
-        Ok(Prepared { channel, templates: spec.templates.clone(), timeout, fresh })
-    }
-
     /// Writes the claim, or whatever else the state asks for. Some: the try is ours to make.
     async fn claim(
         &self,
@@ -329,12 +283,15 @@ impl Sender {
             })
             .await?;
         self.count(match outcome {
-            Outcome::Delivered => "accepted",
+            Outcome::Delivered | Outcome::DeliveredInPart { .. } => "accepted",
             Outcome::Refused { .. } => "refused",
             Outcome::Unknown { .. } => "unknown",
             Outcome::Rejected { .. } => "rejected",
             Outcome::NotSent => "not_sent",
         });
+        if let Outcome::DeliveredInPart { reason } = outcome {
+            tracing::warn!(%name, reason, "A message does not reach all of its recipients.");
+        }
         if let Some(object) = object {
             self.tell(name, &object.spec, said);
         }
@@ -388,15 +345,6 @@ impl Sender {
 }
 
 /// The channel of a notification: always of its own namespace.
-fn channel_of(name: &NamespacedName, spec: &NotificationSpec) -> NamespacedName {
+pub(super) fn channel_of(name: &NamespacedName, spec: &NotificationSpec) -> NamespacedName {
     NamespacedName { namespace: name.namespace.clone(), name: spec.channel_ref.name.clone() }
-}
-
-/// A URL from a Secret, without the newline that files end with.
-fn text_of(bytes: &[u8]) -> Result<Secret, String> {
-    match std::str::from_utf8(bytes).map(str::trim) {
-        Ok("") => Err("the URL in the Secret is empty".into()),
-        Ok(text) => Ok(Secret::new(text)),
-        Err(_) => Err("the URL in the Secret is no text".into()),
-    }
 }

@@ -16,6 +16,7 @@ use super::{
     retention::expired,
     secrets::Secrets,
     sender::{Input, Sender},
+    smtp::{MailTransport, SmtpClient},
 };
 use crate::{
     api::v1alpha1::{Duration as ApiDuration, Notification},
@@ -91,20 +92,29 @@ const TICK_MAX: Duration = Duration::from_millis(250);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 const RETENTION_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Runs until shutdown, over the machine's own HTTP client.
+/// Runs until shutdown, over the machine's own network.
 pub async fn run(ctx: Context, config: NotifyConfig) -> Result<(), NotifyError> {
     let http = HttpClient::new(config.proxy.as_deref())?;
-    run_with(ctx, config, Arc::new(http)).await
+    run_with(ctx, config, Outside { http: Arc::new(http), mail: Arc::new(SmtpClient::default()) }).await
 }
 
-/// Runs until shutdown, with this way to the outside.
-pub async fn run_with(ctx: Context, config: NotifyConfig, http: Arc<dyn HttpTransport>) -> Result<(), NotifyError> {
+/// The ways to the outside; a simulator puts its own here.
+#[derive(Clone)]
+pub struct Outside {
+    /// For webhooks of every kind.
+    pub http: Arc<dyn HttpTransport>,
+    /// For mail.
+    pub mail: Arc<dyn MailTransport>,
+}
+
+/// Runs until shutdown, with these ways to the outside.
+pub async fn run_with(ctx: Context, config: NotifyConfig, outside: Outside) -> Result<(), NotifyError> {
     let ownership = Ownership::new(Arc::clone(&ctx.bus), Topic::NotificationRequested);
     let sender = Arc::new(Sender {
         store: Store::new(&ctx),
         channels: WatchCache::new(),
         secrets: Secrets::new(&ctx),
-        http,
+        outside,
         ownership: Arc::clone(&ownership),
         lanes: Lanes::new(config.per_channel),
         due: Mutex::new(Due::default()),

@@ -26,6 +26,9 @@ use crate::{
     testing::{FakeApi, Fault, TestContext},
 };
 
+#[path = "new_channels_tests.rs"]
+mod new_channels;
+
 const NOTIFICATIONS: &str = "/apis/eventpulse.io/v1alpha1/notifications";
 const CHANNELS: &str = "/apis/eventpulse.io/v1alpha1/notificationchannels";
 const SECRETS: &str = "/api/v1/secrets";

@@ -4,6 +4,7 @@
 //! - [`proxy`]: stands before the API server, and loses, refuses, delays or holds what a rule names;
 //! - [`eventpulse`]: EventPulse as a process of its own;
 //! - [`gauge`]: a metric to be scraped, whose value the test says;
+//! - [`mail`]: an SMTP peer, a relay that loses answers, and what a mail server took;
 //! - [`alerts`]: what Alertmanager and Prometheus send; [`client`] posts it.
 //!
 //! Everything listens on loopback, on a free port, and ends when its handle is dropped.
@@ -12,11 +13,13 @@ pub mod alerts;
 pub mod client;
 pub mod eventpulse;
 pub mod gauge;
+pub mod mail;
 pub mod proxy;
 pub mod sink;
 
 mod server;
 mod slack;
+mod teams;
 
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,7 @@
 //! A sink for messages: what Slack's incoming webhooks and generic webhooks look like from outside.
 //!
-//! Every path is there. Paths under `/services/` answer as Slack does, `ok` or why not; all others answer 200 to anything. A
-//! script changes what the next requests on a path get.
+//! Every path is there. Paths under `/services/` answer as Slack does, `ok` or why not, and those under `/workflows/` as a Teams
+//! workflow does; all others answer 200 to anything. A script changes what the next requests on a path get.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -22,9 +22,11 @@ use tokio::sync::watch;
 use crate::{
     Shortfall,
     server::{self, Server},
-    slack,
+    slack, teams,
 };
 
+/// The path prefix that answers as a Teams workflow does: 202 at once.
+pub const TEAMS_PREFIX: &str = "/workflows/";
 /// The path prefix that answers as Slack does.
 pub const SLACK_PREFIX: &str = "/services/";
 const BODY_MAX: usize = 1024 * 1024;
@@ -332,6 +334,9 @@ fn next_answer(state: &State, path: &str, body: &[u8]) -> Answer {
         && let Some(answer) = script.next.pop_front().or_else(|| script.then.clone())
     {
         return answer;
+    }
+    if path.starts_with(TEAMS_PREFIX) {
+        return teams::refusal(body).map_or_else(|| Answer::status(202), |problem| Answer::status(400).body(problem));
     }
     match path.starts_with(SLACK_PREFIX).then(|| slack::refusal(body)).flatten() {
         Some(problem) => Answer::status(400).body(problem),

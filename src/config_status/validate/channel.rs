@@ -3,6 +3,7 @@
 use super::{ChannelReferences, Problem, SecretFact};
 use crate::{
     api::v1alpha1::{NotificationChannel, SecretKeyReference},
+    compile::addresses,
     config_status::reason,
     template,
 };
@@ -17,7 +18,16 @@ pub(in crate::config_status) fn secrets(channel: &NotificationChannel) -> Vec<(&
     let signing = webhook
         .and_then(|webhook| webhook.signing_secret_ref.as_ref())
         .map(|secret| ("spec.webhook.signingSecretRef", secret));
-    slack.into_iter().chain(url).chain(signing).collect()
+    let teams = spec.teams.as_ref().map(|teams| ("spec.teams.webhookURLSecretRef", &teams.webhook_url_secret_ref));
+    let email = spec.email.iter().flat_map(|email| {
+        [
+            ("spec.email.caSecretRef", &email.ca_secret_ref),
+            ("spec.email.usernameSecretRef", &email.username_secret_ref),
+            ("spec.email.passwordSecretRef", &email.password_secret_ref),
+        ]
+    });
+    let email = email.filter_map(|(field, secret)| Some((field, secret.as_ref()?)));
+    slack.into_iter().chain(url).chain(signing).chain(teams).chain(email).collect()
 }
 
 /// Everything that is wrong with the channel, in the order of its fields.
@@ -38,6 +48,9 @@ pub(in crate::config_status) fn channel(channel: &NotificationChannel, reference
             }
         };
         problems.push(Problem::new(field, reason, message));
+    }
+    if let Some(Err(errors)) = channel.spec.email.as_ref().map(addresses) {
+        problems.extend(errors.into_iter().map(Problem::field));
     }
     for (index, template) in channel.spec.templates.iter().enumerate() {
         let texts = [("title", Some(&template.title)), ("body", template.body.as_ref())];

@@ -45,6 +45,7 @@ impl Problem {
             FieldErrorKind::Matcher => reason::INVALID_MATCHER,
             FieldErrorKind::Expression => reason::INVALID_EXPRESSION,
             FieldErrorKind::Target => reason::INVALID_TARGET,
+            FieldErrorKind::Address => reason::INVALID_ADDRESS,
         };
         Self::new(error.field, reason, error.message)
     }

@@ -1,6 +1,8 @@
 //! The channels: each gives a message its form and sends it once. Behind one port with one method; a new kind of channel is a new file.
 
+mod email;
 mod slack;
+mod teams;
 mod webhook;
 
 use std::time::Duration;
@@ -8,7 +10,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 
+pub use email::Email;
 pub use slack::Slack;
+pub use teams::Teams;
 pub use webhook::{HEADER_WEBHOOK_ID, HEADER_WEBHOOK_SIGNATURE, HEADER_WEBHOOK_TIMESTAMP, SigningKey, Webhook};
 
 use super::deliver::Outcome;
