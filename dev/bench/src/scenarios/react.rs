@@ -20,7 +20,7 @@ use crate::{
     pace::{self, Schedule},
     run::Options,
     stage::{Stage, WEBHOOK, say},
-    watch::Watch,
+    watch::{Watch, metric},
 };
 
 /// When nothing has been patched for so long, nothing more will be.
@@ -226,16 +226,34 @@ impl Run {
         outcome.require(sent.accepted == self.count, || {
             format!("{} of {} alerts were accepted", sent.accepted, self.count)
         });
-        let refused = writes.iter().filter(|write| write.ours && !write.committed()).count();
-        outcome.notes.push(format!("Writes that the API server refused (conflicts, failed tests): {refused}."));
-        // Messages are later than the patch; they are waited for, because an incident without its message is not done.
-        let (expected, begin) = ((self.warm_up + self.count) as usize, Instant::now());
-        while self.stage.shop.sink.count_by_key().len() < expected && begin.elapsed() < STUCK * 2 {
+        let refused: Vec<&Write> = writes.iter().filter(|write| write.ours && !write.committed()).collect();
+        let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
+        for write in &refused {
+            *kinds.entry(format!("{} {}", write.code, write.kind())).or_default() += 1;
+        }
+        let kinds: Vec<String> = kinds.iter().map(|(kind, times)| format!("{times} × {kind}")).collect();
+        outcome.notes.push(format!("Writes that the API server refused: {} {}.", refused.len(), kinds.join(", ")));
+        self.settle(outcome).await
+    }
+
+    /// Messages and the incident's end are later than the patch; they are waited for as long as they come, because an incident
+    /// without them is not done.
+    async fn settle(&self, outcome: &mut Outcome) -> anyhow::Result<()> {
+        let expected = self.warm_up + self.count;
+        let (mut last, mut progress) = ((0, 0), Instant::now());
+        loop {
+            let told = self.stage.shop.sink.count_by_key().len() as u64;
+            let resolved = metric(self.stage.running()?, "eventpulse_incidents", "Resolved").await as u64;
+            if (told, resolved) != last {
+                (last, progress) = ((told, resolved), Instant::now());
+            }
+            let done = told >= expected && resolved >= expected;
+            if done || progress.elapsed() > STUCK {
+                outcome.require(told == expected, || format!("{told} of {expected} incidents were told to people"));
+                return Ok(());
+            }
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
-        let told = self.stage.shop.sink.count_by_key().len();
-        outcome.require(told == expected, || format!("{told} of {expected} incidents were told to people"));
-        Ok(())
     }
 
     /// By the API server's log and by the objects themselves.

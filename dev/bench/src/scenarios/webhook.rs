@@ -47,7 +47,7 @@ pub(super) async fn play(options: &Options, bus: Bus) -> anyhow::Result<Outcome>
     let total = schedule.count + warm_up.count;
     drain(&stage, total, Duration::from_secs(60)).await?;
     watch.end(&mut outcome, sent.start_instant);
-    check_taken(options, &stage, bus, total, &mut outcome).await?;
+    check_taken(options, &stage, bus, total, total, &mut outcome).await?;
     floors.merge(&stage.fsync(if options.quick { 100 } else { 500 }).await?);
 
     outcome.invalid.extend(pace::invalid(&sent.lag));
