@@ -102,7 +102,7 @@ fn distribution(lines: &[Line], file: &Path) -> anyhow::Result<()> {
 
 /// So many nines: 0 is 0 %, 1 is 90 %, 2 is 99 %.
 fn percentile(nines: f64) -> String {
-    let digits = (nines - 1.99).max(0.0).ceil() as usize;
+    let digits = (nines - 2.01).max(0.0).ceil() as usize;
     format!("{:.digits$} %", 100.0 - 100.0 * 10_f64.powf(-nines))
 }
 

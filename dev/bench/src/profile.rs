@@ -86,7 +86,7 @@ fn perf(dir: &Path) -> Command {
 fn functions(report: &str) -> Vec<String> {
     let function = |line: &str| {
         let percent = line.split_whitespace().next()?.strip_suffix('%')?;
-        let (_, name) = line.split_once("] ")?;
+        let (_, name) = line.split_once("[.] ").or_else(|| line.split_once("[k] "))?;
         let name: String = name.trim().chars().take(90).collect();
         Some(format!("{percent} % `{name}`"))
     };

@@ -289,9 +289,9 @@ mod tests {
             lines[1..],
             [
                 "react on kafka",
-                "             goal    result  floor   ratio  verdict",
-                "  p50     ≤ 25 ms     50 ms  10 ms  5.00 ×  MISSED: 2.00 × the goal",
-                "  p99.9            1,234 ms                 –",
+                "            goal    result  floor   ratio  verdict",
+                "  p50    ≤ 25 ms     50 ms  10 ms  5.00 ×  MISSED: 2.00 × the goal",
+                "  p99.9           1,234 ms                 –",
             ]
         );
         let mut failed = outcome("react", None, 5.0);
