@@ -171,7 +171,8 @@ fn head(text: &mut String, outcomes: &[Outcome]) {
          beforehand, latency counts from there, and a run whose generator fell behind is marked as invalid. Latencies are HDR \
          histograms. Floors are the same parts by themselves, measured directly before and after in the same run: `fsync` is 4 KiB \
          appended and `fdatasync` where EventPulse's data is, `hop` a record from produce to a waiting consumer of the same broker, \
-         `create`, `read` and `patch` one call each to the same API server. The time of a patch is the API server's own, from its \
+         `create`, `read` and `patch` one call each to the same API server. A log that writes again where it has written before can be \
+         faster than an append to a file that grows: a ratio to `fsync` may be below 1. The time of a patch is the API server's own, from its \
          audit log: when it had answered. Load generator, control plane, broker and EventPulse share the one machine.\n\n",
     );
     text.push_str("| | goal | result | floor | ratio | verdict |\n|---|--:|--:|--:|--:|---|\n");
