@@ -18,8 +18,6 @@ use eventpulse::{
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-/// Different alerts, more than any cache of the processor holds.
-const ALERTS: usize = 20_000;
 const NAMESPACES: usize = 20;
 
 #[derive(Args)]
@@ -27,6 +25,9 @@ pub struct Flags {
     /// How many rules.
     #[arg(long, default_value_t = 1_000)]
     rules: usize,
+    /// How many different alerts: more than any cache of the processor holds.
+    #[arg(long, default_value_t = 20_000)]
+    alerts: usize,
     /// How long each part is measured.
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
@@ -43,7 +44,7 @@ pub fn run(flags: &Flags) -> anyhow::Result<Value> {
     // The index cannot help here: every rule asks for the same label and differs in a regular expression and a condition.
     let alike = (0..flags.rules).map(alike_rule).map(checked).collect::<anyhow::Result<Vec<_>>>()?;
     let alike = RuleSet::new(alike);
-    let alerts: Vec<(AlertRaised, String)> = (0..ALERTS).map(alert).collect();
+    let alerts: Vec<(AlertRaised, String)> = (0..flags.alerts).map(alert).collect();
     let span = Duration::from_secs_f64(flags.seconds);
     Ok(json!({
         "rules": flags.rules,
@@ -165,7 +166,7 @@ mod tests {
 
     #[test]
     fn a_measurement_is_of_alerts_that_match_and_of_others() {
-        let line = run(&Flags { rules: 40, seconds: 0.05 }).unwrap();
+        let line = run(&Flags { rules: 40, alerts: 300, seconds: 0.05 }).unwrap();
         for part in ["usual", "alike"] {
             let matches = line[part]["matchesAnAlert"].as_f64().unwrap();
             assert!(matches > 0.0 && matches < 2.0, "{line}");

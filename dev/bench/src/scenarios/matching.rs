@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::{
-    machine::{self, Usage},
+    machine,
     outcome::{Goal, Outcome, Row},
     probe,
     run::Options,
@@ -18,12 +18,10 @@ const PER_SECOND: f64 = 100_000.0;
 pub(super) async fn play(options: &Options) -> anyhow::Result<Outcome> {
     let mut outcome = Outcome::new("matching", None, Timestamp::now());
     outcome.load_before = machine::load_average();
-    let usage = Usage::begin([]);
     let seconds = if options.quick { "1" } else { "5" };
     say(&format!("{RULES} rules, 20,000 different alerts, {seconds} s for each part"));
     let line = probe::run(options, &["matching", "--rules", RULES, "--seconds", seconds]).await?;
     outcome.load_during = machine::load_average();
-    outcome.processors = usage.end();
     let ns = |part: &str, field: &str| line[part][field].as_f64().unwrap_or(f64::NAN) / 1e3;
     outcome.rows = vec![
         Row::new("an alert, mean", ns("usual", "meanNs"), "µs").goal(Goal::AtMost(MICROS)),
