@@ -46,7 +46,7 @@ impl Stage {
         let begin = Instant::now();
         // Beside the cache and not in /tmp: that may be memory, where fsync costs nothing.
         let dir = cache_dir().join("bench").join(format!("{name}-{bus}-{}", std::process::id()));
-        let plane = ControlPlaneOptions { fsync: options.etcd_fsync, audit_bodies };
+        let plane = ControlPlaneOptions { fsync: options.etcd_fsync, audit_bodies, ..ControlPlaneOptions::default() };
         let environment =
             Environment::builder("bench").dir(dir).control_plane(plane).kafka(bus == Bus::Kafka).start().await?;
         let shop = Shop::furnish(environment).await?;
