@@ -159,7 +159,7 @@ async fn client_of(plane: &ControlPlane) -> Client {
     let kubeconfig = Kubeconfig::read_from(plane.kubeconfig()).unwrap();
     let config =
         kube::Config::from_custom_kubeconfig(kubeconfig, &kube::config::KubeConfigOptions::default()).await.unwrap();
-    kube_api::client(&config).unwrap()
+    kube_api::client(&config, "config", &Metrics::default()).unwrap()
 }
 
 fn below_root(path: &str) -> String {

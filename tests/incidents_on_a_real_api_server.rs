@@ -63,7 +63,7 @@ impl World {
         let ctx = Context {
             service: "incidents",
             bus: Arc::clone(&bus) as Arc<dyn Bus>,
-            kube: kube_api::client(&config).unwrap(),
+            kube: kube_api::client(&config, "incidents", &Metrics::default()).unwrap(),
             clock: Arc::new(SystemClock),
             random: Arc::new(Random::from_seed(1)),
             tasks: tasks.clone(),

@@ -92,6 +92,12 @@ impl Breakers {
         opens
     }
 
+    /// How many are open, and how many half-open.
+    pub fn states(&self) -> (usize, usize) {
+        let count = |is: fn(&State) -> bool| self.states.values().filter(|state| is(state)).count();
+        (count(|state| matches!(state, State::Open { .. })), count(|state| matches!(state, State::HalfOpen { .. })))
+    }
+
     /// How many are not closed.
     pub fn open(&self) -> usize {
         self.states.values().filter(|state| !matches!(state, State::Closed { .. })).count()
@@ -124,8 +130,10 @@ mod tests {
         assert_eq!(opened, [false, false, true]);
         assert_eq!(breakers.admit("a", at(10)), Admission::Wait(at(32)));
         assert_eq!(breakers.admit("b", at(10)), FREELY, "another runbook");
+        assert_eq!(breakers.states(), (1, 0));
         assert_eq!(breakers.admit("a", at(32)), probe(1));
         assert_eq!(breakers.admit("a", at(32)), Admission::Probing, "only one call");
+        assert_eq!(breakers.states(), (0, 1));
         breakers.success("a");
         assert_eq!((breakers.admit("a", at(33)), breakers.open()), (FREELY, 0));
     }

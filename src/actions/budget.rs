@@ -27,12 +27,15 @@ impl RetryBudget {
         self.tokens = (self.tokens + PER_CALL).min(MAX);
     }
 
+    /// The tokens that there are now, at most 20.
+    pub fn tokens(&self, now: Timestamp) -> f64 {
+        let elapsed_s = self.refilled_at.map_or(0.0, |before| now.duration_since(before).as_secs_f64().max(0.0));
+        (self.tokens + elapsed_s * PER_SECOND).min(MAX)
+    }
+
     /// Whether a retry may be made now.
     pub fn take(&mut self, now: Timestamp) -> bool {
-        if let Some(before) = self.refilled_at {
-            let elapsed_s = now.duration_since(before).as_secs_f64().max(0.0);
-            self.tokens = (self.tokens + elapsed_s * PER_SECOND).min(MAX);
-        }
+        self.tokens = self.tokens(now);
         self.refilled_at = Some(now);
         let enough = self.tokens >= 1.0;
         if enough {

@@ -108,6 +108,11 @@ impl Queues {
         }
     }
 
+    /// How many actions are under way or wait.
+    pub(super) fn len(&self) -> usize {
+        lock(&self.waiting).values().map(BTreeSet::len).sum()
+    }
+
     pub(super) fn keep_plan(&self, name: NamespacedName, planned: Planned) {
         lock(&self.fresh).insert(name, planned);
     }

@@ -1,7 +1,10 @@
 //! How an action ends: with what it did, or, after the fence, with why it did not.
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::{
+    api::core::v1::ObjectReference,
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+};
 
 use super::{
     fence::Fenced,
@@ -12,7 +15,11 @@ use super::{
 use crate::{
     api::v1alpha1::{ACTION_MESSAGE_MAX, Action, ActionPhase, ActionStatus, OnUnknownOutcome},
     events::{ActionCompleted, ActionFailed, ActionFailureReason, Event, Topic},
-    runtime::{Step, StoreError, metrics::catalogue::ACTIONS_FINISHED},
+    runtime::{
+        Step, StoreError,
+        kube_events::{Reason, Report},
+        metrics::catalogue::{ACTIONS_FINISHED, ALERT_TO_ACTION},
+    },
 };
 
 /// Whether it took effect, as a condition that `kubectl wait` knows.
@@ -51,7 +58,14 @@ impl Actions {
         };
         self.count(work, "completed", what.as_deref().unwrap_or_default());
         // The effect is in the ring: whatever somebody else has written meanwhile, this is how it ended.
-        self.finish(work, status, event, true).await
+        if self.finish(work, status, event, true).await? {
+            if let Some(accepted_at) = work.request.incident.accepted_at {
+                let trace = work.action.spec.traceparent.as_deref();
+                self.ctx.metrics.observe_between(&ALERT_TO_ACTION, [], (accepted_at, now), trace);
+            }
+            self.say(work, Reason::ActionCompleted, what.as_deref().unwrap_or_default(), now);
+        }
+        Ok(())
     }
 
     /// Makes sure that nothing can land any more, then says that it failed.
@@ -123,32 +137,68 @@ impl Actions {
             ..work.status()
         };
         self.count(work, if skipped { "skipped" } else { "failed" }, &told);
-        self.finish(work, status, event, false).await
+        if self.finish(work, status, event, false).await? {
+            self.say(work, if skipped { Reason::ActionSkipped } else { Reason::ActionFailed }, &told, now);
+        }
+        Ok(())
     }
 
-    /// The terminal state and the result, in one write; `anyway` where the result holds whatever the Action says by now.
+    /// An Event on the target, where one was met: one that was never found has no uid that it could be shown by.
+    fn say(&self, work: &Work, reason: Reason, what: &str, now: Timestamp) {
+        let Some(plan) = work.plans.last() else { return };
+        let (request, incident) = (&work.request, &work.request.incident);
+        let reference = |api_version: &str, kind: &str, name: &str, uid: Option<String>| ObjectReference {
+            api_version: Some(api_version.to_owned()),
+            kind: Some(kind.to_owned()),
+            namespace: Some(work.name.namespace.clone()),
+            name: Some(name.to_owned()),
+            uid,
+            ..ObjectReference::default()
+        };
+        let target = &request.target;
+        self.kube_events.say(Report {
+            reason,
+            of: work.name.name.clone(),
+            regarding: reference(&target.api_version, &target.kind, &target.name, Some(plan.uid.clone())),
+            related: Some(reference(
+                "eventpulse.io/v1alpha1",
+                "Action",
+                &work.name.name,
+                work.action.metadata.uid.clone(),
+            )),
+            note: format!("{what} ({}, Action {}, Incident {})", work.by(), work.name.name, incident.incident_id),
+            time: now,
+        });
+    }
+
+    /// The terminal state and the result, in one write; true where this process wrote them. `anyway` where the result holds whatever the Action says by now.
     async fn finish(
         &self,
         work: &mut Work,
         status: ActionStatus,
         event: Event,
         anyway: bool,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         if !anyway {
-            return self.write_status(work, status, vec![event]).await.map(drop);
+            return self.write_status(work, status, vec![event]).await;
         }
+        let mut wrote = false;
         let stored = self.store.transact(&work.name, |current| match current {
             Some(action) if !action.status.as_ref().is_some_and(|status| status.phase.is_terminal()) => {
+                wrote = true;
                 let outbox = action.status.as_ref().map(|status| status.outbox.clone()).unwrap_or_default();
                 let status = ActionStatus { outbox, ..status.clone() };
                 Step::Write { object: Action { status: Some(status), ..action.clone() }, publish: vec![event.clone()] }
             }
-            _ => Step::Unchanged { publish: Vec::new() },
+            _ => {
+                wrote = false;
+                Step::Unchanged { publish: Vec::new() }
+            }
         });
         if let Some(stored) = stored.await? {
             work.action = stored;
         }
-        Ok(())
+        Ok(wrote)
     }
 
     fn count(&self, work: &Work, result: &'static str, what: &str) {

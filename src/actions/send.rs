@@ -14,7 +14,7 @@ use super::{
 use crate::{
     api::v1alpha1::{ActionPlan, PlanOutcome, RunbookSnapshot},
     events::{ActionFailureReason, ActionRequested},
-    runtime::{ApiFailure, random::exponential},
+    runtime::{ApiFailure, metrics::catalogue::RETRIES, random::exponential},
 };
 
 impl Actions {
@@ -125,6 +125,7 @@ impl Actions {
         let jitter = self.ctx.random.up_to(exponential(backoff.initial.as_std(), backoff.max.as_std(), retry));
         let asked =
             if let ApiFailure::Throttled { after: Some(after), .. } = failure { *after } else { Duration::ZERO };
+        self.ctx.metrics.count(&RETRIES, [self.ctx.service, failure.category()], 1);
         Next::Wait { reason: format!("a retry, after: {failure}"), time: asked + jitter + Duration::from_millis(10) }
     }
 }

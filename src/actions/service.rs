@@ -28,9 +28,11 @@ use crate::{
     bus::{Ack, BusError, SubscribeOptions},
     events::{DeadLetterReason, NamespacedName, Payload, Topic},
     runtime::{
-        ApiFailure, Context, Gate, Handler, Inbound, Mailboxes, Owned, Ownership, Step, Store, StoreError, WatchCache,
+        ApiFailure, Context, Gate, Handler, Inbound, KubeEvents, Mailboxes, Owned, Ownership, Step, Store, StoreError,
+        WatchCache,
         consume::{bury, consume},
         kube_api::{CALL_TIMEOUT, call},
+        metrics::catalogue::{ACTIONS_QUEUED, BREAKERS, RETRY_BUDGET, TARGET_CALLS},
         watch_cache::name_of,
     },
 };
@@ -131,6 +133,8 @@ pub(super) struct Actions {
     pub working: Semaphore,
     /// This process, in the plans that it makes.
     pub sender: String,
+    /// What people see on the target.
+    pub kube_events: KubeEvents,
     breakers: Mutex<Breakers>,
     budget: Mutex<RetryBudget>,
 }
@@ -150,6 +154,7 @@ impl Actions {
             taken_up: watch::Sender::new(0),
             working: Semaphore::new(config.concurrency.max(1)),
             sender: format!("{:016x}", ctx.random.next_u64()),
+            kube_events: KubeEvents::start(ctx),
             breakers: Mutex::default(),
             budget: Mutex::default(),
         })
@@ -171,6 +176,19 @@ impl Actions {
         tasks.spawn_infallible("actions-watch-autoscalers", Arc::clone(&self.autoscalers).run(self.ctx.clone()));
     }
 
+    fn measure(self: &Arc<Self>) {
+        let actions = Arc::downgrade(self);
+        self.ctx.metrics.on_sample(move |metrics| {
+            let Some(actions) = actions.upgrade() else { return };
+            let (open, half_open) = actions.breakers().states();
+            metrics.set(&BREAKERS, ["open"], open);
+            metrics.set(&BREAKERS, ["half_open"], half_open);
+            metrics.set_amount(&RETRY_BUDGET, [], actions.budget().tokens(actions.ctx.clock.now()));
+            metrics.set(&ACTIONS_QUEUED, [], actions.queues.len());
+            metrics.set(&TARGET_CALLS, [], actions.targets.in_flight());
+        });
+    }
+
     async fn ready(&self) {
         tokio::join!(self.store.ready(), self.rules.ready(), self.runbooks.ready(), self.autoscalers.ready());
     }
@@ -180,6 +198,7 @@ impl Actions {
 pub async fn run(ctx: Context, config: ActionsConfig) -> Result<(), ActionsError> {
     let actions = Actions::new(&ctx, &config);
     actions.watch();
+    actions.measure();
     let runner = Mailboxes::new(&ctx, "action-run", TARGETS_MAX, Arc::new(Runner(Arc::clone(&actions))));
     let claimer = Claimer { actions: Arc::clone(&actions), runner: runner.clone() };
     let claims = Mailboxes::new(&ctx, "action-claim", config.concurrency, Arc::new(claimer));

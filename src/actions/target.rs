@@ -40,6 +40,7 @@ pub(super) fn user_of(namespace: &str, account: &str) -> String {
 pub(super) struct Targets {
     client: Client,
     permits: Arc<Semaphore>,
+    concurrency: usize,
 }
 
 /// The right to make calls, one after the other. What holds for the target may have changed while it was waited for.
@@ -50,7 +51,13 @@ pub(super) struct Slot<'a> {
 
 impl Targets {
     pub(super) fn new(client: Client, concurrency: usize) -> Self {
-        Self { client, permits: Arc::new(Semaphore::new(concurrency.max(1))) }
+        let concurrency = concurrency.max(1);
+        Self { client, permits: Arc::new(Semaphore::new(concurrency)), concurrency }
+    }
+
+    /// How many calls are under way.
+    pub(super) fn in_flight(&self) -> usize {
+        self.concurrency.saturating_sub(self.permits.available_permits())
     }
 
     /// Waits for a free call.

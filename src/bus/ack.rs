@@ -5,7 +5,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -17,8 +17,34 @@ pub struct Ack(Arc<Pending>);
 
 struct Pending {
     remaining: AtomicUsize,
+    buried: AtomicBool,
     tracker: Arc<AckTracker>,
     offset: u64,
+    watcher: Option<Watcher>,
+}
+
+type Watcher = Box<dyn FnOnce(Ending) + Send + Sync>;
+
+/// How the work on a delivery ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Every piece is done.
+    Done,
+    /// The same, and it is a dead letter.
+    Buried,
+    /// A piece was dropped without being done: the record comes again.
+    Returned,
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        let Some(watcher) = self.watcher.take() else { return };
+        watcher(match (self.remaining.load(Ordering::Acquire), self.buried.load(Ordering::Acquire)) {
+            (0, false) => Ending::Done,
+            (0, true) => Ending::Buried,
+            _ => Ending::Returned,
+        });
+    }
 }
 
 impl Ack {
@@ -27,6 +53,20 @@ impl Ack {
         if self.0.remaining.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.0.tracker.complete(self.0.offset);
         }
+    }
+
+    /// The same, where what is done is a dead letter.
+    pub fn buried(self) {
+        self.0.buried.store(true, Ordering::Release);
+        self.done();
+    }
+
+    /// Has `watcher` called when the work on the delivery has ended. For a delivery that is not split yet; of another nothing is told.
+    pub fn watched(mut self, watcher: impl FnOnce(Ending) + Send + Sync + 'static) -> Self {
+        if let Some(pending) = Arc::get_mut(&mut self.0) {
+            pending.watcher = Some(Box::new(watcher));
+        }
+        self
     }
 
     /// `count` pieces in place of this one. With none the delivery is done at once.
@@ -74,7 +114,13 @@ impl AckTracker {
         let mut state = self.lock();
         state.deliveries.insert(offset, false);
         state.open += 1;
-        Ack(Arc::new(Pending { remaining: AtomicUsize::new(1), tracker: Arc::clone(self), offset }))
+        Ack(Arc::new(Pending {
+            remaining: AtomicUsize::new(1),
+            buried: AtomicBool::new(false),
+            tracker: Arc::clone(self),
+            offset,
+            watcher: None,
+        }))
     }
 
     fn complete(&self, offset: u64) {
@@ -161,6 +207,29 @@ mod tests {
         }
         assert!(tracker.deliver(1).split(0).is_empty());
         assert_eq!(tracker.storable(), Some(2));
+    }
+
+    #[test]
+    fn the_end_of_a_delivery_is_told_once_however_it_ends() {
+        let tracker = tracker();
+        let (sender, endings) = std::sync::mpsc::channel();
+        let deliver = |offset| {
+            let sender = sender.clone();
+            tracker.deliver(offset).watched(move |ending| sender.send((offset, ending)).unwrap())
+        };
+        deliver(0).done();
+        deliver(1).buried();
+        drop(deliver(2));
+        deliver(3).split(0);
+        let mut pieces = deliver(4).split(3);
+        pieces.pop().unwrap().done();
+        assert_eq!(endings.try_iter().count(), 4, "two pieces of the last one are missing");
+        drop(pieces.pop());
+        pieces.pop().unwrap().done();
+        let mut buried = deliver(5).split(2);
+        buried.pop().unwrap().buried();
+        buried.pop().unwrap().done();
+        assert_eq!(endings.try_iter().collect::<Vec<_>>(), [(4, Ending::Returned), (5, Ending::Buried)]);
     }
 
     #[test]

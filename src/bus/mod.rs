@@ -19,7 +19,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-pub use ack::{Ack, AckTracker};
+pub use ack::{Ack, AckTracker, Ending};
 pub use embedded::EmbeddedBus;
 pub use kafka::{KafkaBus, KafkaOptions};
 pub use local::{LocalBus, LocalOptions, StoredOffset};
@@ -31,7 +31,11 @@ pub use settings::{BusConfig, EmbeddedConfig, KafkaConfig, Retention};
 
 use crate::{
     events::{Record, Topic},
-    runtime::{Metrics, clock::Clock, metrics::catalogue::BUS_REPAIRED_WAKEUPS},
+    runtime::{
+        Metrics,
+        clock::Clock,
+        metrics::catalogue::{BUS_REPAIRED_WAKEUPS, CONSUMER_LAG},
+    },
 };
 
 /// The largest record that any adapter takes, in bytes: a dead letter with a whole webhook body (1 MiB, in base64) fits.
@@ -72,6 +76,12 @@ fn check_record(record: &Record) -> Result<(), BusError> {
 /// A member went on after a wake-up was lost (design, section 6).
 fn repaired_wakeups(metrics: &Metrics, group: &str) {
     metrics.count(&BUS_REPAIRED_WAKEUPS, [group], 1);
+}
+
+/// How far a group is behind, in this replica's partitions.
+fn set_lag(metrics: &Metrics, group: &str, topic: Topic, records: u64) {
+    let records = i64::try_from(records).unwrap_or(i64::MAX);
+    metrics.gauge(&CONSUMER_LAG, [group, topic.name()]).set(records);
 }
 
 /// One partition of a topic.

@@ -107,6 +107,12 @@ impl DeliveryQueue {
         }
     }
 
+    /// Records of this partition that were handed over and are not acknowledged, those that wait included.
+    pub fn outstanding(&self, at: TopicPartition) -> usize {
+        let state = self.lock();
+        state.assigned.get(&at).map_or(0, |assignment| assignment.queued + assignment.tracker.in_flight())
+    }
+
     /// Hands a record over. False, and it is forgotten, when its partition is not assigned.
     pub fn push(&self, at: TopicPartition, offset: u64, timestamp: Timestamp, record: Record) -> bool {
         let mut state = self.lock();

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use clap::Args;
 
 use super::{install, reasons};
-use crate::{api::crds, events::schemas, runtime::metrics::catalogue};
+use crate::{api::crds, events::schemas, runtime::metrics::describe};
 
 #[derive(Args, Debug)]
 pub(super) struct GenerateArgs {
@@ -22,7 +22,7 @@ pub(super) fn generate(args: &GenerateArgs) -> anyhow::Result<()> {
     let install = install::documents(&definitions, &rbac, &policy)?;
     let crds = definitions.into_iter().map(|(name, text)| (PathBuf::from("crds").join(name), text));
     let events = schemas::documents()?.into_iter().map(|(name, text)| (PathBuf::from("docs/events").join(name), text));
-    let metrics = (PathBuf::from("docs/metrics.md"), catalogue::document());
+    let metrics = (PathBuf::from("docs/metrics.md"), describe::document());
     let reasons = (PathBuf::from("docs/reasons.md"), reasons::document());
     for (path, text) in crds.chain(events).chain([metrics, reasons]).chain(install) {
         let path = args.root.join(path);

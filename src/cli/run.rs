@@ -31,7 +31,7 @@ async fn supervise(config: Config) -> anyhow::Result<()> {
         "find the API server: set KUBECONFIG, or run in a pod with a service account; `kubectl version` shows whether it can be found",
     )?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let metrics = Metrics::default();
+    let metrics = Metrics::of_the_process();
     let bus = bus::open(config.bus.clone(), Arc::clone(&clock), metrics.clone()).await.context("open the log")?;
     let supervisor = Supervisor::new(bus, kube, clock, Arc::new(Random::from_system()), metrics);
     let (health, metrics, shutdown) = (supervisor.health(), supervisor.metrics(), supervisor.shutdown());

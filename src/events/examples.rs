@@ -110,6 +110,7 @@ impl Story {
             severity: "warning".into(),
             summary: "CPU of svc-a is above 90 %".into(),
             opened_at: self.at(500),
+            accepted_at: Some(self.at(480)),
         }
     }
 

@@ -77,6 +77,9 @@ pub struct IncidentHeader {
     pub summary: String,
     /// When it opened.
     pub opened_at: Timestamp,
+    /// When the alert that opened it was accepted, to measure by; absent where it was held back on purpose.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepted_at: Option<Timestamp>,
 }
 
 /// alert.raised: an alert was accepted.

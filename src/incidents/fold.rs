@@ -262,5 +262,6 @@ fn header(name: &NamespacedName, incident: &Incident) -> Option<IncidentHeader> 
         severity: incident.spec.severity.clone(),
         summary: incident.spec.summary.clone(),
         opened_at: incident.spec.opened_at,
+        accepted_at: None,
     })
 }

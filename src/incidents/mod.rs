@@ -15,6 +15,7 @@ pub mod said;
 mod service;
 mod store;
 pub mod text;
+mod told;
 
 pub use policy::POLICY_NAME;
 pub use service::{IncidentsConfig, IncidentsError, run};

@@ -18,7 +18,7 @@ use crate::{
     bus::{BusError, SubscribeOptions},
     events::{DeadLetterReason, NamespacedName, Topic},
     runtime::{
-        Context, Gate, Inbound, Mailboxes, Ownership, Store, StoreError,
+        Context, Gate, Inbound, KubeEvents, Mailboxes, Ownership, Store, StoreError,
         consume::{bury, consume},
         metrics::catalogue::{INCIDENTS, INCIDENTS_DELETED},
         watch_cache::{name_of, version_of},
@@ -99,6 +99,7 @@ pub async fn run(ctx: Context, config: IncidentsConfig) -> Result<(), IncidentsE
     let incidents = Arc::new(Incidents {
         store: Arc::clone(&store),
         policy: policy.clone(),
+        kube_events: KubeEvents::start(&ctx),
         retention: config.ttl.as_signed(),
         ctx: ctx.clone(),
     });

@@ -10,12 +10,14 @@ use super::{
     fold::{Change, Circumstances, fold},
     policy::PolicyState,
     retention::GRACE,
+    told::Transition,
 };
 use crate::{
     api::v1alpha1::{Incident, OutboxEntry},
     events::{DeadLetterReason, Event, NamespacedName},
     runtime::{
-        Context, Handler, Inbound, Owned, Step, Store, StoreError, consume::bury, metrics::catalogue::INCIDENT_WRITES,
+        Context, Handler, Inbound, KubeEvents, Owned, Step, Store, StoreError, consume::bury,
+        metrics::catalogue::INCIDENT_WRITES,
     },
 };
 
@@ -48,6 +50,8 @@ pub(super) struct Incidents {
     pub ctx: Context,
     pub store: Arc<Store<Incident>>,
     pub policy: watch::Receiver<PolicyState>,
+    /// What people see on the incident.
+    pub kube_events: KubeEvents,
     /// An incident that was opened longer ago is not created again.
     pub retention: SignedDuration,
 }
@@ -84,25 +88,30 @@ impl Handler<NamespacedName, Waiting> for Incidents {
 impl Incidents {
     async fn write(&self, name: &NamespacedName, inbound: &[Inbound]) -> Result<(), StoreError> {
         let events: Vec<&Event> = inbound.iter().map(|inbound| &inbound.event).collect();
-        let mut outcome = "unchanged";
-        self.store
+        let (mut outcome, mut transition) = ("unchanged", None);
+        let stored = self
+            .store
             .transact(name, |current| match fold(name, current, &events, &self.circumstances()) {
                 Change::Stale => {
-                    outcome = "stale";
+                    (outcome, transition) = ("stale", None);
                     Step::Nothing { publish: Vec::new() }
                 }
                 // The status is a join: what changes nothing in an older state changes nothing in a newer one.
                 Change::None => {
-                    outcome = "unchanged";
+                    (outcome, transition) = ("unchanged", None);
                     Step::Unchanged { publish: Vec::new() }
                 }
                 Change::Write { incident, updated } => {
                     outcome = if current.is_none() { "created" } else { "updated" };
+                    transition = Some(Transition::of(current, &incident));
                     Step::Write { object: *incident, publish: updated.into_iter().collect() }
                 }
             })
             .await?;
         self.ctx.metrics.count(&INCIDENT_WRITES, [outcome], 1);
+        if let (Some(stored), Some(transition)) = (stored, transition) {
+            self.tell(name, &stored, transition, &events);
+        }
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -29,7 +29,7 @@ use crate::{
     events::{DeadLetter, Event, EventId, Topic},
     runtime::{
         Context,
-        metrics::catalogue::{INGEST_ALERTS, INGEST_REQUESTS},
+        metrics::catalogue::{INGEST_ALERTS, INGEST_REQUEST_DURATION, INGEST_REQUESTS},
     },
 };
 
@@ -70,8 +70,10 @@ impl Endpoint {
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
+        let began = Instant::now();
         let answer = self.respond(request).await;
         self.ctx.metrics.count(&INGEST_REQUESTS, [answer.status().as_str()], 1);
+        self.ctx.metrics.observe(&INGEST_REQUEST_DURATION, [answer.status().as_str()], began.elapsed());
         answer
     }
 

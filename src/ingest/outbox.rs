@@ -1,7 +1,11 @@
 //! What was accepted and is not on the log yet: a table on disk. An answer of 2xx means that it is in here (promise 1).
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
 
+use jiff::Timestamp;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::Notify;
 
@@ -57,6 +61,8 @@ pub(super) struct Outbox {
     file: GroupCommit,
     bounds: Bounds,
     appended: Notify,
+    /// When the oldest alert was accepted, as the relay last saw it.
+    oldest_since: Mutex<Option<Timestamp>>,
 }
 
 /// What waits, as everybody may see, and how much may. Room is reserved before it is written.
@@ -121,7 +127,7 @@ impl Outbox {
         let (alerts, bytes) = file.write(|db| db.query_row(count, [], |row| Ok((row.get(0)?, row.get(1)?)))).await?;
         bounds.alerts.set(alerts);
         bounds.bytes.set(bytes);
-        Ok(Arc::new(Self { file, bounds, appended: Notify::new() }))
+        Ok(Arc::new(Self { file, bounds, appended: Notify::new(), oldest_since: Mutex::default() }))
     }
 
     /// Returns when all rows are on disk. Not to be dropped before it returns: it counts.
@@ -164,6 +170,17 @@ impl Outbox {
                 select.query_map([limit], |row| Ok(Held { seq: row.get(0)?, text: row.get(1)? }))?.collect()
             })
             .await
+    }
+
+    /// The relay has seen what waits: since when the first of it does; none where nothing does.
+    pub(super) fn note_oldest(&self, held: Option<&Held>) {
+        let entry = held.and_then(|held| serde_json::from_str::<OutboxEntry>(&held.text).ok());
+        *self.oldest_since.lock().unwrap_or_else(PoisonError::into_inner) = entry.map(|entry| entry.time);
+    }
+
+    /// Since when the oldest alert has waited.
+    pub(super) fn oldest_since(&self) -> Option<Timestamp> {
+        *self.oldest_since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes out what the log has acknowledged.

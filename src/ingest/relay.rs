@@ -33,7 +33,10 @@ pub(super) async fn relay(ctx: Context, outbox: Arc<Outbox>) {
 /// True when there may be more.
 async fn relay_batch(ctx: &Context, outbox: &Outbox) -> bool {
     let held = match outbox.oldest(BATCH).await {
-        Ok(held) if held.is_empty() => return false,
+        Ok(held) if held.is_empty() => {
+            outbox.note_oldest(None);
+            return false;
+        }
         Ok(held) => held,
         Err(error) => {
             ctx.health.not_ready("outbox", format!("it cannot be read: {error}"));
@@ -41,6 +44,7 @@ async fn relay_batch(ctx: &Context, outbox: &Outbox) -> bool {
             return !ctx.shutdown.is_cancelled();
         }
     };
+    outbox.note_oldest(held.first());
     let source = ctx.source();
     let (mut records, mut letters) = (Vec::with_capacity(held.len()), Vec::new());
     for row in &held {

@@ -21,7 +21,7 @@ use super::{
 use crate::runtime::{
     Context,
     http_server::{self, HttpBounds},
-    metrics::catalogue::{OUTBOX_BYTES, OUTBOX_ENTRIES},
+    metrics::catalogue::{OUTBOX_AGE, OUTBOX_BYTES, OUTBOX_BYTES_LIMIT, OUTBOX_ENTRIES, OUTBOX_ENTRIES_LIMIT},
 };
 
 /// How the service runs.
@@ -138,8 +138,23 @@ async fn open_intake(ctx: &Context, config: &IngestConfig) -> Result<Intake, Ing
         max_bytes: config.outbox_max_bytes,
     };
     let outbox = Outbox::open(&config.data_dir, bounds).await?;
+    measure(ctx, config, &outbox);
     ctx.tasks.spawn_infallible("ingest-relay", relay(ctx.clone(), Arc::clone(&outbox)));
     Ok(if ctx.bus.is_local() { Intake::Log } else { Intake::Outbox(outbox) })
+}
+
+fn measure(ctx: &Context, config: &IngestConfig, outbox: &Arc<Outbox>) {
+    for (limit, max) in
+        [(&OUTBOX_ENTRIES_LIMIT, config.outbox_max_alerts), (&OUTBOX_BYTES_LIMIT, config.outbox_max_bytes)]
+    {
+        ctx.metrics.set(limit, [], usize::try_from(max).unwrap_or(usize::MAX));
+    }
+    let (outbox, clock) = (Arc::downgrade(outbox), Arc::clone(&ctx.clock));
+    ctx.metrics.on_sample(move |metrics| {
+        let Some(outbox) = outbox.upgrade() else { return };
+        let age_s = outbox.oldest_since().map_or(0.0, |since| clock.now().duration_since(since).as_secs_f64());
+        metrics.set_amount(&OUTBOX_AGE, [], age_s.max(0.0));
+    });
 }
 
 /// Until shutdown.

@@ -95,6 +95,16 @@ impl Lanes {
         names
     }
 
+    /// How many tries are under way, how many messages stand in line, and how many channels fail.
+    pub fn depths(&self) -> (usize, usize, usize) {
+        let state = self.lock();
+        let (sending, in_line) = state
+            .lanes
+            .values()
+            .fold((0, 0), |(sending, in_line), lane| (sending + lane.busy, in_line + lane.line.len()));
+        (sending, in_line, state.failing.len())
+    }
+
     fn width(&self, state: &State, channel: &NamespacedName) -> usize {
         if state.failing.contains(channel) { 1 } else { self.0.width }
     }
@@ -130,6 +140,7 @@ mod tests {
         }
         assert!(lanes.enter(&live, &name("d")).is_some());
         assert_eq!(lanes.next(&dead), []);
+        assert_eq!(lanes.depths(), (1, 2, 0));
         drop(pass);
         assert_eq!(lanes.next(&dead), [name("b")]);
         // One that has left the line may stand in it again.

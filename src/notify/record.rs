@@ -70,6 +70,7 @@ fn incident_of(header: &IncidentHeader) -> NotificationIncident {
         severity: cut(&header.severity, 1024),
         summary: cut(&header.summary, 2048),
         opened_at: header.opened_at,
+        accepted_at: header.accepted_at,
         alerts,
         alert_count: i32::try_from(header.alert_count).unwrap_or(i32::MAX),
     }
@@ -179,6 +180,7 @@ fn header_of(namespace: &str, spec: &NotificationSpec) -> Option<IncidentHeader>
         severity: incident.severity.clone(),
         summary: incident.summary.clone(),
         opened_at: incident.opened_at,
+        accepted_at: incident.accepted_at,
     })
 }
 

@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -26,7 +26,8 @@ use crate::{
     events::{DeadLetterReason, Event, NamespacedName, NotificationRequested, Record},
     runtime::{
         Context, Handler, Owned, Ownership, Step, Store, StoreError, WatchCache,
-        metrics::catalogue::NOTIFICATION_TRIES, publish_dead_letter,
+        metrics::catalogue::{ALERT_TO_MESSAGE, NOTIFICATION_TRIES, NOTIFICATION_TRY_DURATION},
+        publish_dead_letter,
     },
 };
 
@@ -260,7 +261,10 @@ impl Sender {
             return Outcome::NotSent;
         }
         let message = Message { name, spec: claimed, templates: &prepared.templates, now };
-        prepared.channel.send(message, prepared.timeout.min(left)).await
+        let began = Instant::now();
+        let outcome = prepared.channel.send(message, prepared.timeout.min(left)).await;
+        self.ctx.metrics.observe(&NOTIFICATION_TRY_DURATION, [], began.elapsed());
+        outcome
     }
 
     async fn write_down(&self, name: &NamespacedName, tries: i32, outcome: &Outcome) -> Result<(), StoreError> {
@@ -317,7 +321,10 @@ impl Sender {
         let (channel, tries) = (&spec.channel_ref.name, spec.tries);
         let error = spec.last_error.as_deref().unwrap_or_default();
         match said {
-            Some(Said::Delivered) => tracing::info!(%name, channel, tries, "A message was delivered."),
+            Some(Said::Delivered) => {
+                tracing::info!(%name, channel, tries, "A message was delivered.");
+                self.measure(spec);
+            }
             Some(Said::Failed) => tracing::warn!(%name, channel, tries, error, "A message could not be delivered."),
             None if !error.is_empty() && !spec.phase.is_terminal() => {
                 tracing::info!(%name, channel, tries, error, "A message waits for its next try.");
@@ -326,13 +333,20 @@ impl Sender {
         }
     }
 
+    /// How long it took from the alert to the message.
+    fn measure(&self, spec: &NotificationSpec) {
+        let Some((accepted_at, delivered_at)) = spec.incident.accepted_at.zip(spec.finished_at) else { return };
+        let (event, trace) = (format!("{:?}", spec.event), spec.traceparent.as_deref());
+        self.ctx.metrics.observe_between(&ALERT_TO_MESSAGE, [&event], (accepted_at, delivered_at), trace);
+    }
+
     /// The API server refuses the resource for good: the request ends as a dead letter, and the partition goes on.
     async fn refuse(&self, name: &NamespacedName, input: Input, message: String) {
         match input {
             Input::Requested { record, place, ack, .. } => {
                 let letter = record.to_dead_letter(DeadLetterReason::Refused, message, place);
                 if publish_dead_letter(&self.ctx, letter).await {
-                    ack.done();
+                    ack.buried();
                 }
             }
             Input::Due | Input::Turn { .. } => {

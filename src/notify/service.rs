@@ -23,7 +23,9 @@ use crate::{
     bus::{BusError, SubscribeOptions},
     events::{NamespacedName, Payload, Topic},
     runtime::{
-        Context, Gate, Inbound, Mailboxes, Ownership, Store, StoreError, WatchCache, consume, watch_cache::name_of,
+        Context, Gate, Inbound, Mailboxes, Ownership, Store, StoreError, WatchCache, consume,
+        metrics::catalogue::{CHANNELS_FAILING, LANES},
+        watch_cache::name_of,
     },
 };
 
@@ -124,6 +126,13 @@ pub async fn run_with(ctx: Context, config: NotifyConfig, outside: Outside) -> R
         ctx: ctx.clone(),
     });
     let mailboxes = Mailboxes::new(&ctx, "notification", config.concurrency, Arc::clone(&sender) as _);
+    let lanes = sender.lanes.clone();
+    ctx.metrics.on_sample(move |metrics| {
+        let (sending, in_line, failing) = lanes.depths();
+        metrics.set(&LANES, ["sending"], sending);
+        metrics.set(&LANES, ["in_line"], in_line);
+        metrics.set(&CHANNELS_FAILING, [], failing);
+    });
     let back = mailboxes.clone();
     // Set once, just here.
     let _ = sender.again.set(Box::new(move |name, channel| back.send(name, Input::Turn { channel })));

@@ -43,6 +43,7 @@ pub fn request(channel: &str, occurrence: &str) -> NotificationRequested {
             severity: "warning".into(),
             summary: "CPU of svc-a above 90 %".into(),
             opened_at: noon(),
+            accepted_at: Some(noon()),
         },
         channel: channel.into(),
         template: template.into(),

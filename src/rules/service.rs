@@ -28,7 +28,7 @@ use crate::{
         Context, Gate, Inbound, Mailboxes, Ownership, Store, StoreError, WatchCache,
         consume::{bury, consume},
         kube_api::can_be_worked_with,
-        metrics::catalogue::RULES,
+        metrics::catalogue::{ALERT_TO_RULES, RULES},
         watch_cache::{WatchState, name_of},
     },
 };
@@ -199,6 +199,8 @@ impl Service {
     ) {
         let now = self.ctx.clock.now();
         self.groups.backlog(|backlog| backlog.read(partition, raised.alert.accepted_at, now));
+        let waited = (raised.alert.accepted_at, now);
+        self.ctx.metrics.observe_between(&ALERT_TO_RULES, [], waited, raised.traceparent.as_deref());
         let matches = self.groups.rule_set().matches(&raised.alert, &raised.fingerprint);
         let routes = route(&raised, matches, self.holders(&raised));
         if routes.is_empty() {

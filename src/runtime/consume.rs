@@ -1,17 +1,20 @@
 //! The loop that every service begins with: join the group, decode or dead-letter, keep the ownership, hand over.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::{
     Context, Ownership,
-    metrics::catalogue::DEAD_LETTERS,
+    metrics::catalogue::{DEAD_LETTERS, INPUT_DURATION, INPUTS, INPUTS_IN_FLIGHT, RETRIES},
     random::{Random, exponential},
 };
 use crate::{
-    bus::{Ack, BusError, Delivery, SubscribeOptions, Subscription, SubscriptionEvent, TopicPartition},
+    bus::{Ack, BusError, Delivery, Ending, SubscribeOptions, Subscription, SubscriptionEvent, TopicPartition},
     events::{DeadLetter, DeadLetterReason, Event, EventId, Payload, Record, Topic},
 };
 
@@ -67,6 +70,12 @@ pub async fn consume<F>(
 where
     F: FnMut(Inbound) + Send,
 {
+    for topic in &options.topics {
+        // There from the start: a counter that appears with its first 1 has no increase that an alert could see.
+        ["done", "dead_letter", "returned"]
+            .into_iter()
+            .for_each(|outcome| ctx.metrics.count(&INPUTS, [ctx.service, topic.name(), outcome], 0));
+    }
     let mut gate = gate.unwrap_or_else(|| watch::Sender::new(Gate::Open).subscribe());
     while !ctx.shutdown.is_cancelled() {
         if !wait_until_not_left(ctx, &mut gate).await {
@@ -102,6 +111,7 @@ async fn join(ctx: &Context, options: &SubscribeOptions) -> Result<Option<Subscr
             }
             Err(error) if error.is_transient() => {
                 ctx.health.not_ready("bus", error.to_string());
+                ctx.metrics.count(&RETRIES, [ctx.service, "log"], 1);
                 let wait = ctx.random.up_to(exponential(BACKOFF_INITIAL, BACKOFF_MAX, retry));
                 retry += 1;
                 tokio::select! {
@@ -152,11 +162,12 @@ impl Member<'_> {
             SubscriptionEvent::Message(delivery) => match delivery.record.decode() {
                 Ok(event) => {
                     let Delivery { record, at, offset, timestamp, ack } = delivery;
+                    let ack = measured(self.ctx, at.topic, event.traceparent.clone(), ack);
                     dispatch(Inbound { event, record, at, offset, timestamp, ack });
                 }
                 Err(error) => {
                     let letter = delivery.record.to_dead_letter(error.reason(), error.to_string(), delivery.origin());
-                    bury(self.ctx, letter, delivery.ack);
+                    bury(self.ctx, letter, measured(self.ctx, delivery.at.topic, None, delivery.ack));
                 }
             },
         }
@@ -180,12 +191,30 @@ impl Member<'_> {
     }
 }
 
+/// Counts an event and the time that its service needs for it.
+fn measured(ctx: &Context, topic: Topic, traceparent: Option<String>, ack: Ack) -> Ack {
+    let (service, metrics, began) = (ctx.service, ctx.metrics.clone(), Instant::now());
+    metrics.gauge(&INPUTS_IN_FLIGHT, [service]).inc();
+    ack.watched(move |ending| {
+        metrics.gauge(&INPUTS_IN_FLIGHT, [service]).dec();
+        let outcome = match ending {
+            Ending::Done => "done",
+            Ending::Buried => "dead_letter",
+            Ending::Returned => "returned",
+        };
+        metrics.count(&INPUTS, [service, topic.name(), outcome], 1);
+        if ending == Ending::Done {
+            metrics.observe_traced(&INPUT_DURATION, [service, topic.name()], began.elapsed(), traceparent.as_deref());
+        }
+    })
+}
+
 /// Publishes a dead letter in a task of its own, and acknowledges its record then.
 pub fn bury(ctx: &Context, letter: DeadLetter, ack: Ack) {
     let task_ctx = ctx.clone();
     ctx.tasks.spawn_infallible("dead-letter", async move {
         if publish_dead_letter(&task_ctx, letter).await {
-            ack.done();
+            ack.buried();
         }
     });
 }
@@ -259,6 +288,7 @@ pub async fn publish_until_acknowledged(ctx: &Context, records: Vec<Record>) -> 
             Err(error) => error.to_string(),
         };
         ctx.health.not_ready("bus", problem);
+        ctx.metrics.count(&RETRIES, [ctx.service, "log"], 1);
         if !pause_before_retry(ctx, &ctx.random, retry).await {
             return false;
         }

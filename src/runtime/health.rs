@@ -5,6 +5,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use super::{Metrics, metrics::catalogue::READY};
+
 /// By service and part: why it is not ready, where it is not.
 type Parts = BTreeMap<(&'static str, &'static str), Option<String>>;
 
@@ -37,6 +39,25 @@ impl Health {
     /// Whether everything is ready.
     pub fn is_ready(&self) -> bool {
         self.lock().values().all(Option::is_none)
+    }
+
+    /// Whether every part of each service is ready.
+    pub fn services(&self) -> BTreeMap<&'static str, bool> {
+        let mut services = BTreeMap::new();
+        for ((service, _), reason) in self.lock().iter() {
+            *services.entry(*service).or_insert(true) &= reason.is_none();
+        }
+        services
+    }
+
+    /// Has the metrics tell who is ready.
+    pub fn measure(&self, metrics: &Metrics) {
+        let health = self.clone();
+        metrics.on_sample(move |metrics| {
+            for (service, ready) in health.services() {
+                metrics.set(&READY, [service], ready.into());
+            }
+        });
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Parts> {
@@ -96,7 +117,11 @@ mod tests {
         rules.not_ready("watch", "CRD rules.eventpulse.io is not served");
         assert!(!health.is_ready());
         assert_eq!(health.report()[1].1.as_deref(), Some("CRD rules.eventpulse.io is not served"));
+        let metrics = Metrics::default();
+        health.measure(&metrics);
+        assert!(metrics.encode().unwrap().contains("eventpulse_ready{service=\"rules\"} 0"));
         rules.ready("watch");
         assert!(health.is_ready());
+        assert!(metrics.encode().unwrap().contains("eventpulse_ready{service=\"rules\"} 1"));
     }
 }

@@ -5,7 +5,7 @@ use std::{fmt::Debug, future::Future, time::Duration};
 use kube::{Api, Client, Config, Error, client::ClientBuilder, core::Status};
 use serde::de::DeserializeOwned;
 
-use super::ServiceHealth;
+use super::{Metrics, ServiceHealth, api_metrics::ApiMetrics};
 
 /// How long a call may take, unless its caller knows better.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -178,13 +178,13 @@ fn tell<T>(health: &ServiceHealth, result: &Result<T, ApiFailure>) {
     }
 }
 
-/// A client with a connection pool of its own (bulkhead), without kube's own retries: a PATCH that is sent again behind our back
+/// A service's client, whose calls are counted, with a connection pool of its own (bulkhead), without kube's own retries: a PATCH that is sent again behind our back
 /// would break promise 2.
-pub fn client(config: &Config) -> kube::Result<Client> {
+pub fn client(config: &Config, service: &'static str, metrics: &Metrics) -> kube::Result<Client> {
     let mut config = config.clone();
     config.default_retry = false;
     config.connect_timeout = Some(CONNECT_TIMEOUT);
-    Ok(ClientBuilder::try_from(config)?.build())
+    Ok(ClientBuilder::try_from(config)?.with_layer(&ApiMetrics::new(service, metrics)).build())
 }
 
 #[cfg(test)]

@@ -8,12 +8,16 @@ use std::{
     collections::HashMap,
     hash::Hash,
     sync::{Arc, Mutex, PoisonError},
+    time::Instant,
 };
 
 use async_trait::async_trait;
 use tokio::sync::Semaphore;
 
-use super::{Context, Tasks};
+use super::{
+    Context, Metrics, Tasks,
+    metrics::catalogue::{MAILBOX_DURATION, MAILBOX_INPUTS, MAILBOX_KEYS},
+};
 
 /// Works on the inputs of one key.
 #[async_trait]
@@ -37,6 +41,7 @@ struct Inner<K, I> {
     tasks: Tasks,
     handler: Arc<dyn Handler<K, I>>,
     permits: Semaphore,
+    metrics: Metrics,
     /// A key is here as long as it has a worker.
     waiting: Mutex<HashMap<K, Vec<I>>>,
 }
@@ -48,8 +53,8 @@ where
 {
     /// At most `concurrency` keys are worked on at once.
     pub fn new(ctx: &Context, name: &'static str, concurrency: usize, handler: Arc<dyn Handler<K, I>>) -> Self {
-        let (tasks, permits) = (ctx.tasks.clone(), Semaphore::new(concurrency.max(1)));
-        Self(Arc::new(Inner { name, tasks, handler, permits, waiting: Mutex::default() }))
+        let (tasks, permits, metrics) = (ctx.tasks.clone(), Semaphore::new(concurrency.max(1)), ctx.metrics.clone());
+        Self(Arc::new(Inner { name, tasks, handler, permits, metrics, waiting: Mutex::default() }))
     }
 
     /// Puts an input behind those that wait for the same key.
@@ -64,11 +69,14 @@ where
         if let Some(inputs) = waiting.get_mut(&key) {
             if !inputs.iter().any(says_as_much) {
                 inputs.push(input);
+                self.0.metrics.gauge(&MAILBOX_INPUTS, [self.0.name]).inc();
             }
             return;
         }
         waiting.insert(key.clone(), vec![input]);
         drop(waiting);
+        self.0.metrics.gauge(&MAILBOX_INPUTS, [self.0.name]).inc();
+        self.0.metrics.gauge(&MAILBOX_KEYS, [self.0.name]).inc();
         let inner = Arc::clone(&self.0);
         self.0.tasks.spawn_infallible(self.0.name, async move { inner.work(key).await });
     }
@@ -94,11 +102,17 @@ where
                     Some(inputs) if !inputs.is_empty() => std::mem::take(inputs),
                     _ => {
                         waiting.remove(&key);
+                        drop(waiting);
+                        self.metrics.gauge(&MAILBOX_KEYS, [self.name]).dec();
                         return;
                     }
                 }
             };
+            let count = i64::try_from(inputs.len()).unwrap_or(i64::MAX);
+            self.metrics.gauge(&MAILBOX_INPUTS, [self.name]).dec_by(count);
+            let began = Instant::now();
             self.handler.handle(&key, inputs).await;
+            self.metrics.observe(&MAILBOX_DURATION, [self.name], began.elapsed());
         }
     }
 
@@ -136,6 +150,7 @@ mod tests {
             tasks: Tasks::new().0,
             handler: recorder.clone(),
             permits: Semaphore::new(concurrency),
+            metrics: Metrics::default(),
             waiting: Mutex::default(),
         };
         (Mailboxes(Arc::new(inner)), recorder, receiver)

@@ -4,6 +4,7 @@
 //! function of, and the pieces it is built from. May not touch: any service.
 
 pub mod admin;
+pub mod api_metrics;
 pub mod clock;
 pub mod consume;
 pub mod context;
@@ -12,6 +13,7 @@ pub mod group_commit;
 pub mod health;
 pub mod http_server;
 pub mod kube_api;
+pub mod kube_events;
 pub mod mailbox;
 pub mod metrics;
 pub mod ownership;
@@ -26,6 +28,7 @@ pub use consume::{Gate, Inbound, consume, publish_dead_letter};
 pub use context::Context;
 pub use health::{Health, ServiceHealth};
 pub use kube_api::{ApiFailure, classify};
+pub use kube_events::KubeEvents;
 pub use mailbox::{Handler, Mailboxes};
 pub use metrics::Metrics;
 pub use ownership::Ownership;

@@ -27,6 +27,7 @@ use super::{
     ApiFailure, Context, WatchCache,
     consume::publish_until_acknowledged,
     kube_api::{CALL_TIMEOUT, ask, find},
+    metrics::catalogue::RETRIES,
     random::exponential,
     watch_cache::{Cached, name_of, version_of},
 };
@@ -473,6 +474,7 @@ impl<K: Owned> Store<K> {
         if self.ctx.shutdown.is_cancelled() {
             return Err(StoreError::Shutdown);
         }
+        self.ctx.metrics.count(&RETRIES, [self.ctx.service, failure.category()], 1);
         let asked =
             if let ApiFailure::Throttled { after: Some(after), .. } = failure { *after } else { Duration::ZERO };
         let wait = asked + self.ctx.random.up_to(exponential(BACKOFF_INITIAL, BACKOFF_MAX, *retry));

@@ -45,6 +45,7 @@ impl Supervisor {
         let (health, shutdown) = (Health::default(), CancellationToken::new());
         // Not ready before every service is there to say what it waits for.
         health.service("process");
+        health.measure(&metrics);
         Self { bus, kube, clock, random, tasks, failures, health, metrics, shutdown }
     }
 
@@ -53,7 +54,7 @@ impl Supervisor {
         Ok(Context {
             service,
             bus: Arc::clone(&self.bus),
-            kube: kube_api::client(&self.kube)?,
+            kube: kube_api::client(&self.kube, service, &self.metrics)?,
             clock: Arc::clone(&self.clock),
             random: Arc::clone(&self.random),
             tasks: self.tasks.clone(),

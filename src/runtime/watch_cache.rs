@@ -8,7 +8,7 @@ use std::{
     collections::{HashMap, HashSet},
     convert::Infallible,
     fmt::Debug,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -28,6 +28,7 @@ use tokio::{
 use super::{
     ApiFailure, Context, classify,
     kube_api::{CALL_TIMEOUT, call, tell_of_watch},
+    metrics::catalogue::WATCH_SILENCE,
     random::{Random, exponential},
 };
 use crate::events::NamespacedName;
@@ -87,6 +88,8 @@ pub struct WatchCache<K> {
     invalid: RwLock<HashMap<NamespacedName, Arc<InvalidObject>>>,
     changes: broadcast::Sender<NamespacedName>,
     state: watch::Sender<WatchState>,
+    /// When anything was heard of the watch.
+    heard: Mutex<Instant>,
 }
 
 impl<K: Cached> WatchCache<K> {
@@ -97,12 +100,14 @@ impl<K: Cached> WatchCache<K> {
             invalid: RwLock::default(),
             changes: broadcast::channel(CHANGES_MAX).0,
             state: watch::Sender::new(WatchState::Starting),
+            heard: Mutex::new(Instant::now()),
         })
     }
 
     /// Follows the watch until shutdown. Readiness tells by the kind's name what is missing.
     pub async fn run(self: Arc<Self>, ctx: Context) {
         let part: &'static str = watch_part(&K::kind(&()));
+        self.measure(&ctx);
         ctx.health.not_ready(part, format!("the first list of {} has not arrived", K::plural(&())));
         let mut retry = 0;
         loop {
@@ -121,6 +126,22 @@ impl<K: Cached> WatchCache<K> {
         }
     }
 
+    /// The metrics tell for how long nothing was heard.
+    fn measure(self: &Arc<Self>, ctx: &Context) {
+        self.has_heard();
+        let (cache, service) = (Arc::downgrade(self), ctx.service);
+        let kind = watch_part(&K::kind(&())).strip_prefix("watch ").unwrap_or("other");
+        ctx.metrics.on_sample(move |metrics| {
+            let Some(cache) = cache.upgrade() else { return };
+            let heard = *cache.heard.lock().unwrap_or_else(PoisonError::into_inner);
+            metrics.set_amount(&WATCH_SILENCE, [service, kind], heard.elapsed().as_secs_f64());
+        });
+    }
+
+    fn has_heard(&self) {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
     /// Lists, and goes on from there. A watch that fails is begun anew by the caller, with a list: resumed, it would say nothing until
     /// an object changes, so that nobody could know whether it works again. Not kube's `watcher`: it keeps the version of its list to
     /// itself, and waits for ever for an answer.
@@ -133,10 +154,12 @@ impl<K: Cached> WatchCache<K> {
             let began = Instant::now();
             let events = call(CALL_TIMEOUT, api.watch(&params, &version)).await?;
             pin_mut!(events);
+            self.has_heard();
             self.set_state(WatchState::Following);
             ctx.health.ready(part);
             tell_of_watch(&ctx.health);
             while let Some(event) = timeout(SILENCE_MAX, events.next()).await.map_err(|_| silent())? {
+                self.has_heard();
                 self.apply(event.map_err(|error| classify(&error))?, &mut version)?;
             }
             // It has ended in its time, or as a server does that restarts.

@@ -37,18 +37,24 @@ impl TestContext {
 
     /// For one more service, or one more replica, beside others at the same API server.
     pub fn with_api(service: &'static str, bus: Arc<dyn Bus>, api: FakeApi) -> Self {
+        Self::with_metrics(service, bus, api, &Metrics::default())
+    }
+
+    /// The same, counting in these metrics.
+    pub fn with_metrics(service: &'static str, bus: Arc<dyn Bus>, api: FakeApi, metrics: &Metrics) -> Self {
         let clock = Arc::new(ManualClock::new("2026-01-01T12:00:00Z".parse().expect("a constant time")));
         let health = Health::default();
+        health.measure(metrics);
         let (tasks, failures) = Tasks::new();
         let ctx = Context {
             service,
             bus,
-            kube: api.client(),
+            kube: api.measured_client(service, metrics),
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
             random: Arc::new(Random::from_seed(1)),
             tasks,
             health: health.service(service),
-            metrics: Metrics::default(),
+            metrics: metrics.clone(),
             shutdown: CancellationToken::new(),
         };
         Self { ctx, api, clock, health, failures }

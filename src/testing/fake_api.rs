@@ -20,6 +20,9 @@ use hyper::body::Frame;
 use kube::client::Body;
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
+use tower::Layer;
+
+use crate::runtime::{Metrics, api_metrics::ApiMetrics};
 
 type AnswerBody = UnsyncBoxBody<Bytes, std::io::Error>;
 type Answer = Result<Response<AnswerBody>, std::io::Error>;
@@ -135,6 +138,13 @@ impl FakeApi {
     pub fn client(&self) -> kube::Client {
         let api = self.clone();
         kube::Client::new(tower::service_fn(move |request: Request<Body>| api.clone().serve(request)), "default")
+    }
+
+    /// The same, and its calls are counted as those of this service.
+    pub fn measured_client(&self, service: &'static str, metrics: &Metrics) -> kube::Client {
+        let api = self.clone();
+        let server = tower::service_fn(move |request: Request<Body>| api.clone().serve(request));
+        kube::Client::new(ApiMetrics::new(service, metrics).layer(server), "default")
     }
 
     /// Decides the fate of every request from now on.

@@ -6,4 +6,5 @@ pub mod fake_api;
 pub use context::TestContext;
 pub use fake_api::{FakeApi, Fault, Seen};
 
+mod moved;
 mod whole;

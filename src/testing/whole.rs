@@ -13,7 +13,7 @@ use crate::{
 };
 
 const KINDS: &str = "/apis/eventpulse.io/v1alpha1";
-const DEPLOYMENTS: &str = "/apis/apps/v1/deployments";
+pub(super) const DEPLOYMENTS: &str = "/apis/apps/v1/deployments";
 
 struct Whole {
     api: FakeApi,
@@ -89,7 +89,7 @@ impl Whole {
     }
 }
 
-fn scenario() -> FakeApi {
+pub(super) fn scenario() -> FakeApi {
     let api = FakeApi::new();
     let meta = |name: &str| json!({"name": name, "namespace": "shop"});
     let kind = |kind: &str, name: &str, spec: Value| json!({"apiVersion": "eventpulse.io/v1alpha1", "kind": kind, "metadata": meta(name), "spec": spec});

@@ -140,7 +140,11 @@ impl Tool {
             Tool::Alertmanager => (&["github.com/prometheus/alertmanager/cmd/alertmanager"], &[]),
             // Service discovery for clouds is most of Prometheus, and nothing here uses it.
             Tool::Prometheus => {
-                (&["github.com/prometheus/prometheus/cmd/prometheus"], &["-tags", "netgo,remove_all_sd"])
+                let programs = &[
+                    "github.com/prometheus/prometheus/cmd/prometheus",
+                    "github.com/prometheus/prometheus/cmd/promtool",
+                ];
+                (programs, &["-tags", "netgo,remove_all_sd"])
             }
             Tool::Mailpit => (&["github.com/axllent/mailpit"], &[]),
             // A main of its own, in its module's directory.

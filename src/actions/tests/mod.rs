@@ -77,6 +77,7 @@ fn request_for(test: &TestContext, deployment: &str) -> ActionRequested {
             severity: "warning".into(),
             summary: "CPU".into(),
             opened_at: now,
+            accepted_at: Some(now),
         },
         step: "add-replica".into(),
         step_index: 0,

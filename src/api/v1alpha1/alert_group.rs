@@ -93,6 +93,9 @@ pub struct Episode {
     pub incident_id: IncidentId,
     /// When it opened.
     pub opened_at: Timestamp,
+    /// When the alert that opened it was accepted, to measure by; absent where it was held back on purpose.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepted_at: Option<Timestamp>,
     /// Severity, as computed then.
     #[schemars(length(max = 1024))]
     pub severity: String,

@@ -126,6 +126,9 @@ pub struct NotificationIncident {
     pub summary: String,
     /// When it opened.
     pub opened_at: Timestamp,
+    /// When the alert that opened it was accepted, to measure by; absent where it was held back on purpose.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepted_at: Option<Timestamp>,
     /// The newest alerts, at most 20.
     #[serde(default)]
     #[schemars(length(max = 20))]

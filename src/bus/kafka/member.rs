@@ -5,7 +5,7 @@
 //! stored: every 200 ms, when partitions are revoked, and when the group is left.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -32,7 +32,7 @@ use crate::{
     bus::{
         DeliveryQueue, TopicPartition,
         faults::{self, Faults},
-        repaired_wakeups,
+        repaired_wakeups, set_lag,
     },
     events::Topic,
     runtime::Metrics,
@@ -44,6 +44,8 @@ const POLL: Duration = Duration::from_millis(25);
 /// How many records are taken before offsets and pauses are looked after.
 const BURST: usize = 200;
 const CREATE_RETRY: Duration = Duration::from_secs(1);
+/// How often the brokers are asked how far the group is behind.
+const LAG_INTERVAL: Duration = Duration::from_secs(5);
 /// How long a new consumer may take to join its group before its health says so.
 const JOIN_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -216,6 +218,7 @@ impl Member {
                     // Gives the partitions back, commits and leaves the group.
                     drop(consumer);
                     if matches!(end, End::Left) {
+                        self.forget_lag();
                         break;
                     }
                 }
@@ -237,6 +240,7 @@ impl Member {
     fn forget_session(&mut self) {
         // Nothing is left when the consumer gave all back; after a fatal error something may be.
         self.shared.queue.revoke(&self.shared.queue.assigned());
+        self.forget_lag();
         self.positions.clear();
         self.paused.clear();
         self.is_deaf = false;
@@ -261,6 +265,7 @@ impl Member {
     fn session(&mut self, consumer: &BaseConsumer<Context>) -> End {
         self.began = Instant::now();
         let mut next_look = self.began + self.shared.watch_interval;
+        let mut next_lag = self.began + self.shared.watch_interval;
         while !self.has_ended() {
             let mut timeout = if self.paused.is_empty() { POLL } else { POLL_PAUSED };
             for _ in 0..BURST {
@@ -282,6 +287,10 @@ impl Member {
                     return End::Rebuild;
                 }
                 self.look_after_problem(consumer);
+            }
+            if Instant::now() >= next_lag {
+                self.tell_lag(consumer);
+                next_lag = Instant::now() + LAG_INTERVAL;
             }
         }
         End::Left
@@ -406,6 +415,30 @@ impl Member {
                 self.shared.faults.set(&part, reason);
             }
         }
+    }
+
+    /// How far the group is behind in the partitions of this consumer. While the brokers do not answer, the last word stands.
+    fn tell_lag(&self, consumer: &BaseConsumer<Context>) {
+        let assigned = self.shared.queue.assigned();
+        let looks: Vec<Look> = assigned.iter().map(|at| Look { at: *at, position: self.positions.get(*at) }).collect();
+        let reached =
+            if looks.is_empty() { Default::default() } else { watch::reach(consumer, &self.connection, &looks) };
+        if reached.len() < looks.len() {
+            return;
+        }
+        let mut behind: BTreeMap<Topic, u64> = self.topics.iter().map(|topic| (*topic, 0)).collect();
+        for (at, (position, end)) in reached {
+            let unfinished = u64::try_from(self.shared.queue.outstanding(at)).unwrap_or(u64::MAX);
+            *behind.entry(at.topic).or_default() += end.saturating_sub(position).saturating_add(unfinished);
+        }
+        for (topic, records) in behind {
+            set_lag(&self.shared.metrics, &self.shared.group, topic, records);
+        }
+    }
+
+    /// Another member has them now.
+    fn forget_lag(&self) {
+        self.topics.iter().for_each(|topic| set_lag(&self.shared.metrics, &self.shared.group, *topic, 0));
     }
 
     /// Compares what was handed over with what the brokers have. True, and counted, when records wait that nothing told us of.

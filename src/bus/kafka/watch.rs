@@ -102,12 +102,22 @@ pub(super) fn ask<C: ConsumerContext>(
     Ok(())
 }
 
-/// Asks the brokers. A partition that they do not answer for is not there.
+/// The end of every partition that has records behind its position.
 fn waiting<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     connection: &Connection,
     partitions: &[Look],
 ) -> HashMap<TopicPartition, u64> {
+    let places = reach(consumer, connection, partitions).into_iter();
+    places.filter(|(_, (position, end))| end > position).map(|(at, (_, end))| (at, end)).collect()
+}
+
+/// Asks the brokers: where each partition stands, and its end. A partition that they do not answer for is not there.
+pub(super) fn reach<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    connection: &Connection,
+    partitions: &[Look],
+) -> HashMap<TopicPartition, (u64, u64)> {
     let places: HashMap<(String, i32), Look> = partitions
         .iter()
         .map(|look| ((connection.topic_name(look.at.topic), partition_number(look.at)), *look))
@@ -143,7 +153,7 @@ fn waiting<C: ConsumerContext>(
             let look = places.get(&place)?;
             let begin = oldest.get(&place).copied();
             let position = look.position.or_else(|| committed.get(&place).copied().max(begin)).or(begin)?;
-            (end > position).then_some((look.at, end))
+            Some((look.at, (position, end)))
         })
         .collect()
 }

@@ -132,6 +132,24 @@ impl Groups {
         self.lock().values().filter_map(|group| group.stored.get(&at).copied()).min()
     }
 
+    /// How many records lie behind what each group with members has finished, by topic, where these are the ends of partitions.
+    pub(super) fn lag(
+        &self,
+        partitions: impl Fn(Topic) -> u32,
+        end: impl Fn(TopicPartition) -> u64,
+    ) -> Vec<(String, Topic, u64)> {
+        let mut lags = Vec::new();
+        for (name, group) in self.lock().iter() {
+            let topics: BTreeSet<Topic> = group.members.values().flat_map(|member| member.topics.clone()).collect();
+            for topic in topics {
+                let places = (0..partitions(topic)).map(|partition| TopicPartition { topic, partition });
+                let behind = |at| end(at).saturating_sub(group.stored.get(&at).copied().unwrap_or(0));
+                lags.push((name.clone(), topic, places.map(behind).sum()));
+            }
+        }
+        lags
+    }
+
     /// The offsets that changed since the last call.
     pub(super) fn take_dirty(&self) -> Vec<StoredOffset> {
         let mut taken = Vec::new();

@@ -24,7 +24,7 @@ use self::member::Member;
 use super::{
     Bus, BusError, DeliveryQueue, Membership, SubscribeOptions, Subscription, TopicPartition, check_record,
     faults::{self, Faults},
-    partition_of, repaired_wakeups,
+    partition_of, repaired_wakeups, set_lag,
 };
 use crate::{
     events::{Record, Topic},
@@ -156,12 +156,25 @@ impl<S: Storage> LocalBus<S> {
             faults: Faults::default(),
         };
         let bus = Self { core: Arc::new(core) };
+        bus.measure();
         if S::KEEPS_OFFSETS {
             // Not a member, so that closing can wait for the members and then store their last offsets.
             let store = store_offsets_when_dirty(Arc::downgrade(&bus.core), bus.core.closed.clone(), options);
             tokio::spawn(bus.core.faults.clone().guard("offsets".into(), store));
         }
         bus
+    }
+
+    /// The metrics tell of every group how far it is behind.
+    fn measure(&self) {
+        let core = Arc::downgrade(&self.core);
+        self.core.metrics.on_sample(move |metrics| {
+            let Some(core) = core.upgrade() else { return };
+            let lags = core.groups.lag(|topic| core.storage.partitions(topic), |at| core.storage.end(at));
+            for (group, topic, records) in lags {
+                set_lag(metrics, &group, topic, records);
+            }
+        });
     }
 
     pub(super) fn storage(&self) -> &S {

@@ -13,7 +13,10 @@ use super::{
 };
 use crate::{
     api::v1alpha1::{Action, AlertGroup, Incident, LABEL_INCIDENT, Notification, Rule},
-    runtime::kube_api::{self, ApiFailure},
+    runtime::{
+        Metrics,
+        kube_api::{self, ApiFailure},
+    },
 };
 
 /// How many objects one answer holds.
@@ -43,7 +46,7 @@ pub(super) async fn gather(args: &ExplainArgs, now: Timestamp) -> anyhow::Result
     let reader = Reader {
         namespace: args.namespace.clone(),
         fallback: config.default_namespace.clone(),
-        client: kube_api::client(&config)?,
+        client: kube_api::client(&config, "explain", &Metrics::default())?,
     };
     let mut facts = Facts { ids: Ids { subject: args.subject.clone(), ..Ids::default() }, ..Facts::default() };
     reader.find_subject(&mut facts).await;

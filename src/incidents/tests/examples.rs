@@ -153,7 +153,7 @@ fn any_event_creates_the_missing_incident_unless_it_is_too_old() {
         assert_eq!(incident.spec.traceparent, event.traceparent);
         assert_eq!(incident.metadata.labels.unwrap()["eventpulse.io/rule"], "cpu-high");
         let updated = updated.unwrap();
-        assert_eq!(updated.payload.incident(), Some(&header()));
+        assert_eq!(updated.payload.incident(), Some(&IncidentHeader { accepted_at: None, ..header() }));
         assert_eq!((updated.key.as_str(), updated.topic()), (name().name.as_str(), Topic::IncidentUpdated));
         let late = Circumstances { create_after: after(1), create_from_message_after: after(1), ..circumstances() };
         assert_eq!(fold(&name(), None, &[&event], &late), Change::Stale);

@@ -45,6 +45,7 @@ pub fn header() -> IncidentHeader {
         severity: "warning".into(),
         summary: "CPU of svc-a is high".into(),
         opened_at: opened_at(),
+        accepted_at: Some(opened_at()),
     }
 }
 

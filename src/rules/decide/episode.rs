@@ -30,6 +30,8 @@ impl Turn<'_> {
     /// Opens an incident from one alert. Everything that waits belongs to it, too (promise 3).
     pub(super) fn open(&mut self, mut alert: GroupAlert, plan: Plan, traceparent: Option<String>) {
         let incident_id = IncidentId::new(&self.key.rule.name, &self.key.correlation, &alert.alert_id);
+        // One that was held back says nothing of how fast we are.
+        let accepted_at = alert.facts.is_none().then_some(alert.accepted_at);
         alert.in_episode = true;
         alert.facts = None;
         self.store_alert(alert);
@@ -41,6 +43,7 @@ impl Turn<'_> {
         self.group.episode = Some(Episode {
             incident_id,
             opened_at: self.now,
+            accepted_at,
             severity: plan.severity,
             summary: plan.summary,
             phase: IncidentPhase::Open,
@@ -131,6 +134,7 @@ impl Turn<'_> {
         self.group.episode = Some(Episode {
             incident_id: adopted.incident_id.clone(),
             opened_at: adopted.opened_at,
+            accepted_at: None,
             severity: adopted.severity.clone(),
             summary: adopted.summary.clone(),
             phase: adopted.phase,

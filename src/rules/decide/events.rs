@@ -96,6 +96,7 @@ impl Turn<'_> {
             severity: episode.severity.clone(),
             summary: episode.summary.clone(),
             opened_at: episode.opened_at,
+            accepted_at: episode.accepted_at,
         })
     }
 

@@ -61,6 +61,11 @@ async fn k_with_its_own_account_it_does_the_main_job_where_a_namespace_lets_it_a
     let patches = committed(plane, "deployments").into_iter().filter(|write| write.effect_of().is_some());
     let users: Vec<String> = patches.map(|write| write.user).collect();
     assert_eq!(users, ["system:serviceaccount:shop:remediator"]);
+    shop.wait_for("Events by its own account", || {
+        let events = committed(plane, "events").into_iter().filter(|write| write.user == ACCOUNT);
+        (events.filter(|write| write.request["reason"] == "ActionCompleted").count() == 1).then_some(())
+    })
+    .await;
     let own = committed(plane, "incidents").into_iter().filter(|write| write.user == ACCOUNT).count();
     assert!(own >= 2, "its incidents are written by its own account");
     shop.environment.stop().await;

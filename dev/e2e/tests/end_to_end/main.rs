@@ -22,3 +22,5 @@ mod q_image;
 mod q_install;
 mod q_values;
 mod r_explain;
+mod s_alert_rules;
+mod s_seen;
