@@ -18,6 +18,7 @@ use crate::{
     ingest::IngestConfig,
     notify::NotifyConfig,
     rules::RulesConfig,
+    runtime::telemetry::{self, LogSettings, SettingError},
 };
 
 /// The least and the most that topics and finished resources may be kept for: nothing is kept for ever (promise 6).
@@ -157,18 +158,32 @@ pub struct RunFlags {
     /// How log lines are written.
     #[arg(long, env = "EVENTPULSE_LOG_FORMAT", value_enum, default_value_t)]
     pub log_format: LogFormat,
+
+    /// What is said, like info,eventpulse::rules=debug. By default RUST_LOG, and without it everything from info.
+    #[arg(long, env = "EVENTPULSE_LOG_FILTER", value_name = "FILTER")]
+    pub log_filter: Option<String>,
+
+    /// A file with such a filter, read again when it changes; it goes before --log-filter while it is there.
+    #[arg(long, env = "EVENTPULSE_LOG_FILTER_FILE", value_name = "FILE")]
+    pub log_filter_file: Option<PathBuf>,
 }
 
-/// A value that does not do, by its flag.
+/// A value that does not do, by its flag or its variable.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("--{flag}: {problem}")]
+#[error("{name}: {problem}")]
 pub struct ConfigError {
-    flag: &'static str,
+    name: String,
     problem: String,
 }
 
 fn wrong(flag: &'static str, problem: impl Into<String>) -> ConfigError {
-    ConfigError { flag, problem: problem.into() }
+    ConfigError { name: format!("--{flag}"), problem: problem.into() }
+}
+
+impl From<SettingError> for ConfigError {
+    fn from(error: SettingError) -> Self {
+        Self { name: error.name().to_owned(), problem: error.problem().to_owned() }
+    }
 }
 
 /// What `eventpulse run` runs with.
@@ -180,8 +195,10 @@ pub struct Config {
     pub bus: BusConfig,
     /// Where /livez, /readyz and /metrics are served.
     pub admin_listen: SocketAddr,
-    /// How log lines are written.
-    pub log_format: LogFormat,
+    /// How log lines are written, and what is said.
+    pub log: LogSettings,
+    /// What is exported over OTLP.
+    pub telemetry: telemetry::Settings,
     /// Of the service ingest.
     pub ingest: IngestConfig,
     /// Of the service rules.
@@ -207,7 +224,8 @@ impl RunFlags {
             services,
             bus,
             admin_listen: self.admin_listen,
-            log_format: self.log_format,
+            log: self.log()?,
+            telemetry: telemetry::Settings::from_environment()?,
             ingest,
             rules: RulesConfig {
                 retention: self.group_ttl,
@@ -246,6 +264,17 @@ impl RunFlags {
             return Err(wrong("ends-at-grace", problem));
         }
         Ok(())
+    }
+
+    fn log(&self) -> Result<LogSettings, ConfigError> {
+        // A RUST_LOG that was made for another program never keeps this one from starting.
+        let given = self.log_filter.clone();
+        let usual = std::env::var("RUST_LOG").ok().filter(|text| LogSettings::check(text).is_ok());
+        if let Some(text) = &given {
+            LogSettings::check(text).map_err(|error| wrong("log-filter", error.to_string()))?;
+        }
+        let json = self.log_format == LogFormat::Json;
+        Ok(LogSettings { json, filter: given.or(usual), filter_file: self.log_filter_file.clone() })
     }
 
     fn retention(&self) -> Retention {
@@ -437,6 +466,7 @@ mod tests {
             (&["--incident-ttl", "200h"], "--group-ttl: 168h is less than --incident-ttl"),
             (&["--topic-retention", "0s"], "--topic-retention: 0s is not from 1m to 9600h"),
             (&["--group-ttl", "99999h"], "--group-ttl: 99999h is not from 1m to 9600h"),
+            (&["--log-filter", "eventpulse=loud"], "--log-filter: \"eventpulse=loud\" is no filter of the log"),
             (&["--ends-at-grace", "0ms"], "--ends-at-grace: 0s is not from 1s to 24h"),
         ] {
             let error = resolve(args).unwrap_err().to_string();

@@ -243,6 +243,20 @@ fn pure_files_know_no_clock_no_random_source_and_no_outside() {
     assert!(broken.is_empty(), "{broken:#?}");
 }
 
+/// Services say what they have done as values of ours; what carries them elsewhere can be replaced in one room.
+#[test]
+fn only_the_room_of_telemetry_knows_opentelemetry() {
+    let knows = |source: &&Source| {
+        source.shipped().contains("opentelemetry") || source.shipped().contains("tracing_subscriber")
+    };
+    let known = sources();
+    let known: Vec<&str> = known.iter().filter(knows).map(|source| source.path.as_str()).collect();
+    // The metrics are exported by the room that knows them.
+    let elsewhere = |path: &&&str| !path.starts_with("runtime/telemetry/") && !path.starts_with("runtime/metrics/");
+    assert!(known.contains(&"runtime/telemetry/span.rs"), "{known:?}");
+    assert_eq!(known.iter().filter(elsewhere).collect::<Vec<_>>(), Vec::<&&str>::new());
+}
+
 #[test]
 fn only_the_supervisor_and_the_bus_start_tasks() {
     let mut broken = BTreeMap::new();

@@ -149,6 +149,7 @@ fn start_config(client: Client) -> (Context, mpsc::Receiver<TaskFailure>) {
         tasks,
         health: Health::default().service("config"),
         metrics: Metrics::default(),
+        tracer: Default::default(),
         shutdown: CancellationToken::new(),
     };
     ctx.tasks.spawn("config", config_status::run(ctx.clone()));

@@ -9,7 +9,7 @@ use eventpulse::{
     bus::{Bus, MemoryBus},
     events::{AlertLink, Event, IncidentHeader, Payload, Record, Topic},
     incidents::{IncidentsConfig, run},
-    runtime::{Context, Health, Metrics, Tasks, clock::SystemClock, kube_api, random::Random},
+    runtime::{Context, Health, Metrics, Tasks, clock::SystemClock, kube_api, random::Random, telemetry::Tracer},
 };
 use eventpulse_env::{ControlPlaneOptions, Environment};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -69,6 +69,7 @@ impl World {
             tasks: tasks.clone(),
             health: Health::default().service("incidents"),
             metrics: Metrics::default(),
+            tracer: Tracer::default(),
             shutdown: shutdown.clone(),
         };
         let config = IncidentsConfig { policy_interval: Duration::from_millis(200), ..IncidentsConfig::default() };

@@ -205,6 +205,7 @@ impl Actions {
         let target = work.request.target.display();
         tracing::info!(action = %work.name, incident = %work.request.incident.incident_id, target, result, what, "An action came to its end.");
         self.ctx.metrics.count(&ACTIONS_FINISHED, [result], 1);
+        self.tell_ended(work, result, what);
     }
 }
 

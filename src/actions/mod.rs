@@ -23,6 +23,7 @@ mod run;
 mod send;
 mod service;
 mod target;
+mod trace;
 mod turn;
 
 pub use service::{ActionsConfig, ActionsError, run};

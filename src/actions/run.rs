@@ -12,7 +12,9 @@ use super::{
 };
 use crate::{
     api::v1alpha1::{Action, ActionPhase, ActionPlan, ActionStatus, PlanOutcome, RunbookSnapshot},
-    events::{ActionFailureReason, ActionId, ActionRequested, Event, EventId, NamespacedName, Payload, Topic},
+    events::{
+        ActionFailureReason, ActionId, ActionRequested, Event, EventId, NamespacedName, Payload, Topic, TraceContext,
+    },
     runtime::{Step, StoreError, watch_cache::version_of},
 };
 
@@ -55,6 +57,12 @@ impl Work {
         let recorded = action.status.as_ref().map(|status| status.plans.clone()).filter(|plans| !plans.is_empty());
         let plans = recorded.unwrap_or_else(|| action.spec.plan.iter().cloned().collect());
         Some(Self { name: name.clone(), action, request, plans, failed_reads: 0 })
+    }
+
+    /// What it belongs under, and its own span. Derived, so that whoever goes on with it tells the same.
+    pub fn trace(&self) -> Option<(TraceContext, TraceContext)> {
+        let under = TraceContext::read(self.action.spec.traceparent.as_deref())?;
+        Some((under, under.of_action(self.id().as_str())))
     }
 
     pub fn id(&self) -> &ActionId {
@@ -224,7 +232,7 @@ impl Actions {
             source: self.ctx.source(),
             subject: work.id().to_string(),
             key: work.request.incident.incident_id.to_string(),
-            traceparent: work.action.spec.traceparent.clone(),
+            traceparent: work.trace().map(|(_, own)| own.to_string()),
             payload: payload.into(),
         }
     }

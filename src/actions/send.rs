@@ -36,7 +36,9 @@ impl Actions {
         let left = wait_until(work.request.deadline, self.ctx.clock.now());
         let call = work.call(&runbook);
         let call = TargetCall { timeout: call.timeout.min(left), ..call };
+        let sent_at = self.ctx.clock.now();
         let answer = self.targets.patch(&slot, &call, &planned.patch).await;
+        self.tell_sent(work, sent_at, &answer);
         drop(slot);
         self.tell_breaker(&key, pass, &runbook, &answer);
         let failure = match answer {

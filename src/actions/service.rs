@@ -9,12 +9,13 @@ use std::{
 use async_trait::async_trait;
 use jiff::SignedDuration;
 use k8s_openapi::api::{autoscaling::v2::HorizontalPodAutoscaler, core::v1::Namespace};
-use kube::Api;
+use kube::{Api, ResourceExt as _};
 use tokio::{
     sync::{Semaphore, watch},
     time::{Interval, MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::{
     breaker::Breakers,
@@ -24,15 +25,16 @@ use super::{
     target::Targets,
 };
 use crate::{
-    api::v1alpha1::{Action, ActionPhase, ActionStatus, FINALIZER_CLAIM, OutboxEntry, Rule, Runbook},
+    api::v1alpha1::{Action, ActionPhase, ActionStatus, FINALIZER_CLAIM, LABEL_INCIDENT, OutboxEntry, Rule, Runbook},
     bus::{Ack, BusError, SubscribeOptions},
-    events::{DeadLetterReason, NamespacedName, Payload, Topic},
+    events::{ActionRequested, DeadLetterReason, NamespacedName, Payload, Topic, TraceContext},
     runtime::{
         ApiFailure, Context, Gate, Handler, Inbound, KubeEvents, Mailboxes, Owned, Ownership, Step, Store, StoreError,
         WatchCache,
         consume::{bury, consume},
         kube_api::{CALL_TIMEOUT, call},
         metrics::catalogue::{ACTIONS_QUEUED, BREAKERS, RETRY_BUDGET, TARGET_CALLS},
+        telemetry::{Ids, scope},
         watch_cache::name_of,
     },
 };
@@ -241,7 +243,9 @@ struct Claimer {
 impl Handler<String, Box<Inbound>> for Claimer {
     async fn handle(&self, _: &String, inputs: Vec<Box<Inbound>>) {
         for inbound in inputs {
-            self.claim(*inbound).await;
+            let Payload::ActionRequested(request) = &inbound.event.payload else { continue };
+            let lines = lines_of(request, Some(inbound.processing.context));
+            self.claim(*inbound).instrument(lines).await;
         }
     }
 }
@@ -273,6 +277,22 @@ impl Claimer {
     }
 }
 
+fn lines_of(request: &ActionRequested, trace: Option<TraceContext>) -> tracing::Span {
+    let (action, incident) = (request.action_id.as_str(), request.incident.incident_id.as_str());
+    scope(trace, Ids { action: Some(action), incident: Some(incident), ..Ids::default() })
+}
+
+impl Actions {
+    /// What the lines that are said while it runs belong to.
+    fn lines(&self, name: &NamespacedName) -> tracing::Span {
+        let action = self.store.get(name);
+        let trace = action.as_ref().and_then(|action| TraceContext::read(action.spec.traceparent.as_deref()));
+        let incident = action.as_ref().and_then(|action| action.labels().get(LABEL_INCIDENT)).map(String::as_str);
+        let trace = trace.map(|trace| trace.of_action(&name.name));
+        scope(trace, Ids { action: Some(&name.name), incident, ..Ids::default() })
+    }
+}
+
 /// Brings the actions of one target to their end, one after the other.
 struct Runner(Arc<Actions>);
 
@@ -281,7 +301,7 @@ impl Handler<TargetKey, ()> for Runner {
     async fn handle(&self, key: &TargetKey, _: Vec<()>) {
         while let Some(turn) = self.0.queues.first(key) {
             let name = NamespacedName { namespace: key.namespace.clone(), name: turn.action.clone() };
-            match self.0.run_to_end(&name).await {
+            match self.0.run_to_end(&name).instrument(self.0.lines(&name)).await {
                 Ok(()) => self.0.queues.remove(key, &turn.action),
                 Err(StoreError::Shutdown) => return,
                 Err(error) => {

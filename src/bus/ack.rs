@@ -20,7 +20,7 @@ struct Pending {
     buried: AtomicBool,
     tracker: Arc<AckTracker>,
     offset: u64,
-    watcher: Option<Watcher>,
+    watchers: Vec<Watcher>,
 }
 
 type Watcher = Box<dyn FnOnce(Ending) + Send + Sync>;
@@ -38,12 +38,12 @@ pub enum Ending {
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        let Some(watcher) = self.watcher.take() else { return };
-        watcher(match (self.remaining.load(Ordering::Acquire), self.buried.load(Ordering::Acquire)) {
+        let ending = match (self.remaining.load(Ordering::Acquire), self.buried.load(Ordering::Acquire)) {
             (0, false) => Ending::Done,
             (0, true) => Ending::Buried,
             _ => Ending::Returned,
-        });
+        };
+        self.watchers.drain(..).for_each(|watcher| watcher(ending));
     }
 }
 
@@ -64,7 +64,7 @@ impl Ack {
     /// Has `watcher` called when the work on the delivery has ended. For a delivery that is not split yet; of another nothing is told.
     pub fn watched(mut self, watcher: impl FnOnce(Ending) + Send + Sync + 'static) -> Self {
         if let Some(pending) = Arc::get_mut(&mut self.0) {
-            pending.watcher = Some(Box::new(watcher));
+            pending.watchers.push(Box::new(watcher));
         }
         self
     }
@@ -119,7 +119,7 @@ impl AckTracker {
             buried: AtomicBool::new(false),
             tracker: Arc::clone(self),
             offset,
-            watcher: None,
+            watchers: Vec::new(),
         }))
     }
 

@@ -18,6 +18,7 @@ pub(super) fn check_config(config: &Config) -> anyhow::Result<()> {
     println!("alerts         http://{}/webhooks/alertmanager and /api/v2/alerts", config.ingest.listen);
     println!("authentication {}", authentication(config));
     println!("admin          http://{}/livez, /readyz?verbose, /metrics", config.admin_listen);
+    println!("telemetry      {}", telemetry(config));
     let (actions, incidents) = (config.notify.ttl, config.incidents.ttl);
     println!(
         "kept           Actions and Notifications {actions}, Incidents {incidents}, groups {}",
@@ -25,6 +26,20 @@ pub(super) fn check_config(config: &Config) -> anyhow::Result<()> {
     );
     println!("The configuration is valid.");
     Ok(())
+}
+
+fn telemetry(config: &Config) -> String {
+    let telemetry = &config.telemetry;
+    let signals = [("traces", &telemetry.traces), ("metrics", &telemetry.metrics), ("logs", &telemetry.logs)];
+    let exported = signals.into_iter().filter_map(|(name, endpoint)| {
+        let endpoint = endpoint.as_ref()?;
+        // What stands before an @ is a password.
+        let (scheme, rest) = endpoint.url.split_once("://").unwrap_or(("", &endpoint.url));
+        let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+        Some(format!("{name} to {scheme}://{host} by {:?}", endpoint.protocol))
+    });
+    let exported: Vec<String> = exported.collect();
+    if exported.is_empty() { "not exported; see docs/telemetry.md".into() } else { exported.join(", ") }
 }
 
 fn authentication(config: &Config) -> String {

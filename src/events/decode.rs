@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::{
     DeadLetter, DeadLetterReason, Event, EventId, HEADER_ID, HEADER_SOURCE, HEADER_SPECVERSION, HEADER_SUBJECT,
-    HEADER_TIME, HEADER_TRACEPARENT, HEADER_TYPE, Payload,
+    HEADER_TIME, HEADER_TRACEPARENT, HEADER_TYPE, Payload, TraceContext,
     bounds::{
         DEAD_LETTER_DATA_BYTES, DEAD_LETTER_HEADER_BYTES, DEAD_LETTER_HEADERS, DEAD_LETTER_KEY_BYTES,
         DEAD_LETTER_MESSAGE_BYTES,
@@ -100,7 +100,9 @@ impl Record {
             source,
             subject: self.header(HEADER_SUBJECT)?.unwrap_or_default().to_owned(),
             key: self.key.clone().unwrap_or_default(),
-            traceparent: self.header(HEADER_TRACEPARENT)?.map(str::to_owned),
+            // Whatever stands there never makes an event unreadable.
+            traceparent: TraceContext::read(self.header(HEADER_TRACEPARENT).ok().flatten())
+                .map(|context| context.to_string()),
             payload,
         })
     }
@@ -158,7 +160,7 @@ fn cut(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::events::{AlertRaised, AlertStatus, Topic, alert_key};
+    use crate::events::{AlertRaised, AlertStatus, HEADER_TRACESTATE, Topic, alert_key, parent_of};
 
     fn raised() -> Event {
         Event {
@@ -195,7 +197,25 @@ mod tests {
 
     #[test]
     fn an_event_survives_the_log() {
-        assert_eq!(raised().encode().unwrap().decode(), Ok(raised()));
+        // What it was decided in is the parent of what it is.
+        let parent = TraceContext::read(raised().traceparent.as_deref()).unwrap();
+        let own = parent.of_event(raised().id.as_str(), raised().time);
+        let record = raised().encode().unwrap();
+        assert_eq!(record.decode(), Ok(Event { traceparent: Some(own.to_string()), ..raised() }));
+        let state = record.headers.iter().find(|(name, _)| name == HEADER_TRACESTATE).unwrap();
+        assert_eq!(parent_of(std::str::from_utf8(&state.1).ok()), Some(parent.span_id));
+        // Said again it says the same.
+        assert_eq!(raised().encode().unwrap(), record);
+    }
+
+    #[test]
+    fn a_hostile_trace_context_is_no_context_and_no_error() {
+        let long = vec![b'0'; 100_000];
+        for value in
+            [&b""[..], b"00-x", &[0xff, 0xfe], b"00-00000000000000000000000000000000-b7ad6b7169203331-01", &long]
+        {
+            assert_eq!(with_header(HEADER_TRACEPARENT, Some(value)).decode().unwrap().traceparent, None, "{value:?}");
+        }
     }
 
     #[test]

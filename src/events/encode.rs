@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Event, EventId, Payload, Topic};
+use super::{Event, EventId, Payload, Topic, trace::own_headers};
 use crate::api::v1alpha1::OutboxEntry;
 
 /// The event's id.
@@ -19,6 +19,8 @@ pub const HEADER_TIME: &str = "ce_time";
 pub const HEADER_SUBJECT: &str = "ce_subject";
 /// W3C trace context.
 pub const HEADER_TRACEPARENT: &str = "traceparent";
+/// What `traceparent` belongs under (W3C trace context); other vendors' entries are not handed on.
+pub const HEADER_TRACESTATE: &str = "tracestate";
 /// The data's media type.
 pub const HEADER_CONTENT_TYPE: &str = "content-type";
 
@@ -55,8 +57,8 @@ fn encode_entry(topic: Topic, source: &str, entry: &OutboxEntry) -> Record {
     .into_iter()
     .map(|(name, value)| (name.to_owned(), Bytes::from(value)))
     .collect();
-    if let Some(traceparent) = &entry.traceparent {
-        headers.push((HEADER_TRACEPARENT.into(), Bytes::from(traceparent.clone())));
+    for (name, value) in [(HEADER_TRACEPARENT, &entry.traceparent), (HEADER_TRACESTATE, &entry.tracestate)] {
+        headers.extend(value.as_ref().map(|value| (name.into(), Bytes::from(value.clone()))));
     }
     Record { topic, key: Some(entry.key.clone()), headers, value: Bytes::from(entry.data.clone()) }
 }
@@ -65,13 +67,15 @@ impl TryFrom<&Event> for OutboxEntry {
     type Error = serde_json::Error;
 
     fn try_from(event: &Event) -> serde_json::Result<Self> {
+        let (traceparent, tracestate) = own_headers(event);
         Ok(Self {
             id: event.id.to_string(),
             topic: event.topic().name().to_owned(),
             key: event.key.clone(),
             subject: event.subject.clone(),
             time: event.time,
-            traceparent: event.traceparent.clone(),
+            traceparent,
+            tracestate,
             data: event.payload.to_json()?,
         })
     }

@@ -11,11 +11,12 @@ mod ids;
 mod payload;
 pub mod schemas;
 mod topic;
+mod trace;
 
 pub use decode::{DecodeError, dead_letter_of};
 pub use encode::{
     HEADER_CONTENT_TYPE, HEADER_ID, HEADER_SOURCE, HEADER_SPECVERSION, HEADER_SUBJECT, HEADER_TIME, HEADER_TRACEPARENT,
-    HEADER_TYPE, InvalidEntry, Record,
+    HEADER_TRACESTATE, HEADER_TYPE, InvalidEntry, Record,
 };
 #[cfg(test)]
 pub(crate) use examples::example;
@@ -24,6 +25,7 @@ pub use ids::{
 };
 pub use payload::*;
 pub use topic::Topic;
+pub use trace::{InvalidTraceparent, TraceContext, parent_of};
 
 use jiff::Timestamp;
 
@@ -40,7 +42,8 @@ pub struct Event {
     pub subject: String,
     /// The key that chooses the partition (design, section 3).
     pub key: String,
-    /// W3C trace context, where there is one.
+    /// W3C trace context: of an event that was decided, the span that it was decided in; of one that was read, its own, which is derived
+    /// from the former and its id.
     pub traceparent: Option<String>,
     /// What is said.
     pub payload: Payload,

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     HEADER_CONTENT_TYPE, HEADER_ID, HEADER_SOURCE, HEADER_SPECVERSION, HEADER_SUBJECT, HEADER_TIME, HEADER_TRACEPARENT,
-    HEADER_TYPE, Payload, Topic, examples::example,
+    HEADER_TRACESTATE, HEADER_TYPE, Payload, Topic, examples::example,
 };
 
 /// Why the documents cannot be generated. The types and examples are constants, so the tests see every case.
@@ -94,14 +94,15 @@ fn contract(topic: Topic) -> Contract {
 }
 
 /// Name of a header, whether a plain producer must set it, and what it holds.
-const HEADERS: [(&str, bool, &str); 8] = [
+const HEADERS: [(&str, bool, &str); 9] = [
     (HEADER_SPECVERSION, true, "`1.0`"),
     (HEADER_ID, true, "An id of 1 to 63 characters of `a-z`, `0-9` and `-`. The same id is the same event."),
     (HEADER_TYPE, true, "The type of the table above; one topic takes one type."),
     (HEADER_SOURCE, true, "Who says it, for people, like `my-monitoring`."),
     (HEADER_TIME, true, "When it was decided, RFC 3339. A repetition carries the first one's time."),
     (HEADER_SUBJECT, false, "What it speaks of, by id."),
-    (HEADER_TRACEPARENT, false, "W3C trace context."),
+    (HEADER_TRACEPARENT, false, "W3C trace context of the event: its own span. One that is none is ignored."),
+    (HEADER_TRACESTATE, false, "W3C trace context: `eventpulse=p:…` is the span that the event's own stands under."),
     (HEADER_CONTENT_TYPE, false, "`application/json`; the data is taken for JSON in any case."),
 ];
 
@@ -206,6 +207,7 @@ mod tests {
     use jsonschema::Validator;
 
     use super::*;
+    use crate::events::Event;
 
     fn validator(topic: Topic) -> Validator {
         jsonschema::options().should_validate_formats(true).build(&schema(topic)).unwrap()
@@ -254,7 +256,9 @@ mod tests {
                 panic!("{topic}: {error}");
             }
             let record = example(topic).encode().unwrap();
-            assert_eq!(record.decode().unwrap(), example(topic), "{topic}");
+            // What it was decided in is the parent of what it is.
+            let (traceparent, _) = crate::events::trace::own_headers(&example(topic));
+            assert_eq!(record.decode().unwrap(), Event { traceparent, ..example(topic) }, "{topic}");
         }
     }
 

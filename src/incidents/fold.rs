@@ -14,14 +14,12 @@ use crate::{
     },
     events::{
         AlertId, AlertLink, AlertStatus, CorrelationId, Event, EventId, IncidentHeader, IncidentId, IncidentUpdated,
-        NamespacedName, Topic, UpdateCause,
+        NamespacedName, Topic, TraceContext, UpdateCause,
     },
 };
 
 /// An event's times may lie so far ahead of this replica's clock; beyond it they are taken for nonsense.
 const SKEW_MAX: SignedDuration = SignedDuration::from_hours(24);
-/// A trace context of version 00 has 55 characters; later versions may add some.
-const TRACEPARENT_MAX: usize = 128;
 /// Who decided, where nobody can know.
 const NOBODY_KNOWN: &str = "unknown";
 
@@ -162,7 +160,9 @@ fn create(name: &NamespacedName, event: &Event) -> Option<Incident> {
         severity: cut(&header.severity, SEVERITY_MAX),
         summary: cut(&header.summary, SUMMARY_MAX),
         opened_at: sane(header.opened_at),
-        traceparent: event.traceparent.clone().filter(|text| text.len() <= TRACEPARENT_MAX && text.is_ascii()),
+        // The same whichever event creates it.
+        traceparent: TraceContext::read(event.traceparent.as_deref())
+            .map(|trace| trace.of_incident(header).to_string()),
         acknowledged: false,
         resolved: false,
         decided_by: None,

@@ -156,6 +156,7 @@ mod tests {
             subject: "s".into(),
             time: at(0),
             traceparent: None,
+            tracestate: None,
             data: "{}".into(),
         });
         assert_eq!(names(&[Arc::new(told)], at(10_000)), []);

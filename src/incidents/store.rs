@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use jiff::SignedDuration;
 use tokio::sync::watch;
+use tracing::Instrument as _;
 
 use super::{
     fold::{Change, Circumstances, fold},
@@ -14,10 +15,12 @@ use super::{
 };
 use crate::{
     api::v1alpha1::{Incident, OutboxEntry},
-    events::{DeadLetterReason, Event, NamespacedName},
+    events::{DeadLetterReason, Event, NamespacedName, TraceContext},
     runtime::{
-        Context, Handler, Inbound, KubeEvents, Owned, Step, Store, StoreError, consume::bury,
+        Context, Handler, Inbound, KubeEvents, Owned, Step, Store, StoreError,
+        consume::bury,
         metrics::catalogue::INCIDENT_WRITES,
+        telemetry::{Ids, scope},
     },
 };
 
@@ -66,7 +69,9 @@ impl Handler<NamespacedName, Waiting> for Incidents {
                 Waiting::Look => None,
             })
             .collect();
-        match self.write(name, &inbound).await {
+        let trace = inbound.first().map(|inbound| inbound.processing.context);
+        let lines = scope(trace, Ids { incident: Some(&name.name), ..Ids::default() });
+        match self.write(name, &inbound).instrument(lines).await {
             Ok(()) => inbound.into_iter().for_each(|inbound| inbound.ack.done()),
             // Nothing is acknowledged: it comes again.
             Err(StoreError::Shutdown) => {}
@@ -104,6 +109,7 @@ impl Incidents {
                 Change::Write { incident, updated } => {
                     outcome = if current.is_none() { "created" } else { "updated" };
                     transition = Some(Transition::of(current, &incident));
+                    let updated = updated.map(|event| caused(event, inbound));
                     Step::Write { object: *incident, publish: updated.into_iter().collect() }
                 }
             })
@@ -135,4 +141,12 @@ impl Incidents {
             bury(&self.ctx, letter, inbound.ack);
         }
     }
+}
+
+/// What is said of an incident belongs under the newest event of its trace that changed it.
+fn caused(updated: Event, inbound: &[Inbound]) -> Event {
+    let said = TraceContext::read(updated.traceparent.as_deref());
+    let contexts = inbound.iter().rev().map(|inbound| inbound.processing.context);
+    let cause = contexts.into_iter().find(|context| said.is_none_or(|said| said.trace_id == context.trace_id));
+    Event { traceparent: cause.map(|cause| cause.to_string()).or(updated.traceparent), ..updated }
 }

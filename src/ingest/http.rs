@@ -18,18 +18,20 @@ use hyper::{
     header,
 };
 use serde_json::json;
+use tracing::Instrument as _;
 
 use super::{
     auth::Tokens,
     bounds,
     intake::{Intake, IntakeError},
-    normalise::{Batch, Format, is_traceparent, normalise},
+    normalise::{Batch, Format, normalise},
 };
 use crate::{
-    events::{DeadLetter, Event, EventId, Topic},
+    events::{DeadLetter, Event, EventId, Topic, TraceContext},
     runtime::{
         Context,
         metrics::catalogue::{INGEST_ALERTS, INGEST_REQUEST_DURATION, INGEST_REQUESTS},
+        telemetry::{Ids, Span, SpanKind, scope},
     },
 };
 
@@ -104,8 +106,9 @@ impl Endpoint {
         if request.headers().get(header::CONTENT_ENCODING).is_some_and(|value| value != "identity") {
             return closing(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Content-Encoding: only identity is supported");
         }
-        let traceparent = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
-        let traceparent = traceparent.filter(|text| is_traceparent(text)).map(str::to_owned);
+        // Whatever stands there must never hold up an alert.
+        let given = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
+        let given = TraceContext::read(given);
         let body = match self.read(request.into_body()).await {
             Ok(body) => body,
             Err(Unread::TooLarge) => {
@@ -117,7 +120,7 @@ impl Endpoint {
             Err(Unread::TooSlow) => return closing(StatusCode::REQUEST_TIMEOUT, "the body did not come in time"),
             Err(Unread::Broken) => return closing(StatusCode::BAD_REQUEST, "the body broke off"),
         };
-        self.accept(format, &body, traceparent.as_deref()).await
+        self.accept(format, &body, given).await
     }
 
     async fn read<B>(&self, body: B) -> Result<Bytes, Unread>
@@ -133,23 +136,58 @@ impl Endpoint {
         }
     }
 
-    async fn accept(&self, format: Format, body: &[u8], traceparent: Option<&str>) -> Answer {
+    /// The request is one trace with its alerts: the sender's, or one that is named after when it came and what it brought.
+    async fn accept(&self, format: Format, body: &[u8], given: Option<TraceContext>) -> Answer {
         let source = if format == Format::Webhook { &self.webhook_source } else { &self.alerts_source };
         let now = self.ctx.clock.now();
-        let batch = match normalise(body, &super::normalise::Request { format, source, traceparent, now }) {
+        let batch = match normalise(body, &super::normalise::Request { format, source, now }) {
             Ok(batch) => batch,
             Err(error) => return answer(StatusCode::BAD_REQUEST, &json!({"error": error.to_string()})),
         };
         let letters = batch.rejected.iter().map(|letter| self.letter_event(letter.clone()));
-        let events: Vec<Event> = batch.accepted.iter().cloned().chain(letters).collect();
-        if let Err(error) = self.intake.accept(&self.ctx, &events).await {
+        let mut events: Vec<Event> = batch.accepted.iter().cloned().chain(letters).collect();
+        let first = events.first().map(|event| event.id.to_string()).unwrap_or_default();
+        let (at, count) = (now.as_nanosecond().to_string(), events.len().to_string());
+        let name = ["request", format.path(), &at, &first, &count];
+        let given = given.map(|given| self.ctx.tracer.go_on(given));
+        let own = given.map_or_else(|| self.ctx.tracer.begin(&name), |given| given.span(&name));
+        let traceparent = own.to_string();
+        events.iter_mut().for_each(|event| event.traceparent = Some(traceparent.clone()));
+        let answer = self.take_in(&batch, &events).instrument(scope(Some(own), Ids::default())).await;
+        self.ctx.tracer.record(&own, || {
+            let status = answer.status();
+            let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+            let span = Span {
+                name: format!("POST {}", format.path()).into(),
+                kind: SpanKind::Server,
+                context: own,
+                parent: given.map(|given| given.span_id),
+                start: now,
+                end: self.ctx.clock.now(),
+                attributes: Vec::new(),
+                links: Vec::new(),
+                error: status.is_server_error().then(|| status.to_string()),
+            };
+            span.with("http.request.method", "POST")
+                .with("http.route", format.path())
+                .with("url.path", format.path())
+                .with("url.scheme", "http")
+                .with("http.response.status_code", i64::from(status.as_u16()))
+                .with("eventpulse.accepted", count(batch.accepted.len()))
+                .with("eventpulse.rejected", count(batch.rejected.len()))
+        });
+        answer
+    }
+
+    async fn take_in(&self, batch: &Batch, events: &[Event]) -> Answer {
+        if let Err(error) = self.intake.accept(&self.ctx, events).await {
             self.refused(&error);
             tracing::warn!(%error, "Alerts were not accepted; their sender is asked to come again.");
             let mut answer = answer(StatusCode::SERVICE_UNAVAILABLE, &json!({"error": error.to_string()}));
             answer.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from(RETRY_AFTER_S));
             return answer;
         }
-        self.count(&batch);
+        self.count(batch);
         let errors: Vec<&str> =
             batch.rejected.iter().take(bounds::ANSWER_ERRORS).map(|letter| letter.message.as_str()).collect();
         answer(

@@ -55,8 +55,13 @@ impl Intake {
             }
             Intake::Log => {
                 let records = events.iter().map(Event::encode).collect::<Result<Vec<_>, _>>().map_err(unwritable)?;
+                let told = if ctx.tracer.is_recording() { records.clone() } else { Vec::new() };
                 match tokio::time::timeout(PUBLISH_TIMEOUT, ctx.bus.publish(records)).await {
-                    Ok(Ok(())) => Ok(()),
+                    Ok(Ok(())) => {
+                        let now = ctx.clock.now();
+                        told.iter().for_each(|record| ctx.tracer.produced(record, now));
+                        Ok(())
+                    }
                     Ok(Err(error)) => Err(IntakeError::Log(error.to_string())),
                     Err(_) => {
                         Err(IntakeError::Log(format!("no acknowledgement within {} s", PUBLISH_TIMEOUT.as_secs())))

@@ -61,8 +61,6 @@ pub struct Request<'a> {
     pub format: Format,
     /// The configured name of the sender.
     pub source: &'a str,
-    /// The request's W3C trace context, where it has a valid one.
-    pub traceparent: Option<&'a str>,
     /// When it came.
     pub now: Timestamp,
 }
@@ -234,34 +232,14 @@ fn event_of(raised: AlertRaised, request: &Request<'_>) -> Event {
     let transition = format!("{:?} {:?}", raised.status, raised.ends_at.map(|at| at.as_millisecond()));
     let id = EventId::new(Topic::AlertRaised.name(), &alert_id, &transition);
     Event {
-        traceparent: Some(request.traceparent.map_or_else(|| trace_of(&id), str::to_owned)),
         id,
         time: request.now,
         source: "eventpulse/ingest".into(),
         subject: alert_id,
         key: alert_key(&raised.source, &fingerprint),
+        // Of the request, which is named after its events.
+        traceparent: None,
         payload: raised.into(),
-    }
-}
-
-/// A trace context derived from the event: a sender that gives none still gets one trace, and the same one on every replica.
-fn trace_of(id: &EventId) -> String {
-    use sha2::{Digest, Sha256};
-    let hex = data_encoding::HEXLOWER.encode(&Sha256::digest(id.as_str().as_bytes()));
-    format!("00-{}-{}-01", &hex[..32], &hex[32..48])
-}
-
-/// Whether a `traceparent` header is one (W3C Trace Context, version 00).
-pub fn is_traceparent(text: &str) -> bool {
-    let hex = |part: &str, len: usize| {
-        part.len() == len && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-    };
-    let nonzero = |part: &str| part.bytes().any(|b| b != b'0');
-    match text.split('-').collect::<Vec<_>>().as_slice() {
-        ["00", trace, span, flags] => {
-            hex(trace, 32) && nonzero(trace) && hex(span, 16) && nonzero(span) && hex(flags, 2)
-        }
-        _ => false,
     }
 }
 
@@ -288,7 +266,7 @@ mod tests {
 
     fn read(format: Format, body: &str) -> Result<Batch, BodyError> {
         let now = NOW.parse().unwrap();
-        normalise(body.as_bytes(), &Request { format, source: "alertmanager", traceparent: None, now })
+        normalise(body.as_bytes(), &Request { format, source: "alertmanager", now })
     }
 
     fn webhook(alerts: Value) -> String {
@@ -317,7 +295,6 @@ mod tests {
         assert_eq!(alert.starts_at.to_string(), "2026-01-01T11:59:00.123Z");
         assert_eq!(alert.labels, BTreeMap::from([("alertname".into(), "CPUHigh".into())]), "an empty value is none");
         assert_eq!(event.key, alert_key("alertmanager", "0123456789abcdef"));
-        assert!(is_traceparent(event.traceparent.as_deref().unwrap()));
     }
 
     #[test]
@@ -435,21 +412,6 @@ mod tests {
         }
         // As Alertmanager's own API does.
         assert!(read(Format::Alerts, "[]").unwrap().accepted.is_empty());
-    }
-
-    #[test]
-    fn only_a_valid_trace_context_is_taken_over() {
-        assert!(is_traceparent("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"));
-        for text in [
-            "",
-            "00",
-            "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
-            "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
-            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-x",
-        ] {
-            assert!(!is_traceparent(text), "{text}");
-        }
     }
 
     proptest! {

@@ -9,6 +9,7 @@ use std::{
 
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
+use tracing::Instrument as _;
 
 use super::{
     channels::Message,
@@ -23,11 +24,12 @@ use super::{
 use crate::{
     api::v1alpha1::{Notification, NotificationChannel, NotificationSpec, OutboxEntry},
     bus::Ack,
-    events::{DeadLetterReason, Event, NamespacedName, NotificationRequested, Record},
+    events::{DeadLetterReason, Event, NamespacedName, NotificationRequested, Record, TraceContext},
     runtime::{
         Context, Handler, Owned, Ownership, Step, Store, StoreError, WatchCache,
         metrics::catalogue::{ALERT_TO_MESSAGE, NOTIFICATION_TRIES, NOTIFICATION_TRY_DURATION},
         publish_dead_letter,
+        telemetry::{INCIDENT_ID, Ids, NOTIFICATION_ID, Span, SpanKind, scope},
     },
 };
 
@@ -101,7 +103,8 @@ impl Handler<NamespacedName, Input> for Sender {
         }));
         // What is another's is not looked after; what was requested here is, because its record is here.
         if first.is_some() || spec.is_some_and(|spec| self.owns(spec)) {
-            match self.advance(name, spec, first.as_ref()).await {
+            let lines = lines_of(name, spec.or(first.as_ref()));
+            match self.advance(name, spec, first.as_ref()).instrument(lines).await {
                 Ok(()) => inputs.into_iter().for_each(Input::done),
                 Err(StoreError::Shutdown) => return,
                 Err(StoreError::Refused { failure, .. }) => {
@@ -264,7 +267,29 @@ impl Sender {
         let began = Instant::now();
         let outcome = prepared.channel.send(message, prepared.timeout.min(left)).await;
         self.ctx.metrics.observe(&NOTIFICATION_TRY_DURATION, [], began.elapsed());
+        self.tell_sent(name, claimed, now, &outcome);
         outcome
+    }
+
+    /// One try, as a span. That of a sender which died is told by nobody.
+    fn tell_sent(&self, name: &NamespacedName, claimed: &NotificationSpec, sent_at: Timestamp, outcome: &Outcome) {
+        let Some(under) = TraceContext::read(claimed.traceparent.as_deref()) else { return };
+        let own = under.of_message(&name.name, claimed.tries);
+        self.ctx.tracer.record(&own, || {
+            let mut span = Span::under(&under, own, SpanKind::Client, "send message", sent_at, self.ctx.clock.now())
+                .with("eventpulse.channel", claimed.channel_ref.name.as_str())
+                .with("eventpulse.template", claimed.template.as_str())
+                .with("eventpulse.try", i64::from(claimed.tries))
+                .with(NOTIFICATION_ID, name.name.as_str())
+                .with(INCIDENT_ID, claimed.incident.incident_id.as_str());
+            span.error = match outcome {
+                Outcome::Refused { reason, .. } | Outcome::Unknown { reason, .. } | Outcome::Rejected { reason } => {
+                    Some(reason.clone())
+                }
+                Outcome::Delivered | Outcome::DeliveredInPart { .. } | Outcome::NotSent => None,
+            };
+            span
+        });
     }
 
     async fn write_down(&self, name: &NamespacedName, tries: i32, outcome: &Outcome) -> Result<(), StoreError> {
@@ -356,6 +381,13 @@ impl Sender {
             }
         }
     }
+}
+
+/// What the lines that are said about a notification belong to.
+fn lines_of(name: &NamespacedName, spec: Option<&NotificationSpec>) -> tracing::Span {
+    let trace = spec.and_then(|spec| TraceContext::read(spec.traceparent.as_deref()));
+    let incident = spec.map(|spec| spec.incident.incident_id.as_str());
+    scope(trace, Ids { notification: Some(&name.name), incident, ..Ids::default() })
 }
 
 /// The channel of a notification: always of its own namespace.

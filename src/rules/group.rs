@@ -8,6 +8,7 @@ use std::{
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use kube::api::ObjectMeta;
+use tracing::Instrument as _;
 
 use super::{
     backlog::Backlog,
@@ -25,12 +26,13 @@ use crate::{
     compile::CompiledRule,
     events::{
         ActionCompleted, ActionFailed, AlertDecided, AlertId, AlertLink, AlertStatus, DeadLetterReason, DecisionReason,
-        Event, IncidentId, IncidentUpdated, NamespacedName, Payload, Record,
+        Event, IncidentId, IncidentUpdated, NamespacedName, Payload, Record, TraceContext,
     },
     runtime::{
         ApiFailure, Context, Handler, Owned, Step, Store, StoreError, WatchCache,
         consume::{publish_dead_letter, publish_until_acknowledged},
         metrics::catalogue::ALERTS_DECIDED,
+        telemetry::{Ids, Processing, scope},
     },
 };
 
@@ -68,6 +70,47 @@ pub(super) struct Origin {
     pub ack: Ack,
     pub record: Arc<Record>,
     pub place: String,
+    pub processing: Arc<Processing>,
+}
+
+impl Work {
+    /// What the input brought about belongs under the work on it, where both are of one trace.
+    fn caused(&self, event: Event) -> Event {
+        let own = self.origin.as_ref().map(|origin| origin.processing.context);
+        let said = TraceContext::read(event.traceparent.as_deref());
+        match own.filter(|own| said.is_some_and(|said| said.trace_id == own.trace_id)) {
+            Some(own) => Event { traceparent: Some(own.to_string()), ..event },
+            None => event,
+        }
+    }
+
+    /// An incident keeps the trace of the alert that opened it; whatever else concerns it is linked with that.
+    fn link(&self, incident: TraceContext) {
+        if let Some(origin) = &self.origin {
+            origin.processing.link(incident);
+        }
+    }
+}
+
+/// Of the open incident.
+fn trace_of(group: &AlertGroupSpec) -> Option<TraceContext> {
+    TraceContext::read(group.episode.as_ref()?.traceparent.as_deref())
+}
+
+/// What the lines that are said about some inputs belong to: the first of them that came from somewhere.
+fn scope_of(items: &[Work]) -> tracing::Span {
+    let trace = items.iter().find_map(|item| item.origin.as_ref()).map(|origin| origin.processing.context);
+    let alert = items.iter().find_map(|item| match &item.input {
+        OwnedInput::Alert(raised) | OwnedInput::Remembered(raised) => Some(raised.alert_id.as_str()),
+        _ => None,
+    });
+    let action = items.iter().find_map(|item| match &item.input {
+        OwnedInput::Completed(result) => Some((result.action_id.as_str(), result.incident.incident_id.as_str())),
+        OwnedInput::Failed(result) => Some((result.action_id.as_str(), result.incident.incident_id.as_str())),
+        _ => None,
+    });
+    let (action, incident) = action.unzip();
+    scope(trace, Ids { alert, action, incident, ..Ids::default() })
 }
 
 #[derive(Debug)]
@@ -145,7 +188,7 @@ impl Groups {
         }
         if let Payload::IncidentOpened(opened) = &event.payload {
             let (rule, summary) = (&opened.incident.rule, &opened.incident.summary);
-            tracing::info!(incident = %opened.incident.incident_id, %rule, summary, "An incident opened.");
+            tracing::info!(incident_id = %opened.incident.incident_id, %rule, summary, "An incident opened.");
         }
     }
 
@@ -212,8 +255,11 @@ impl Groups {
             taken += 1;
             changed |= decision.changed;
             certain &= decision.certain;
+            let concerned = [&decision.group, &group].map(|group| group.as_ref().and_then(trace_of));
+            concerned.into_iter().flatten().next().inspect(|trace| item.link(*trace));
             group = decision.group;
-            outputs.extend(decision.outputs.into_iter().filter(|event| said.insert(event.id.to_string())));
+            let decided = decision.outputs.into_iter().map(|event| item.caused(event));
+            outputs.extend(decided.filter(|event| said.insert(event.id.to_string())));
             if outputs.len() >= FOLD_OUTPUTS_MAX {
                 break;
             }
@@ -249,7 +295,7 @@ impl Groups {
 
     /// The API server refuses the group for good: the input ends with that reason, and the partition goes on.
     async fn refuse(&self, work: Work, failure: &ApiFailure) {
-        let Some(Origin { ack, record, place }) = work.origin else { return };
+        let Some(Origin { ack, record, place, .. }) = work.origin else { return };
         if let OwnedInput::Alert(raised) | OwnedInput::Remembered(raised) = &work.input {
             let entry = decided(
                 raised,
@@ -278,7 +324,7 @@ impl Handler<NamespacedName, Work> for Groups {
         let mut singly = false;
         while !rest.is_empty() {
             let batch = if singly { &rest[..1] } else { &rest[..] };
-            match self.take(name, batch).await {
+            match self.take(name, batch).instrument(scope_of(batch)).await {
                 Ok(taken) => {
                     for work in rest.drain(..taken.clamp(1, batch.len())) {
                         if let Some(origin) = work.origin {

@@ -29,6 +29,7 @@ use crate::{
         consume::{bury, consume},
         kube_api::can_be_worked_with,
         metrics::catalogue::{ALERT_TO_RULES, RULES},
+        telemetry::Processing,
         watch_cache::{WatchState, name_of},
     },
 };
@@ -160,15 +161,25 @@ struct Service {
     ownership: Arc<Ownership>,
 }
 
+/// Where an alert was read from.
+#[derive(Clone)]
+struct Source {
+    record: Arc<crate::events::Record>,
+    place: String,
+    processing: Arc<Processing>,
+}
+
 impl Service {
     fn dispatch(&self, inbound: Inbound) {
         let place = inbound.origin();
-        let Inbound { event, record, at, ack, .. } = inbound;
+        let Inbound { event, record, at, ack, processing, .. } = inbound;
         let record = Arc::new(record);
         match event.payload {
             Payload::AlertRaised(alert) => {
                 match RaisedAlert::read(event.id, event.traceparent, *alert, self.ctx.clock.now()) {
-                    Ok(raised) => self.dispatch_alert(Arc::new(raised), at.partition, ack, &record, &place),
+                    Ok(raised) => {
+                        self.dispatch_alert(Arc::new(raised), at.partition, ack, Source { record, place, processing });
+                    }
                     Err(error) => {
                         let letter = record.to_dead_letter(DeadLetterReason::InvalidAlert, error.to_string(), place);
                         bury(&self.ctx, letter, ack);
@@ -176,27 +187,32 @@ impl Service {
                 }
             }
             Payload::ActionCompleted(result) => {
-                self.send(&result.incident.clone(), OwnedInput::Completed(result), Origin { ack, record, place });
+                self.send(
+                    &result.incident.clone(),
+                    OwnedInput::Completed(result),
+                    Origin { ack, record, place, processing },
+                );
             }
             Payload::ActionFailed(result) => {
-                self.send(&result.incident.clone(), OwnedInput::Failed(result), Origin { ack, record, place });
+                self.send(
+                    &result.incident.clone(),
+                    OwnedInput::Failed(result),
+                    Origin { ack, record, place, processing },
+                );
             }
             // Only a person's decision counts, everything else the rules have decided themselves.
             Payload::IncidentUpdated(update) if update.cause == UpdateCause::Decision => {
-                self.send(&update.incident.clone(), OwnedInput::Updated(update), Origin { ack, record, place });
+                self.send(
+                    &update.incident.clone(),
+                    OwnedInput::Updated(update),
+                    Origin { ack, record, place, processing },
+                );
             }
             _ => ack.done(),
         }
     }
 
-    fn dispatch_alert(
-        &self,
-        raised: Arc<RaisedAlert>,
-        partition: u32,
-        ack: Ack,
-        record: &Arc<crate::events::Record>,
-        place: &str,
-    ) {
+    fn dispatch_alert(&self, raised: Arc<RaisedAlert>, partition: u32, ack: Ack, source: Source) {
         let now = self.ctx.clock.now();
         self.groups.backlog(|backlog| backlog.read(partition, raised.alert.accepted_at, now));
         let waited = (raised.alert.accepted_at, now);
@@ -221,7 +237,8 @@ impl Service {
             let alert = Arc::clone(&raised);
             let input = if matched { OwnedInput::Alert(alert) } else { OwnedInput::Remembered(alert) };
             let name = NamespacedName { namespace: key.rule.namespace.clone(), name: key.correlation.to_string() };
-            let origin = Some(Origin { ack, record: Arc::clone(record), place: place.to_owned() });
+            let Source { record, place, processing } = source.clone();
+            let origin = Some(Origin { ack, record, place, processing });
             self.mailboxes.send(name, Work { key, input, origin });
         }
     }
@@ -238,7 +255,7 @@ impl Service {
 
     fn send(&self, header: &IncidentHeader, input: OwnedInput, origin: Origin) {
         if !is_namespace(&header.rule.namespace) {
-            let Origin { ack, record, place } = origin;
+            let Origin { ack, record, place, .. } = origin;
             let message = "incident.rule.namespace: is no name of a namespace".to_owned();
             bury(&self.ctx, record.to_dead_letter(DeadLetterReason::InvalidData, message, place), ack);
             return;

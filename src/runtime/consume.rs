@@ -12,6 +12,7 @@ use super::{
     Context, Ownership,
     metrics::catalogue::{DEAD_LETTERS, INPUT_DURATION, INPUTS, INPUTS_IN_FLIGHT, RETRIES},
     random::{Random, exponential},
+    telemetry::Processing,
 };
 use crate::{
     bus::{Ack, BusError, Delivery, Ending, SubscribeOptions, Subscription, SubscriptionEvent, TopicPartition},
@@ -37,7 +38,7 @@ pub enum Gate {
 /// An event that was handed to this replica.
 #[derive(Debug)]
 pub struct Inbound {
-    /// The event.
+    /// The event. Its trace context is that of the work on it, so that what follows from it belongs under that.
     pub event: Event,
     /// The record it was read from.
     pub record: Record,
@@ -49,6 +50,8 @@ pub struct Inbound {
     pub timestamp: Timestamp,
     /// To be called when every effect is durable.
     pub ack: Ack,
+    /// The span of the work on it.
+    pub processing: Arc<Processing>,
 }
 
 impl Inbound {
@@ -160,10 +163,12 @@ impl Member<'_> {
             SubscriptionEvent::Assigned(partitions) => tracing::debug!(?partitions, "Partitions assigned."),
             SubscriptionEvent::Revoked(partitions) => tracing::debug!(?partitions, "Partitions revoked."),
             SubscriptionEvent::Message(delivery) => match delivery.record.decode() {
-                Ok(event) => {
+                Ok(mut event) => {
                     let Delivery { record, at, offset, timestamp, ack } = delivery;
+                    let (processing, ack) = self.ctx.tracer.process(self.ctx.service, &event, ack, &self.ctx.clock);
+                    event.traceparent = Some(processing.context.to_string());
                     let ack = measured(self.ctx, at.topic, event.traceparent.clone(), ack);
-                    dispatch(Inbound { event, record, at, offset, timestamp, ack });
+                    dispatch(Inbound { event, record, at, offset, timestamp, ack, processing });
                 }
                 Err(error) => {
                     let letter = delivery.record.to_dead_letter(error.reason(), error.to_string(), delivery.origin());
@@ -267,6 +272,8 @@ pub async fn publish_until_acknowledged(ctx: &Context, records: Vec<Record>) -> 
         let problem = match ctx.bus.publish(records.clone()).await {
             Ok(()) => {
                 ctx.health.ready("bus");
+                let now = ctx.clock.now();
+                records.iter().for_each(|record| ctx.tracer.produced(record, now));
                 return true;
             }
             Err(BusError::Refused(problem)) if records.len() == 1 => match in_place_of(ctx, &records[0], &problem) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Metrics, ServiceHealth, Tasks, clock::Clock, random::Random};
+use super::{Metrics, ServiceHealth, Tasks, clock::Clock, random::Random, telemetry::Tracer};
 use crate::bus::Bus;
 
 /// The ports and the surroundings of one service. A simulator can put its own in every place.
@@ -26,6 +26,8 @@ pub struct Context {
     pub health: ServiceHealth,
     /// Where the service counts.
     pub metrics: Metrics,
+    /// Where the service puts what it has done, as spans.
+    pub tracer: Tracer,
     /// Cancelled when the process is to stop: take nothing new, finish what was begun.
     pub shutdown: CancellationToken,
 }

@@ -9,7 +9,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Context, Health, Metrics, ServiceHealth, TaskFailure, Tasks, clock::Clock, kube_api, random::Random};
+use super::{
+    Context, Health, Metrics, ServiceHealth, TaskFailure, Tasks, clock::Clock, kube_api, random::Random,
+    telemetry::Tracer,
+};
 use crate::bus::Bus;
 
 /// How long services may take to finish what they began.
@@ -29,6 +32,7 @@ pub struct Supervisor {
     failures: mpsc::Receiver<TaskFailure>,
     health: Health,
     metrics: Metrics,
+    tracer: Tracer,
     shutdown: CancellationToken,
 }
 
@@ -46,7 +50,13 @@ impl Supervisor {
         // Not ready before every service is there to say what it waits for.
         health.service("process");
         health.measure(&metrics);
-        Self { bus, kube, clock, random, tasks, failures, health, metrics, shutdown }
+        let tracer = Tracer::default();
+        Self { bus, kube, clock, random, tasks, failures, health, metrics, tracer, shutdown }
+    }
+
+    /// What services do is told there.
+    pub fn with_tracer(self, tracer: Tracer) -> Self {
+        Self { tracer, ..self }
     }
 
     /// The surroundings of one service, with an API client of its own.
@@ -60,6 +70,7 @@ impl Supervisor {
             tasks: self.tasks.clone(),
             health: self.health.service(service),
             metrics: self.metrics.clone(),
+            tracer: self.tracer.clone(),
             shutdown: self.shutdown.clone(),
         })
     }

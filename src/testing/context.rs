@@ -12,6 +12,7 @@ use crate::{
         Context, Health, Metrics, TaskFailure, Tasks,
         clock::{Clock, ManualClock},
         random::Random,
+        telemetry::Tracer,
     },
 };
 
@@ -55,6 +56,7 @@ impl TestContext {
             tasks,
             health: health.service(service),
             metrics: metrics.clone(),
+            tracer: Tracer::default(),
             shutdown: CancellationToken::new(),
         };
         Self { ctx, api, clock, health, failures }

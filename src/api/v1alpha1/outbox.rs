@@ -21,9 +21,12 @@ pub struct OutboxEntry {
     pub subject: String,
     /// When the transition was decided (`ce_time`); never renewed.
     pub time: Timestamp,
-    /// W3C trace context of the decision, where there is one.
+    /// W3C trace context of the event itself, where there is one; derived from its id, so a repetition says the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
+    /// Under which span that stands: the decision's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracestate: Option<String>,
     /// The event's data, as JSON text.
     pub data: String,
 }

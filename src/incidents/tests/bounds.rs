@@ -166,6 +166,7 @@ fn nonsense() -> IncidentStatus {
             subject: long,
             time: jiff::Timestamp::MIN,
             traceparent: None,
+            tracestate: None,
             data: "{".into(),
         }],
         observed_generation: Some(i64::MAX),

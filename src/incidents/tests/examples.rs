@@ -150,7 +150,8 @@ fn any_event_creates_the_missing_incident_unless_it_is_too_old() {
         event.traceparent = Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into());
         let (incident, updated) = write(None, std::slice::from_ref(&event), &circumstances());
         assert_eq!(incident.spec.summary, "CPU of svc-a is high");
-        assert_eq!(incident.spec.traceparent, event.traceparent);
+        let trace = TraceContext::read(event.traceparent.as_deref()).unwrap();
+        assert_eq!(incident.spec.traceparent, Some(trace.of_incident(&header()).to_string()));
         assert_eq!(incident.metadata.labels.unwrap()["eventpulse.io/rule"], "cpu-high");
         let updated = updated.unwrap();
         assert_eq!(updated.payload.incident(), Some(&IncidentHeader { accepted_at: None, ..header() }));

@@ -18,7 +18,7 @@ pub use webhook::{HEADER_WEBHOOK_ID, HEADER_WEBHOOK_SIGNATURE, HEADER_WEBHOOK_TI
 use super::deliver::Outcome;
 use crate::{
     api::v1alpha1::{MessageTemplate, NotificationSpec},
-    events::NamespacedName,
+    events::{HEADER_TRACEPARENT, NamespacedName, TraceContext},
 };
 
 /// The same for every copy of a message: a receiver that has seen it takes the further ones for repetitions.
@@ -42,6 +42,9 @@ pub struct Message<'a> {
 /// The headers of every message, whatever its form: what tells copies of one message from another one (promise 4).
 fn marks_of(message: Message<'_>) -> Vec<(&'static str, String)> {
     let mut marks = vec![(HEADER_IDEMPOTENCY, message.name.name.clone())];
+    if let Some(under) = TraceContext::read(message.spec.traceparent.as_deref()) {
+        marks.push((HEADER_TRACEPARENT, under.of_message(&message.name.name, message.spec.tries).to_string()));
+    }
     if message.spec.duplicate_possible {
         marks.push((HEADER_DUPLICATE, "true".into()));
     }

@@ -16,6 +16,7 @@ mod h_rewound;
 mod i_breaker;
 mod j_apiserver_away;
 mod k_permissions;
+mod l_one_trace;
 mod o_mail;
 mod producer;
 mod q_image;

@@ -1,0 +1,287 @@
+//! (l) One trace from the webhook to the patch and to the message, in a real OpenTelemetry Collector; also when the process that began
+//! it was killed. Logs carry its id. A Collector that is away fails nothing, and what is said changes at run time.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use eventpulse_e2e::{PATIENCE, START, Shop};
+use eventpulse_env::{Collector, Signal, free_port};
+use eventpulse_testkit::{
+    alerts::{Alert, webhook},
+    client,
+    eventpulse::{EventPulse, Launcher},
+    proxy::{Fault, When},
+};
+use jiff::Timestamp;
+use serde_json::Value;
+
+const SENDERS_TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+const SENDERS_SPAN: &str = "b7ad6b7169203331";
+/// From the patch to the request.
+const TO_THE_PATCH: [&str; 7] = [
+    "PATCH",
+    "run action",
+    "process action.requested",
+    "send action.requested",
+    "process alert.raised",
+    "send alert.raised",
+    "POST /webhooks/alertmanager",
+];
+/// From the message to the request.
+const TO_THE_MESSAGE: [&str; 6] = [
+    "send message",
+    "process notification.requested",
+    "send notification.requested",
+    "process alert.raised",
+    "send alert.raised",
+    "POST /webhooks/alertmanager",
+];
+/// From what the incident's resource says in the end to the action.
+const TO_THE_END: [&str; 3] = ["process action.completed", "send action.completed", "run action"];
+
+#[derive(Clone, Debug)]
+struct Span {
+    name: String,
+    trace: String,
+    id: String,
+    parent: String,
+    kind: i64,
+    /// The process that told it.
+    process: String,
+    attributes: BTreeMap<String, String>,
+    /// Traces that it is linked with.
+    links: Vec<String>,
+    failed: bool,
+}
+
+fn list<'a>(value: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> {
+    value[name].as_array().into_iter().flatten()
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+fn attributes(value: &Value) -> BTreeMap<String, String> {
+    let plain = |value: &Value| value.as_object().and_then(|one| one.values().next()).cloned().unwrap_or_default();
+    let shown = |value: Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    list(value, "attributes").map(|pair| (text(&pair["key"]), shown(plain(&pair["value"])))).collect()
+}
+
+/// The spans that the Collector has. One that was told twice is there once: it says the same.
+fn spans(collector: &Collector) -> BTreeMap<String, Span> {
+    let mut found = BTreeMap::new();
+    for document in collector.received(Signal::Traces).unwrap() {
+        for resource in list(&document, "resourceSpans") {
+            let process = attributes(&resource["resource"]).remove("service.instance.id").unwrap_or_default();
+            for span in list(resource, "scopeSpans").flat_map(|scope| list(scope, "spans")) {
+                let span = Span {
+                    name: text(&span["name"]),
+                    trace: text(&span["traceId"]),
+                    id: text(&span["spanId"]),
+                    parent: text(&span["parentSpanId"]),
+                    kind: span["kind"].as_i64().unwrap_or_default(),
+                    process: process.clone(),
+                    attributes: attributes(span),
+                    links: list(span, "links").map(|link| text(&link["traceId"])).collect(),
+                    failed: span["status"]["code"] == 2,
+                };
+                found.insert(span.id.clone(), span);
+            }
+        }
+    }
+    found
+}
+
+/// From a span to the first one of its trace, or to whatever the Collector has not got: names, and the last one's parent.
+fn chain(spans: &BTreeMap<String, Span>, from: &Span) -> (Vec<String>, String) {
+    let (mut names, mut at) = (vec![from.name.clone()], from);
+    while let Some(parent) = spans.get(&at.parent) {
+        assert_eq!(parent.trace, from.trace, "{parent:?}");
+        names.push(parent.name.clone());
+        at = parent;
+        assert!(names.len() < 50, "a circle: {names:?}");
+    }
+    (names, at.parent.clone())
+}
+
+/// Waits until there is a span of this name in the trace for which this holds, and its chain to the beginning is whole.
+async fn whole(shop: &Shop, trace: &str, names: &[&str], is_meant: impl Fn(&Span) -> bool) -> (Span, String) {
+    let mut seen = Vec::new();
+    let what = format!("the chain {names:?} in the trace {trace}");
+    shop.wait_for(&what, || {
+        let spans = spans(shop.environment.collector());
+        let mut ends = spans.values().filter(|span| span.name == names[0] && span.trace == trace && is_meant(span));
+        ends.find_map(|span| {
+            let (found, end) = chain(&spans, span);
+            let is_it = found.iter().zip(names).all(|(found, name)| found == name) && found.len() >= names.len();
+            seen = found;
+            is_it.then(|| (span.clone(), end))
+        })
+    })
+    .await
+}
+
+fn exporting(launcher: Launcher, endpoint: &str, protocol: &str) -> Launcher {
+    launcher
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+        .env("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
+        .env("OTEL_BSP_SCHEDULE_DELAY", "100")
+        .env("OTEL_BLRP_SCHEDULE_DELAY", "100")
+        .env("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test")
+        .arg("--log-format=json")
+}
+
+async fn post(eventpulse: &EventPulse, traceparent: Option<&str>, alert: Alert) {
+    let mut headers = vec![("content-type", "application/json")];
+    headers.extend(traceparent.map(|value| ("traceparent", value)));
+    let body = webhook(&[alert]).to_string();
+    let reply = client::request("POST", &eventpulse.url("webhooks/alertmanager"), &headers, body).await.unwrap();
+    assert!(reply.is_success(), "{}", reply.text());
+}
+
+/// Lines of the log, of the Collector's log records, that belong to this trace: message, and what they say beside.
+fn exported_lines(collector: &Collector, trace: &str) -> Vec<(String, BTreeMap<String, String>)> {
+    let documents = collector.received(Signal::Logs).unwrap();
+    let resources = documents.iter().flat_map(|document| list(document, "resourceLogs"));
+    let records =
+        resources.flat_map(|resource| list(resource, "scopeLogs")).flat_map(|scope| list(scope, "logRecords"));
+    let of_trace = records.filter(|record| record["traceId"] == trace);
+    of_trace.map(|record| (text(&record["body"]["stringValue"]), attributes(record))).collect()
+}
+
+/// The same of the process's own lines.
+fn own_lines(log: &str, trace: &str) -> Vec<Value> {
+    let lines =
+        log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap_or_else(|_| panic!("no JSON: {line}")));
+    lines.filter(|line| line["trace_id"] == trace).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l_a_process_that_was_killed_is_joined_by_the_one_that_goes_on_for_it() {
+    let (mut shop, proxy, launcher) = Shop::open_behind_a_proxy("e2e-l").await.unwrap();
+    let collector = shop.environment.start_collector().await.unwrap().http();
+    let eventpulse = exporting(launcher, &collector, "http/protobuf").start(START).await.unwrap();
+    let held = proxy.limited_rule("the first patch", When::patch_of_replicas(), Fault::Hang, 0, 1);
+    let senders = format!("00-{SENDERS_TRACE}-{SENDERS_SPAN}-01");
+    post(&eventpulse, Some(&senders), Alert::cpu_high("svc-a", Timestamp::now())).await;
+    held.wait_for(1, PATIENCE).await.unwrap();
+
+    // The message goes out meanwhile, and its receiver is told of its span.
+    let (message, beginning) = whole(&shop, SENDERS_TRACE, &TO_THE_MESSAGE, |_| true).await;
+    assert_eq!(beginning, SENDERS_SPAN);
+    let received = shop.messages(1).await;
+    assert_eq!(received[0].header("traceparent"), Some(&*format!("00-{SENDERS_TRACE}-{}-01", message.id)));
+
+    // Another alert of the group, in a trace of its own, joins the incident: it is linked, and the incident stays in its trace.
+    let other = "11111111111111111111111111111111";
+    let joins = Alert::cpu_high("svc-a", Timestamp::now()).label("instance", "b");
+    post(&eventpulse, Some(&format!("00-{other}-{SENDERS_SPAN}-01")), joins).await;
+    let is_linked =
+        |span: &Span| span.links == [SENDERS_TRACE] && span.attributes["messaging.consumer.group.name"] == "rules";
+    whole(&shop, other, &TO_THE_MESSAGE[3..], is_linked).await;
+
+    let requested = whole(&shop, SENDERS_TRACE, &TO_THE_PATCH[2..], |_| true).await.0;
+    eventpulse.kill();
+    let again = eventpulse.start_again(START).await.unwrap();
+    shop.incidents_in(1, &["Resolved"]).await;
+    let (patch, beginning) = whole(&shop, SENDERS_TRACE, &TO_THE_PATCH, |span| !span.failed).await;
+    assert_eq!((beginning.as_str(), patch.kind), (SENDERS_SPAN, 3), "{patch:?}");
+    assert_ne!(patch.process, requested.process, "the one that was killed did not send this patch");
+    assert_eq!(patch.attributes["eventpulse.plan"], "2", "{patch:?}");
+    let action = &shop.get("actions")[0];
+    assert_eq!(patch.attributes["eventpulse.action_id"], text(&action["metadata"]["name"]));
+    // The sent result, its work, and what the incident says in the end.
+    let of_incidents = |span: &Span| span.attributes["messaging.consumer.group.name"] == "incidents";
+    whole(&shop, SENDERS_TRACE, &TO_THE_END, of_incidents).await;
+    let of_trace = |value: &Value| text(value).starts_with(&format!("00-{SENDERS_TRACE}-"));
+    let incident = &shop.get("incidents")[0];
+    assert!(of_trace(&action["spec"]["traceparent"]) && of_trace(&incident["spec"]["traceparent"]), "{incident:#}");
+    for span in spans(shop.environment.collector()).values() {
+        assert!([SENDERS_TRACE, other].contains(&span.trace.as_str()), "{span:?}");
+    }
+
+    // Lines say what they belong to, in the log and in the Collector, and the span of a line is one that is there.
+    let ended = shop
+        .wait_for("the line of the action's end", || {
+            let mut lines = exported_lines(shop.environment.collector(), SENDERS_TRACE).into_iter();
+            lines.find(|(message, _)| message == "An action came to its end.")
+        })
+        .await;
+    assert_eq!(ended.1["action_id"], patch.attributes["eventpulse.action_id"]);
+    assert_eq!(ended.1["incident_id"], text(&incident["metadata"]["name"]));
+    let own = own_lines(&again.process().log(), SENDERS_TRACE);
+    let own = own.iter().find(|line| line["message"] == "An action came to its end.").unwrap();
+    assert_eq!(own["action_id"], ended.1["action_id"].as_str());
+    assert_eq!(own["span_id"], patch.parent.as_str(), "{own:#}");
+    assert!(again.stop(START).await);
+    shop.environment.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l_over_kafka_and_grpc_a_request_without_a_trace_begins_one() {
+    let mut shop = Shop::open("e2e-l-kafka", true).await.unwrap();
+    let collector = shop.environment.start_collector().await.unwrap().grpc();
+    let kafka = shop.environment.kafka().bootstrap();
+    let launcher = exporting(shop.launcher("eventpulse").kafka(&kafka, ""), &collector, "grpc");
+    let eventpulse = launcher.start(START).await.unwrap();
+    let hostile = format!("00-{SENDERS_TRACE}-0000000000000000-01");
+    post(&eventpulse, Some(&hostile), Alert::cpu_high("svc-a", Timestamp::now())).await;
+    let incident = shop.incidents_in(1, &["Resolved"]).await.remove(0);
+    let trace = text(&incident["spec"]["traceparent"]).split('-').nth(1).unwrap().to_owned();
+    assert_ne!(trace, SENDERS_TRACE, "what is no trace context was believed");
+    for names in [&TO_THE_PATCH[..], &TO_THE_MESSAGE] {
+        assert_eq!(whole(&shop, &trace, names, |_| true).await.1, "", "the request begins its trace");
+    }
+    let by_kind = |kind: i64| spans(shop.environment.collector()).into_values().filter(move |span| span.kind == kind);
+    assert!(by_kind(4).all(|span| span.name.starts_with("send ")) && by_kind(4).count() >= 6);
+    assert!(by_kind(5).all(|span| span.name.starts_with("process ")) && by_kind(5).count() >= 6);
+    assert_eq!(
+        by_kind(2).map(|span| span.attributes["http.response.status_code"].clone()).collect::<Vec<_>>(),
+        ["200"]
+    );
+    // What is still in the queues goes out at the end.
+    assert!(eventpulse.stop(START).await);
+    shop.wait_for("the last line", || {
+        let logs = shop.environment.collector().received(Signal::Logs).unwrap();
+        format!("{logs:?}").contains("Stopped.").then_some(())
+    })
+    .await;
+    shop.environment.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l_a_collector_that_is_away_fails_nothing_and_the_filter_of_the_log_changes_at_run_time() {
+    let shop = Shop::open("e2e-l-away", false).await.unwrap();
+    let filter = shop.environment.dir().join("filter");
+    let nobody = format!("http://127.0.0.1:{}", free_port());
+    let launcher = exporting(shop.launcher("eventpulse"), &nobody, "grpc").env("OTEL_BSP_MAX_QUEUE_SIZE", "8");
+    let launcher = launcher.env("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "8");
+    let eventpulse = launcher.arg(format!("--log-filter-file={}", filter.display())).start(START).await.unwrap();
+    post(&eventpulse, None, Alert::cpu_high("svc-a", Timestamp::now())).await;
+    let incident = shop.incidents_in(1, &["Resolved"]).await.remove(0);
+    shop.messages(1).await;
+    let log = || eventpulse.process().log();
+    shop.wait_for("the line of telemetry", || log().contains("Telemetry is not taken").then_some(())).await;
+    let count = |text: &str| log().matches(text).count();
+    assert_eq!(count("\"signal\":\"traces\""), 1, "said once");
+    let trace = text(&incident["spec"]["traceparent"]).split('-').nth(1).unwrap().to_owned();
+    assert!(own_lines(&log(), &trace).iter().any(|line| !line["action_id"].is_null()), "{}", log());
+
+    assert_eq!(count("\"level\":\"DEBUG\""), 0);
+    std::fs::write(&filter, "info,eventpulse=debug\n").unwrap();
+    shop.wait_for("the filter", || log().contains("The log's filter was read.").then_some(())).await;
+    post(&eventpulse, None, Alert::cpu_high("svc-b", Timestamp::now())).await;
+    std::fs::write(&filter, "eventpulse=loud").unwrap();
+    shop.wait_for("the word on a broken filter", || log().contains("The log's filter stays as it was.").then_some(()))
+        .await;
+    std::fs::write(&filter, "error").unwrap();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let before = log().len();
+    post(&eventpulse, None, Alert::cpu_high("svc-c", Timestamp::now())).await;
+    shop.wait_for("three incidents", || (shop.get("incidents").len() == 3).then_some(())).await;
+    assert_eq!(&log()[before..], "", "only errors are said");
+    let begin = std::time::Instant::now();
+    assert!(eventpulse.stop(START).await, "{}", log());
+    println!("\n  stopped {:.1} s after SIGTERM, with the Collector away", begin.elapsed().as_secs_f32());
+    shop.environment.stop().await;
+}
