@@ -1,7 +1,10 @@
 //! Flags and environment, resolved once into one validated value.
 //!
 //! In: the command line, `EVENTPULSE_…` variables. Out: a [`Config`] that can no longer be wrong, or an error that names the flag
-//! and says what to do. May not touch: any running service.
+//! and says what to do: all of them at once. May not touch: any running service.
+
+mod brokers;
+mod shutdown;
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -10,15 +13,20 @@ use std::{
 
 use clap::{Args, ValueEnum};
 
+pub(crate) use self::shutdown::written;
+use self::{brokers::check_broker, shutdown::ShutdownFlags};
 use crate::{
     actions::ActionsConfig,
     api::v1alpha1::Duration,
-    bus::{BusConfig, EmbeddedConfig, KafkaConfig, Retention},
+    bus::{self, BusConfig, EmbeddedConfig, KafkaConfig, Retention},
     incidents::IncidentsConfig,
     ingest::IngestConfig,
     notify::NotifyConfig,
     rules::RulesConfig,
-    runtime::telemetry::{self, LogSettings, SettingError},
+    runtime::{
+        Deadlines,
+        telemetry::{self, LogSettings, SettingError},
+    },
 };
 
 /// The least and the most that topics and finished resources may be kept for: nothing is kept for ever (promise 6).
@@ -28,6 +36,8 @@ const RETENTION_MOST: Duration = Duration::from_secs(400 * 24 * 3600);
 const EMBEDDED_LOG: &str = "log";
 const GRACE_LEAST: Duration = Duration::from_secs(1);
 const GRACE_MOST: Duration = Duration::from_secs(24 * 3600);
+const OUTBOX_MAX_ALERTS: u64 = 1_000_000;
+const SOURCE: &str = "alertmanager";
 
 /// A service of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum)]
@@ -115,7 +125,7 @@ pub struct RunFlags {
     #[arg(long, env = "EVENTPULSE_LISTEN", value_name = "ADDR")]
     pub listen: Option<SocketAddr>,
 
-    /// Where /livez, /readyz and /metrics are served.
+    /// Where /livez, /readyz, /readyz/SERVICE and /metrics are served; ?verbose lists every part.
     #[arg(long, env = "EVENTPULSE_ADMIN_LISTEN", default_value = "0.0.0.0:8081", value_name = "ADDR")]
     pub admin_listen: SocketAddr,
 
@@ -128,11 +138,11 @@ pub struct RunFlags {
     pub allow_unauthenticated: bool,
 
     /// The name that alert ids are derived from, for alerts of Alertmanager's webhook. Both of a highly available pair share it.
-    #[arg(long, env = "EVENTPULSE_SOURCE", default_value = "alertmanager", value_name = "NAME")]
+    #[arg(long, env = "EVENTPULSE_SOURCE", default_value = SOURCE, value_name = "NAME")]
     pub source: String,
 
     /// The most alerts that wait in ingest's outbox while the broker is away; then senders get 503.
-    #[arg(long, env = "EVENTPULSE_OUTBOX_MAX_ALERTS", default_value_t = 1_000_000, value_name = "N")]
+    #[arg(long, env = "EVENTPULSE_OUTBOX_MAX_ALERTS", default_value_t = OUTBOX_MAX_ALERTS, value_name = "N")]
     pub outbox_max_alerts: u64,
 
     /// How long after its `endsAt` an alert is still believed to fire. Prometheus moves endsAt with every repetition.
@@ -166,6 +176,10 @@ pub struct RunFlags {
     /// A file with such a filter, read again when it changes; it goes before --log-filter while it is there.
     #[arg(long, env = "EVENTPULSE_LOG_FILTER_FILE", value_name = "FILE")]
     pub log_filter_file: Option<PathBuf>,
+
+    /// How long each stage of the stop may take.
+    #[command(flatten)]
+    pub shutdown: ShutdownFlags,
 }
 
 /// A value that does not do, by its flag or its variable.
@@ -174,6 +188,29 @@ pub struct RunFlags {
 pub struct ConfigError {
     name: String,
     problem: String,
+}
+
+/// Everything that does not do, one a line.
+#[derive(Clone, Debug, Default, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct ConfigErrors(Vec<String>);
+
+impl ConfigErrors {
+    /// What else was found, each naming its flag.
+    pub fn found(&mut self, more: impl IntoIterator<Item = String>) {
+        self.0.extend(more);
+    }
+
+    /// Whether nothing is wrong.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl From<Vec<ConfigError>> for ConfigErrors {
+    fn from(errors: Vec<ConfigError>) -> Self {
+        Self(errors.iter().map(ToString::to_string).collect())
+    }
 }
 
 fn wrong(flag: &'static str, problem: impl Into<String>) -> ConfigError {
@@ -199,6 +236,8 @@ pub struct Config {
     pub log: LogSettings,
     /// What is exported over OTLP.
     pub telemetry: telemetry::Settings,
+    /// Of the stop.
+    pub deadlines: Deadlines,
     /// Of the service ingest.
     pub ingest: IngestConfig,
     /// Of the service rules.
@@ -212,21 +251,45 @@ pub struct Config {
 }
 
 impl RunFlags {
-    /// Checks everything that can be checked without the network.
-    pub fn resolve(self) -> Result<Config, ConfigError> {
+    /// The services of the process, each once.
+    pub fn services(&self) -> Vec<Service> {
         let mut services = if self.services.is_empty() { Service::ALL.to_vec() } else { self.services.clone() };
         services.sort();
         services.dedup();
-        self.check_retention()?;
-        let bus = self.bus(&services)?;
-        let ingest = self.ingest()?;
+        services
+    }
+
+    /// Checks everything that can be checked without the network and the disk. The error has all that is wrong.
+    pub fn resolve(self) -> Result<Config, ConfigErrors> {
+        let services = self.services();
+        let (mut problems, bus) = self.bus(&services);
+        problems.extend(self.check_retention());
+        problems.extend(self.check_ingest(&services));
+        problems.extend(self.shutdown.problems());
+        let (log, telemetry) = match (self.log(), telemetry::Settings::from_environment()) {
+            (Ok(log), Ok(telemetry)) if problems.is_empty() => (log, telemetry),
+            (log, telemetry) => {
+                problems.extend(log.err());
+                problems.extend(telemetry.err().map(ConfigError::from));
+                return Err(problems.into());
+            }
+        };
         Ok(Config {
             services,
             bus,
             admin_listen: self.admin_listen,
-            log: self.log()?,
-            telemetry: telemetry::Settings::from_environment()?,
-            ingest,
+            log,
+            telemetry,
+            deadlines: self.shutdown.deadlines(),
+            ingest: IngestConfig {
+                listen: self.listen(),
+                auth_token_file: self.auth_token_file.clone(),
+                allow_unauthenticated: self.allow_unauthenticated,
+                source: self.source.clone(),
+                data_dir: self.log.data_dir.clone(),
+                outbox_max_alerts: self.outbox_max_alerts,
+                ..IngestConfig::default()
+            },
             rules: RulesConfig {
                 retention: self.group_ttl,
                 ends_at_grace: self.ends_at_grace,
@@ -238,32 +301,53 @@ impl RunFlags {
         })
     }
 
+    /// What is given and has no effect here. No mistake: processes that run apart may share their variables.
+    pub fn without_effect(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if !self.services().contains(&Service::Ingest) {
+            let given = [
+                ("listen", self.listen.is_some()),
+                ("auth-token-file", self.auth_token_file.is_some()),
+                ("allow-unauthenticated", self.allow_unauthenticated),
+                ("source", self.source != SOURCE),
+                ("outbox-max-alerts", self.outbox_max_alerts != OUTBOX_MAX_ALERTS),
+            ];
+            for (flag, _) in given.iter().filter(|(_, given)| *given) {
+                notes.push(format!("--{flag} has no effect: ingest is not among the services of this process"));
+            }
+        } else if self.log.kafka_brokers.is_empty() && self.outbox_max_alerts != OUTBOX_MAX_ALERTS {
+            notes.push("--outbox-max-alerts has no effect: without brokers the log itself is the outbox".into());
+        }
+        notes
+    }
+
     /// What remembers must outlive what may come again (promise 5; design, section 5, retention).
-    fn check_retention(&self) -> Result<(), ConfigError> {
+    fn check_retention(&self) -> Vec<ConfigError> {
         let chain = [
             ("topic-retention", self.topic_retention),
             ("action-ttl", self.action_ttl),
             ("incident-ttl", self.incident_ttl),
             ("group-ttl", self.group_ttl),
         ];
+        let mut problems = Vec::new();
         for (flag, value) in chain {
             if !(RETENTION_LEAST..=RETENTION_MOST).contains(&value) {
-                return Err(wrong(flag, format!("{value} is not from {RETENTION_LEAST} to {RETENTION_MOST}")));
+                problems.push(wrong(flag, format!("{value} is not from {RETENTION_LEAST} to {RETENTION_MOST}")));
             }
         }
-        if let Some(pair) = chain.windows(2).find(|pair| pair[0].1 > pair[1].1) {
+        for pair in chain.windows(2).filter(|pair| pair[0].1 > pair[1].1) {
             let ((shorter, least), (flag, value)) = (pair[0], pair[1]);
             let problem = format!(
                 "{value} is less than --{shorter}, which is {least}: what came again would find nothing that remembers it; give at \
                  least {least}, or a shorter --{shorter}"
             );
-            return Err(wrong(flag, problem));
+            problems.push(wrong(flag, problem));
         }
         if !(GRACE_LEAST..=GRACE_MOST).contains(&self.ends_at_grace) {
             let problem = format!("{} is not from {GRACE_LEAST} to {GRACE_MOST}", self.ends_at_grace);
-            return Err(wrong("ends-at-grace", problem));
+            problems.push(wrong("ends-at-grace", problem));
         }
-        Ok(())
+        problems
     }
 
     fn log(&self) -> Result<LogSettings, ConfigError> {
@@ -282,40 +366,42 @@ impl RunFlags {
         Retention { events, ledger: Retention::default().ledger.max(events) }
     }
 
-    fn bus(&self, services: &[Service]) -> Result<BusConfig, ConfigError> {
-        check_prefix(&self.log.topic_prefix)?;
-        if self.log.kafka_brokers.is_empty() {
-            if services.len() < Service::ALL.len() {
-                return Err(wrong(
-                    "services",
-                    "without brokers the log is a file that belongs to one process, which must run every service; \
-                     give --kafka-brokers to run services apart",
-                ));
+    fn bus(&self, services: &[Service]) -> (Vec<ConfigError>, BusConfig) {
+        let (mut problems, bus) = self.log.read();
+        match bus {
+            BusConfig::Kafka(kafka) => {
+                let (partitions, retention) = (self.partitions, self.retention());
+                let former_log = Some(self.log.embedded());
+                (problems, BusConfig::Kafka(KafkaConfig { partitions, retention, former_log, ..kafka }))
             }
-            if let Some((name, _)) = self.log.kafka_settings()?.first() {
-                return Err(wrong("kafka-config", format!("{name} is given, but no --kafka-brokers")));
+            BusConfig::Embedded(embedded) => {
+                if services.len() < Service::ALL.len() {
+                    problems.push(wrong(
+                        "services",
+                        "without brokers the log is a file that belongs to one process, which must run every service; \
+                         give --kafka-brokers to run services apart",
+                    ));
+                }
+                let (partitions, retention) = (self.partitions, self.retention());
+                (problems, BusConfig::Embedded(EmbeddedConfig { partitions, retention, ..embedded }))
             }
-            let partitions = self.partitions;
-            return Ok(BusConfig::Embedded(EmbeddedConfig {
-                partitions,
-                retention: self.retention(),
-                ..EmbeddedConfig::new(self.log.embedded())
-            }));
+            memory @ BusConfig::Memory { .. } => (problems, memory),
         }
-        Ok(BusConfig::Kafka(KafkaConfig {
-            partitions: self.partitions,
-            retention: self.retention(),
-            former_log: Some(self.log.embedded()),
-            ..self.log.kafka()?
-        }))
     }
 
-    fn ingest(&self) -> Result<IngestConfig, ConfigError> {
-        let open = self.auth_token_file.is_some() || self.allow_unauthenticated;
-        let default_ip = if open { Ipv4Addr::UNSPECIFIED } else { Ipv4Addr::LOCALHOST };
-        let listen = self.listen.unwrap_or_else(|| SocketAddr::new(IpAddr::V4(default_ip), 8080));
-        if !open && !listen.ip().is_loopback() {
-            return Err(wrong(
+    fn is_open(&self) -> bool {
+        self.auth_token_file.is_some() || self.allow_unauthenticated
+    }
+
+    fn listen(&self) -> SocketAddr {
+        let default_ip = if self.is_open() { Ipv4Addr::UNSPECIFIED } else { Ipv4Addr::LOCALHOST };
+        self.listen.unwrap_or_else(|| SocketAddr::new(IpAddr::V4(default_ip), 8080))
+    }
+
+    fn check_ingest(&self, services: &[Service]) -> Vec<ConfigError> {
+        let (listen, mut problems) = (self.listen(), Vec::new());
+        if !self.is_open() && !listen.ip().is_loopback() {
+            problems.push(wrong(
                 "listen",
                 format!(
                     "{listen} can be reached from elsewhere, and no token is asked for; give --auth-token-file FILE, \
@@ -323,75 +409,91 @@ impl RunFlags {
                 ),
             ));
         }
+        if services.contains(&Service::Ingest) && share_a_port(listen, self.admin_listen) {
+            let problem =
+                format!("{listen} is taken by --admin-listen {}; give one of them another port", self.admin_listen);
+            problems.push(wrong("listen", problem));
+        }
         if self.source.is_empty()
             || self.source.len() > 63
             || !self.source.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
         {
-            return Err(wrong("source", format!("{:?} is not 1 to 63 letters, digits and -", self.source)));
+            problems.push(wrong("source", format!("{:?} is not 1 to 63 letters, digits and -", self.source)));
         }
-        Ok(IngestConfig {
-            listen,
-            auth_token_file: self.auth_token_file.clone(),
-            allow_unauthenticated: self.allow_unauthenticated,
-            source: self.source.clone(),
-            data_dir: self.log.data_dir.clone(),
-            outbox_max_alerts: self.outbox_max_alerts,
-            ..IngestConfig::default()
-        })
+        if self.outbox_max_alerts == 0 {
+            problems.push(wrong("outbox-max-alerts", "0 would take no alert at all; give at least 1"));
+        }
+        problems
     }
 }
 
 impl LogFlags {
     /// The log as it stands, to be read only: what it is created with is no matter.
-    pub fn to_read(&self) -> Result<BusConfig, ConfigError> {
-        check_prefix(&self.topic_prefix)?;
-        if self.kafka_brokers.is_empty() {
-            return Ok(BusConfig::Embedded(EmbeddedConfig::new(self.embedded())));
-        }
-        self.kafka().map(BusConfig::Kafka)
+    pub fn to_read(&self) -> Result<BusConfig, ConfigErrors> {
+        let (problems, bus) = self.read();
+        if problems.is_empty() { Ok(bus) } else { Err(problems.into()) }
     }
 
-    /// Where the embedded log is.
-    fn embedded(&self) -> PathBuf {
+    /// Where the embedded log is, if it is used.
+    pub fn embedded(&self) -> PathBuf {
         self.data_dir.join(EMBEDDED_LOG)
     }
 
-    fn kafka(&self) -> Result<KafkaConfig, ConfigError> {
-        for broker in &self.kafka_brokers {
-            let port = broker.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then(|| port.parse::<u16>()));
-            if !matches!(port, Some(Ok(1..))) {
-                return Err(wrong("kafka-brokers", format!("{broker:?} is no HOST:PORT")));
+    /// What is wrong with them, and which log they name.
+    fn read(&self) -> (Vec<ConfigError>, BusConfig) {
+        let (mut problems, extra) = self.kafka_settings();
+        problems.extend(check_prefix(&self.topic_prefix));
+        if self.kafka_brokers.is_empty() {
+            if let Some((name, _)) = extra.first() {
+                problems.push(wrong("kafka-config", format!("{name} is given, but no --kafka-brokers")));
             }
+            if !self.topic_prefix.is_empty() {
+                problems
+                    .push(wrong("topic-prefix", "it is given, but no --kafka-brokers: the embedded log has no names"));
+            }
+            return (problems, BusConfig::Embedded(EmbeddedConfig::new(self.embedded())));
         }
-        Ok(KafkaConfig {
-            topic_prefix: self.topic_prefix.clone(),
-            extra: self.kafka_settings()?,
-            ..KafkaConfig::new(self.kafka_brokers.join(","))
-        })
+        let is_wrong = |broker: &String| check_broker(broker).err().map(|problem| wrong("kafka-brokers", problem));
+        problems.extend(self.kafka_brokers.iter().filter_map(is_wrong));
+        let topic_prefix = self.topic_prefix.clone();
+        let kafka = KafkaConfig { topic_prefix, extra, ..KafkaConfig::new(self.kafka_brokers.join(",")) };
+        if let Err(problem) = bus::check_settings(&kafka) {
+            problems.push(wrong("kafka-config", problem));
+        }
+        (problems, BusConfig::Kafka(kafka))
     }
 
     /// Passwords are among them: an error names the setting, and never what it is set to.
-    fn kafka_settings(&self) -> Result<Vec<(String, String)>, ConfigError> {
-        let settings = self.kafka_config.iter().flat_map(|text| split_settings(text));
-        let parsed = settings.enumerate().map(|(i, setting)| match setting.split_once('=') {
-            Some((name, value)) if is_setting_name(name.trim()) => Ok((name.trim().to_owned(), value.to_owned())),
-            _ => Err(wrong(
-                "kafka-config",
-                format!("setting {} is no KEY=VALUE, like security.protocol=SASL_SSL", i + 1),
-            )),
-        });
-        parsed.collect()
+    fn kafka_settings(&self) -> (Vec<ConfigError>, Vec<(String, String)>) {
+        let (mut problems, mut settings) = (Vec::new(), Vec::new());
+        let given = self.kafka_config.iter().flat_map(|text| split_settings(text));
+        for (i, setting) in given.enumerate() {
+            match setting.split_once('=') {
+                Some((name, value)) if is_setting_name(name.trim()) => {
+                    settings.push((name.trim().to_owned(), value.to_owned()));
+                }
+                _ => {
+                    let problem = format!("setting {} is no KEY=VALUE, like security.protocol=SASL_SSL", i + 1);
+                    problems.push(wrong("kafka-config", problem));
+                }
+            }
+        }
+        (problems, settings)
     }
 }
 
+/// Whether only one of them could be listened at. An address of all interfaces takes the port of each; that of IPv6 those of IPv4 too.
+fn share_a_port(one: SocketAddr, other: SocketAddr) -> bool {
+    let takes = |all: IpAddr, ip: IpAddr| all.is_unspecified() && (all.is_ipv6() || ip.is_ipv4());
+    let (a, b) = (one.ip(), other.ip());
+    one.port() != 0 && one.port() == other.port() && (a == b || takes(a, b) || takes(b, a))
+}
+
 /// Kafka's rule for topic names (`org.apache.kafka.common.internals.Topic`): letters, digits, `.`, `_` and `-`, 249 in all.
-fn check_prefix(prefix: &str) -> Result<(), ConfigError> {
+fn check_prefix(prefix: &str) -> Option<ConfigError> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    if prefix.len() <= 200 && prefix.chars().all(allowed) {
-        Ok(())
-    } else {
-        Err(wrong("topic-prefix", format!("{prefix:?} may hold at most 200 letters, digits, '.', '_' and '-'")))
-    }
+    let fits = prefix.len() <= 200 && prefix.chars().all(allowed);
+    (!fits).then(|| wrong("topic-prefix", format!("{prefix:?} may hold at most 200 letters, digits, '.', '_' and '-'")))
 }
 
 /// librdkafka's names: words behind dots.
@@ -419,117 +521,4 @@ fn split_settings(text: &str) -> Vec<&str> {
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::{CommandFactory, Parser};
-
-    use super::*;
-
-    #[derive(Parser)]
-    struct Line {
-        #[command(flatten)]
-        flags: RunFlags,
-    }
-
-    fn resolve(args: &[&str]) -> Result<Config, ConfigError> {
-        Line::try_parse_from(std::iter::once("run").chain(args.iter().copied())).unwrap().flags.resolve()
-    }
-
-    #[test]
-    fn without_flags_everything_runs_on_the_embedded_log_and_listens_on_loopback() {
-        let config = resolve(&[]).unwrap();
-        assert_eq!(config.services, Service::ALL);
-        assert!(matches!(config.bus, BusConfig::Embedded(EmbeddedConfig { partitions: 12, .. })));
-        assert_eq!(config.ingest.listen.to_string(), "127.0.0.1:8080");
-    }
-
-    #[test]
-    fn with_a_token_the_port_is_open() {
-        let config = resolve(&["--auth-token-file", "/run/token"]).unwrap();
-        assert_eq!(config.ingest.listen.to_string(), "0.0.0.0:8080");
-    }
-
-    #[test]
-    fn a_wrong_value_is_named_with_its_remedy() {
-        for (args, says) in [
-            (&["--services", "rules"][..], "--services: without brokers"),
-            (&["--listen", "0.0.0.0:8080"], "--listen: 0.0.0.0:8080 can be reached from elsewhere"),
-            (&["--kafka-brokers", "kafka"], "--kafka-brokers: \"kafka\" is no HOST:PORT"),
-            (&["--kafka-brokers", "kafka:0"], "--kafka-brokers: \"kafka:0\" is no HOST:PORT"),
-            (&["--kafka-brokers", ":9092"], "--kafka-brokers: \":9092\" is no HOST:PORT"),
-            (&["--kafka-config", "a=b"], "--kafka-config: a is given, but no --kafka-brokers"),
-            (&["--kafka-brokers", "k:1", "--kafka-config", "=b"], "--kafka-config: setting 1 is no KEY=VALUE"),
-            (&["--topic-prefix", "a/b"], "--topic-prefix: \"a/b\""),
-            (&["--source", "http://pod-1"], "--source: \"http://pod-1\""),
-            (&["--action-ttl", "1h"], "--action-ttl: 1h is less than --topic-retention, which is 24h"),
-            (&["--topic-retention", "169h"], "--action-ttl: 168h is less than --topic-retention"),
-            (&["--incident-ttl", "100h"], "--incident-ttl: 100h is less than --action-ttl"),
-            (&["--incident-ttl", "200h"], "--group-ttl: 168h is less than --incident-ttl"),
-            (&["--topic-retention", "0s"], "--topic-retention: 0s is not from 1m to 9600h"),
-            (&["--group-ttl", "99999h"], "--group-ttl: 99999h is not from 1m to 9600h"),
-            (&["--log-filter", "eventpulse=loud"], "--log-filter: \"eventpulse=loud\" is no filter of the log"),
-            (&["--ends-at-grace", "0ms"], "--ends-at-grace: 0s is not from 1s to 24h"),
-        ] {
-            let error = resolve(args).unwrap_err().to_string();
-            assert!(error.starts_with(says), "{args:?}: {error}");
-        }
-    }
-
-    #[test]
-    fn what_is_no_duration_is_refused_with_an_example() {
-        for text in ["", "1d", "-5m", "1.5h", "5", "five", "９s"] {
-            let line = Line::try_parse_from(["run", &format!("--topic-retention={text}")]);
-            let error = line.err().map(|error| error.to_string()).unwrap_or_default();
-            assert!(error.contains("--topic-retention") && error.contains("like 30s or 1h30m"), "{text:?}: {error}");
-        }
-    }
-
-    #[test]
-    fn retention_reaches_every_service() {
-        let args = ["--topic-retention", "1h", "--action-ttl", "2h", "--incident-ttl", "3h", "--group-ttl", "4h"];
-        let config = resolve(&args).unwrap();
-        let BusConfig::Embedded(log) = &config.bus else { panic!("not embedded") };
-        let hours = |duration: Duration| duration.as_millis() / 3_600_000;
-        assert_eq!(log.retention.events.as_secs(), 3600);
-        assert_eq!((config.actions.ttl.as_hours(), hours(config.notify.ttl)), (2, 2));
-        assert_eq!((hours(config.incidents.ttl), hours(config.rules.retention)), (3, 4));
-    }
-
-    #[test]
-    fn a_password_may_hold_an_equals_sign() {
-        let config = resolve(&["--kafka-brokers", "k:9092", "--kafka-config", "sasl.password=a=b"]).unwrap();
-        let BusConfig::Kafka(kafka) = config.bus else { panic!("not Kafka") };
-        assert_eq!(kafka.extra, [("sasl.password".to_owned(), "a=b".to_owned())]);
-    }
-
-    #[test]
-    fn several_settings_stand_in_one_value_and_a_password_keeps_its_commas() {
-        let pem = "-----BEGIN-----\nMIIE,a=b\nxy==\n-----END-----";
-        let text = format!("security.protocol=SASL_SSL,sasl.password=a,b=c,,d, sasl.username=me\nssl.ca.pem={pem}");
-        let config =
-            resolve(&["--kafka-brokers", "k:9092", "--kafka-config", &text, "--kafka-config", "debug=all"]).unwrap();
-        let BusConfig::Kafka(kafka) = config.bus else { panic!("not Kafka") };
-        let expected = [
-            ("security.protocol", "SASL_SSL"),
-            ("sasl.password", "a,b=c,,d"),
-            ("sasl.username", "me"),
-            ("ssl.ca.pem", pem),
-            ("debug", "all"),
-        ];
-        assert_eq!(kafka.extra, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
-    }
-
-    #[test]
-    fn a_password_is_printed_nowhere() {
-        for args in [
-            &["--kafka-config", "sasl.password=hunter2"][..],
-            &["--kafka-brokers", "k:1", "--kafka-config", "sasl.password:hunter2"],
-            &["--kafka-brokers", "k:1", "--kafka-config", "sasl.password=x", "--kafka-config", "hunter2"],
-        ] {
-            let text = resolve(args).unwrap_err().to_string();
-            assert!(text.starts_with("--kafka-config: ") && !text.contains("hunter2"), "{text}");
-        }
-        let command = Line::command();
-        let argument = command.get_arguments().find(|argument| argument.get_id() == "kafka_config");
-        assert!(argument.unwrap().is_hide_env_values_set(), "--help would print the variable");
-    }
-}
+mod tests;

@@ -3,14 +3,12 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use eventpulse::cli::{Cli, dispatch};
+use eventpulse::cli::{Cli, dispatch, exit_code};
 
 fn main() -> ExitCode {
-    match dispatch(Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("eventpulse: {error:#}");
-            ExitCode::FAILURE
-        }
+    let ended = dispatch(Cli::parse());
+    if let Err(error) = &ended {
+        format!("{error:#}").lines().for_each(|line| eprintln!("eventpulse: {line}"));
     }
+    exit_code(&ended).into()
 }

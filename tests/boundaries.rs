@@ -24,7 +24,7 @@ const SHARED: [(&str, &[&str]); 8] = [
 ];
 
 /// Where things are put together: may import everything.
-const TOP: [&str; 4] = ["main.rs", "lib.rs", "cli", "config.rs"];
+const TOP: [&str; 5] = ["main.rs", "lib.rs", "cli", "config.rs", "config"];
 
 /// Files and folders that decide and compute, and do nothing else. Each must exist.
 const PURE: [&str; 33] = [

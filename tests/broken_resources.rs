@@ -150,6 +150,7 @@ fn start_config(client: Client) -> (Context, mpsc::Receiver<TaskFailure>) {
         health: Health::default().service("config"),
         metrics: Metrics::default(),
         tracer: Default::default(),
+        intake: CancellationToken::new(),
         shutdown: CancellationToken::new(),
     };
     ctx.tasks.spawn("config", config_status::run(ctx.clone()));

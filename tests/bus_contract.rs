@@ -22,7 +22,11 @@ bus_contract!(embedded, Embedded);
 const PATIENCE: Duration = Duration::from_millis(200);
 
 fn options() -> LocalOptions {
-    LocalOptions { watch_interval: Duration::from_millis(200), store_interval: Duration::from_millis(20) }
+    LocalOptions {
+        watch_interval: Duration::from_millis(200),
+        store_interval: Duration::from_millis(20),
+        ..LocalOptions::default()
+    }
 }
 
 async fn take_and_acknowledge(bus: &dyn Bus, crash: &Crash) -> Member {

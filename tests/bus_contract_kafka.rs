@@ -61,7 +61,7 @@ async fn open(config: &KafkaConfig) -> Result<KafkaBus, BusError> {
 }
 
 async fn open_with(config: &KafkaConfig, metrics: &Metrics) -> Result<KafkaBus, BusError> {
-    let options = KafkaOptions { watch_interval: Duration::from_secs(1) };
+    let options = KafkaOptions { watch_interval: Duration::from_secs(1), ..KafkaOptions::default() };
     within("opening", KafkaBus::open(config.clone(), metrics.clone(), options)).await
 }
 

@@ -70,6 +70,7 @@ impl World {
             health: Health::default().service("incidents"),
             metrics: Metrics::default(),
             tracer: Tracer::default(),
+            intake: shutdown.child_token(),
             shutdown: shutdown.clone(),
         };
         let config = IncidentsConfig { policy_interval: Duration::from_millis(200), ..IncidentsConfig::default() };

@@ -15,7 +15,7 @@ use crate::{
     events::{
         ActionFailureReason, ActionId, ActionRequested, Event, EventId, NamespacedName, Payload, Topic, TraceContext,
     },
-    runtime::{Step, StoreError, watch_cache::version_of},
+    runtime::{Step, StoreError, liveness::waiting, watch_cache::version_of},
 };
 
 /// The most characters of what an action waits for.
@@ -148,7 +148,10 @@ impl Actions {
                 // What is terminal was decided once; what it had to say may not be out yet.
                 return self.store.transact(name, |_| Step::Unchanged { publish: Vec::new() }).await.map(drop);
             }
-            let working = self.working.acquire().await;
+            let working = waiting(self.working.acquire()).await;
+            if self.ctx.shutdown.is_cancelled() {
+                return Err(StoreError::Shutdown);
+            }
             let next = match (work.given_up(), fresh.take()) {
                 (Some(given_up), _) => given_up,
                 (None, Some(planned)) => self.first_turn(&mut work, &planned).await,
@@ -190,7 +193,7 @@ impl Actions {
         }
         tokio::select! {
             () = self.ctx.shutdown.cancelled() => Err(StoreError::Shutdown),
-            () = tokio::time::sleep(time) => Ok(()),
+            () = waiting(tokio::time::sleep(time)) => Ok(()),
         }
     }
 

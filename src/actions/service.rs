@@ -172,10 +172,10 @@ impl Actions {
 
     fn watch(&self) {
         let tasks = &self.ctx.tasks;
-        tasks.spawn_infallible("actions-watch", Arc::clone(&self.store).run());
-        tasks.spawn_infallible("actions-watch-rules", Arc::clone(&self.rules).run(self.ctx.clone()));
-        tasks.spawn_infallible("actions-watch-runbooks", Arc::clone(&self.runbooks).run(self.ctx.clone()));
-        tasks.spawn_infallible("actions-watch-autoscalers", Arc::clone(&self.autoscalers).run(self.ctx.clone()));
+        tasks.spawn_loop("actions-watch", Arc::clone(&self.store).run());
+        tasks.spawn_loop("actions-watch-rules", Arc::clone(&self.rules).run(self.ctx.clone()));
+        tasks.spawn_loop("actions-watch-runbooks", Arc::clone(&self.runbooks).run(self.ctx.clone()));
+        tasks.spawn_loop("actions-watch-autoscalers", Arc::clone(&self.autoscalers).run(self.ctx.clone()));
     }
 
     fn measure(self: &Arc<Self>) {
@@ -208,8 +208,8 @@ pub async fn run(ctx: Context, config: ActionsConfig) -> Result<(), ActionsError
     let gate = watch::Sender::new(Gate::Paused);
     let open = gate.subscribe();
     let keeper = Arc::new(Keeper { actions, runner });
-    ctx.tasks.spawn_infallible("actions-take-up", Arc::clone(&keeper).take_up_until_shutdown(gate));
-    ctx.tasks.spawn_infallible("actions-keeper", keeper.keep_until_shutdown());
+    ctx.tasks.spawn_loop("actions-take-up", Arc::clone(&keeper).take_up_until_shutdown(gate));
+    ctx.tasks.spawn_loop("actions-keeper", keeper.keep_until_shutdown());
     let options = SubscribeOptions {
         group: "actions".into(),
         topics: vec![Topic::ActionRequested],
@@ -299,7 +299,9 @@ struct Runner(Arc<Actions>);
 #[async_trait]
 impl Handler<TargetKey, ()> for Runner {
     async fn handle(&self, key: &TargetKey, _: Vec<()>) {
-        while let Some(turn) = self.0.queues.first(key) {
+        while !self.0.ctx.shutdown.is_cancelled()
+            && let Some(turn) = self.0.queues.first(key)
+        {
             let name = NamespacedName { namespace: key.namespace.clone(), name: turn.action.clone() };
             match self.0.run_to_end(&name).instrument(self.0.lines(&name)).await {
                 Ok(()) => self.0.queues.remove(key, &turn.action),
@@ -430,6 +432,9 @@ impl Keeper {
     async fn delete_old(&self) {
         let now = self.actions.ctx.clock.now();
         for action in self.actions.store.list().into_iter().filter(|action| self.owns(action)) {
+            if self.actions.ctx.shutdown.is_cancelled() {
+                return;
+            }
             let finished_at = action.status.as_ref().and_then(|status| status.finished_at);
             let old = finished_at.is_some_and(|at| now.duration_since(at) > self.actions.config.ttl);
             let deleting = action.metadata.deletion_timestamp.is_some();

@@ -9,7 +9,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
     api::v1alpha1::{TargetReference, workload_resource},
-    runtime::{ApiFailure, classify},
+    runtime::{ApiFailure, classify, liveness::waiting},
 };
 
 /// Whose target, and as whom it is called.
@@ -62,7 +62,7 @@ impl Targets {
 
     /// Waits for a free call.
     pub(super) async fn slot(&self) -> Slot<'_> {
-        Slot { _permit: self.permits.acquire().await.ok() }
+        Slot { _permit: waiting(self.permits.acquire()).await.ok() }
     }
 
     /// A quorum read: no resourceVersion is given, so the API server asks etcd.

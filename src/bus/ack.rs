@@ -81,6 +81,14 @@ impl Ack {
     }
 }
 
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if *self.remaining.get_mut() > 0 {
+            self.tracker.give_up(self.offset);
+        }
+    }
+}
+
 impl fmt::Debug for Ack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Ack({})", self.0.offset)
@@ -100,6 +108,8 @@ struct State {
     deliveries: BTreeMap<u64, bool>,
     storable: Option<u64>,
     open: usize,
+    /// Of those, the ones that nobody works on any more.
+    given_up: usize,
     closed: bool,
 }
 
@@ -144,6 +154,14 @@ impl AckTracker {
         self.progress.notify_one();
     }
 
+    /// Nobody works on it any more, and it is not done.
+    fn give_up(&self, offset: u64) {
+        let mut state = self.lock();
+        if !state.closed && state.deliveries.get(&offset) == Some(&false) {
+            state.given_up += 1;
+        }
+    }
+
     /// The offset to go on from: one after the last record before which everything is done. None before the first one is.
     pub fn storable(&self) -> Option<u64> {
         self.lock().storable
@@ -152,6 +170,12 @@ impl AckTracker {
     /// Deliveries that are not done, for backpressure.
     pub fn in_flight(&self) -> usize {
         self.lock().open
+    }
+
+    /// Deliveries that somebody still works on.
+    pub fn held(&self) -> usize {
+        let state = self.lock();
+        state.open.saturating_sub(state.given_up)
     }
 
     /// The assignment is gone: what is done from now on counts for nothing. Gives the last offset that may still be stored.

@@ -21,7 +21,7 @@ use jiff::Timestamp;
 
 pub use ack::{Ack, AckTracker, Ending};
 pub use embedded::EmbeddedBus;
-pub use kafka::{KafkaBus, KafkaOptions};
+pub use kafka::{KafkaBus, KafkaOptions, check_settings};
 pub use local::{LocalBus, LocalOptions, StoredOffset};
 pub use memory::MemoryBus;
 pub use partition::partition_of;
@@ -32,7 +32,7 @@ pub use settings::{BusConfig, EmbeddedConfig, KafkaConfig, Retention};
 use crate::{
     events::{Record, Topic},
     runtime::{
-        Metrics,
+        Liveness, Metrics,
         clock::Clock,
         metrics::catalogue::{BUS_REPAIRED_WAKEUPS, CONSUMER_LAG},
     },
@@ -41,20 +41,22 @@ use crate::{
 /// The largest record that any adapter takes, in bytes: a dead letter with a whole webhook body (1 MiB, in base64) fits.
 pub const MAX_RECORD_BYTES: usize = 2 << 20;
 
-/// Opens the log that the configuration names.
-pub async fn open(config: BusConfig, clock: Arc<dyn Clock>, metrics: Metrics) -> Result<Arc<dyn Bus>, BusError> {
+/// Opens the log that the configuration names; its consumers are followed by this liveness.
+pub async fn open(
+    config: BusConfig,
+    clock: Arc<dyn Clock>,
+    metrics: Metrics,
+    liveness: Liveness,
+) -> Result<Arc<dyn Bus>, BusError> {
+    let local = LocalOptions { liveness: liveness.clone(), ..LocalOptions::default() };
     match config {
-        BusConfig::Memory { partitions } => {
-            Ok(Arc::new(MemoryBus::with(partitions, clock, metrics, LocalOptions::default())))
-        }
-        BusConfig::Embedded(config) => {
-            Ok(Arc::new(EmbeddedBus::open(config, clock, metrics, LocalOptions::default()).await?))
-        }
+        BusConfig::Memory { partitions } => Ok(Arc::new(MemoryBus::with(partitions, clock, metrics, local))),
+        BusConfig::Embedded(config) => Ok(Arc::new(EmbeddedBus::open(config, clock, metrics, local).await?)),
         BusConfig::Kafka(config) => {
             if let Some(directory) = config.former_log.clone() {
                 embedded::check_that_nothing_waits(directory).await?;
             }
-            Ok(Arc::new(KafkaBus::open(config, metrics, KafkaOptions::default()).await?))
+            Ok(Arc::new(KafkaBus::open(config, metrics, KafkaOptions { liveness, ..KafkaOptions::default() }).await?))
         }
     }
 }
@@ -223,6 +225,11 @@ impl Subscription {
         self.queue.in_flight()
     }
 
+    /// How many of them are still worked on; the others were dropped, and come again after a restart.
+    pub fn held(&self) -> usize {
+        self.queue.held()
+    }
+
     /// Stores what is acknowledged and leaves the group, so that another member takes over at once.
     pub async fn leave(self) {
         self.membership.leave().await;
@@ -238,7 +245,7 @@ impl Drop for Subscription {
 /// What happens to a member of a consumer group.
 #[derive(Debug)]
 pub enum SubscriptionEvent {
-    /// These partitions are the member's now, in addition to those it had.
+    /// These partitions are the member's now, in addition to those it had. None: it has joined, and there are none for it.
     Assigned(Vec<TopicPartition>),
     /// These are no longer. Work on their deliveries may go on, but its acknowledgements are ignored (safety is never ownership).
     Revoked(Vec<TopicPartition>),

@@ -32,6 +32,7 @@ struct State {
     events: VecDeque<Queued>,
     assigned: BTreeMap<TopicPartition, Assignment>,
     bytes: usize,
+    joined: bool,
     paused: bool,
     closed: bool,
     abandoned: bool,
@@ -57,11 +58,12 @@ impl DeliveryQueue {
     }
 
     /// These partitions are the member's now. One that it has already begins anew, with a tracker of its own.
+    /// That there are none for it is told once, to a member that has had none yet: it has joined its group.
     pub fn assign(&self, partitions: &[TopicPartition]) {
-        if partitions.is_empty() {
+        let mut state = self.lock();
+        if std::mem::replace(&mut state.joined, true) && partitions.is_empty() {
             return;
         }
-        let mut state = self.lock();
         for at in partitions {
             state.forget(*at);
             let tracker = AckTracker::new(Arc::clone(&self.adapter));
@@ -171,6 +173,11 @@ impl DeliveryQueue {
     /// Deliveries that the service has and has not acknowledged. What waits in the queue is none of them.
     pub(super) fn in_flight(&self) -> usize {
         self.lock().assigned.values().map(|assignment| assignment.tracker.in_flight()).sum()
+    }
+
+    /// Deliveries that the service still works on: what it dropped comes again, and is not waited for.
+    pub(super) fn held(&self) -> usize {
+        self.lock().assigned.values().map(|assignment| assignment.tracker.held()).sum()
     }
 
     /// The next event for the service; none when the membership has ended. Nothing is lost when the future is dropped.

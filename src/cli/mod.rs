@@ -5,12 +5,16 @@ mod crds;
 pub mod explain;
 mod generate;
 pub mod install;
+mod preflight;
 pub mod reasons;
 mod run;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::RunFlags;
+use crate::{
+    config::{ConfigErrors, RunFlags},
+    runtime::Ending,
+};
 
 /// Alerts become incidents, actions and notifications inside a Kubernetes cluster.
 ///
@@ -35,6 +39,10 @@ enum Command {
     /// With Kafka the services may run apart, in any number of replicas:
     ///
     ///   eventpulse run --services rules,actions --kafka-brokers kafka:9092
+    ///
+    /// SIGTERM and SIGINT stop it in order, a second one ends it at once. It exits with 0 when it was stopped, 1 when it
+    /// could not start or one of its tasks failed (the last line says why), 2 when a flag does not do, and 128 and the
+    /// signal's number when it was ended at once.
     #[command(verbatim_doc_comment)]
     Run(Box<RunFlags>),
     /// Print the custom resource definitions.
@@ -42,7 +50,13 @@ enum Command {
     ///   eventpulse crds | kubectl apply --server-side -f -
     #[command(verbatim_doc_comment)]
     Crds(crds::CrdsArgs),
-    /// Check the flags and variables of `run` without running anything.
+    /// Check the flags and variables of `run` without running anything, and print what is in force.
+    ///
+    /// It reads the token file and looks at the data directory, as `run` would; it asks neither the brokers nor the API
+    /// server. Everything that is wrong is said at once, and the exit code is 2.
+    ///
+    ///   eventpulse check-config --kafka-brokers kafka:9092 --auth-token-file /etc/eventpulse/token
+    #[command(verbatim_doc_comment)]
     CheckConfig(Box<RunFlags>),
     /// Tell the story of an alert, an incident or an action: what happened, why, and what is waited for.
     ///
@@ -65,12 +79,24 @@ enum Command {
 }
 
 /// Runs the command that was given.
-pub fn dispatch(cli: Cli) -> anyhow::Result<()> {
+pub fn dispatch(cli: Cli) -> anyhow::Result<Ending> {
     match cli.command {
-        Command::Run(flags) => run::run(flags.resolve()?),
-        Command::Crds(args) => crds::crds(&args),
-        Command::CheckConfig(flags) => check_config::check_config(&flags.resolve()?),
-        Command::Explain(args) => explain::explain(&args),
-        Command::Generate(args) => generate::generate(&args),
+        Command::Run(flags) => return run::run(flags.resolve()?),
+        Command::Crds(args) => crds::crds(&args)?,
+        Command::CheckConfig(flags) => check_config::check_config(*flags)?,
+        Command::Explain(args) => explain::explain(&args)?,
+        Command::Generate(args) => generate::generate(&args)?,
+    }
+    Ok(Ending::Orderly)
+}
+
+/// What the process exits with: 0 in order; 1 failed; 2 for flags that do not do, as for those that clap refuses; 128 and the
+/// signal's number, as shells have it, when a second signal ended it at once.
+pub fn exit_code(ended: &anyhow::Result<Ending>) -> u8 {
+    match ended {
+        Ok(Ending::Orderly) => 0,
+        Ok(Ending::AtOnce(signal)) => 128 + signal,
+        Err(error) if error.is::<ConfigErrors>() => 2,
+        Err(_) => 1,
     }
 }

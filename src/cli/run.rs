@@ -1,6 +1,6 @@
 //! `eventpulse run`.
 
-use std::sync::Arc;
+use std::{future::Future, sync::Arc};
 
 use anyhow::Context as _;
 
@@ -9,14 +9,17 @@ use crate::{
     config::{Config, Service},
     config_status, incidents, ingest, notify, rules,
     runtime::{
-        Metrics, Supervisor, admin,
+        Ending, Health, Metrics, Signals, Supervisor, Tasks,
+        admin::{self, Admin},
         clock::{Clock, SystemClock},
+        liveness::LOOP_BOUND,
         random::Random,
+        supervisor::Parts,
         telemetry::{self, Telemetry},
     },
 };
 
-pub(super) fn run(config: Config) -> anyhow::Result<()> {
+pub(super) fn run(config: Config) -> anyhow::Result<Ending> {
     // One provider for the whole process: kube and reqwest would each choose their own (design, section 6).
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime =
@@ -25,45 +28,74 @@ pub(super) fn run(config: Config) -> anyhow::Result<()> {
         let _within = runtime.enter();
         Telemetry::start(&config.telemetry, &config.log).context("set up the log and telemetry")?
     };
-    let outcome = runtime.block_on(supervise(config, &telemetry));
-    // Last of all, so that the end is told too.
-    telemetry.shut_down();
-    outcome
+    let deadline = config.deadlines.telemetry;
+    let ended = runtime.block_on(supervise(config, &telemetry));
+    // Last of all, so that the end is told too; who is asked a second time does not wait for it.
+    if !matches!(ended, Ok(Ending::AtOnce(_))) {
+        telemetry.shut_down(deadline);
+    }
+    // A read that hangs, on a mount that is away, must not keep the process.
+    runtime.shutdown_background();
+    ended
 }
 
-async fn supervise(config: Config, telemetry: &Telemetry) -> anyhow::Result<()> {
-    let admin_listener = admin::bind(config.admin_listen).await?;
-    let kube = kube::Config::infer().await.context(
-        "find the API server: set KUBECONFIG, or run in a pod with a service account; `kubectl version` shows whether it can be found",
-    )?;
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let metrics = Metrics::of_the_process();
-    let bus = bus::open(config.bus.clone(), Arc::clone(&clock), metrics.clone()).await.context("open the log")?;
-    let supervisor =
-        Supervisor::new(bus, kube, clock, Arc::new(Random::from_system()), metrics).with_tracer(telemetry.tracer());
-    let (health, metrics, shutdown) = (supervisor.health(), supervisor.metrics(), supervisor.shutdown());
-    let tasks = supervisor.tasks();
-    tasks.spawn_infallible("admin", admin::serve(admin_listener, health, metrics, tasks.clone(), shutdown));
+async fn supervise(config: Config, telemetry: &Telemetry) -> anyhow::Result<Ending> {
+    let mut signals = Signals::listen().context("listen to signals")?;
+    // Whoever asks is answered from the beginning.
+    let (health, metrics, (tasks, failures)) = (Health::default(), Metrics::of_the_process(), Tasks::new());
+    let process = health.process();
+    let admin = Admin { health: health.clone(), liveness: tasks.liveness(), metrics: metrics.clone() };
+    admin::start(admin::bind(config.admin_listen)?, admin).context("start the admin port")?;
+    process.not_ready("service", "opening the log");
+    let starting = async {
+        let kube = kube::Config::infer().await.context(
+            "find the API server: set KUBECONFIG, or run in a pod with a service account; `kubectl version` shows whether it can be found",
+        )?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let bus = bus::open(config.bus.clone(), Arc::clone(&clock), metrics.clone(), tasks.liveness())
+            .await
+            .context("open the log")?;
+        let random = Arc::new(Random::from_system());
+        let (deadlines, tracer) = (config.deadlines, telemetry.tracer());
+        let parts = Parts { tasks, failures, health, metrics, tracer, bus, kube, clock, random, deadlines };
+        anyhow::Ok(Supervisor::new(parts))
+    };
+    let supervisor = tokio::select! {
+        started = starting => started?,
+        (signal, _) = signals.next() => {
+            tracing::info!(signal, "Stopped before it had started.");
+            return Ok(Ending::Orderly);
+        }
+    };
     if let Some(file) = config.log.filter_file.clone() {
         let following = telemetry::follow_filter_file(telemetry.log_filter(), file, supervisor.shutdown());
-        tasks.spawn_infallible("log-filter", following);
+        supervisor.tasks().spawn_loop("log-filter", following);
     }
     for service in &config.services {
         start(&supervisor, *service, &config).with_context(|| format!("start the service {}", service.name()))?;
     }
     tracing::info!(services = ?config.services.iter().map(|service| service.name()).collect::<Vec<_>>(), "Started.");
-    supervisor.run().await?.map_err(Into::into)
+    supervisor.run(&mut signals).await.map_err(Into::into)
 }
 
 fn start(supervisor: &Supervisor, service: Service, config: &Config) -> kube::Result<()> {
     let (ctx, tasks) = (supervisor.context(service.name())?, supervisor.tasks());
     match service {
-        Service::Ingest => tasks.spawn("ingest", ingest::run(ctx, config.ingest.clone())),
+        // It takes from outside: it is stopped before the others.
+        Service::Ingest => {
+            let ingest = ingest::run(ctx, config.ingest.clone());
+            tasks.of_intake().spawn("ingest", followed(&tasks, "ingest", ingest));
+        }
         Service::Rules => tasks.spawn("rules", rules::run(ctx, config.rules.clone())),
         Service::Actions => tasks.spawn("actions", actions::run(ctx, config.actions.clone())),
         Service::Incidents => tasks.spawn("incidents", incidents::run(ctx, config.incidents.clone())),
         Service::Notify => tasks.spawn("notify", notify::run(ctx, config.notify.clone())),
-        Service::Config => tasks.spawn("config", config_status::run(ctx)),
+        Service::Config => tasks.spawn("config", followed(&tasks, "config", config_status::run(ctx))),
     }
     Ok(())
+}
+
+/// One whose service is a loop itself; those of the others are followed one by one.
+fn followed<F: Future>(tasks: &Tasks, name: &'static str, service: F) -> impl Future<Output = F::Output> + use<F> {
+    tasks.liveness().follow(name, LOOP_BOUND, service)
 }

@@ -28,9 +28,9 @@ impl Caches {
     /// Begins the three watches.
     pub fn start(ctx: &Context) -> Self {
         let caches = Self { rules: WatchCache::new(), runbooks: WatchCache::new(), channels: WatchCache::new() };
-        ctx.tasks.spawn_infallible("watch Rule", Arc::clone(&caches.rules).run(ctx.clone()));
-        ctx.tasks.spawn_infallible("watch Runbook", Arc::clone(&caches.runbooks).run(ctx.clone()));
-        ctx.tasks.spawn_infallible("watch NotificationChannel", Arc::clone(&caches.channels).run(ctx.clone()));
+        ctx.tasks.spawn_loop("watch Rule", Arc::clone(&caches.rules).run(ctx.clone()));
+        ctx.tasks.spawn_loop("watch Runbook", Arc::clone(&caches.runbooks).run(ctx.clone()));
+        ctx.tasks.spawn_loop("watch NotificationChannel", Arc::clone(&caches.channels).run(ctx.clone()));
         caches
     }
 

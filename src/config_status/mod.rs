@@ -26,7 +26,7 @@ use self::{
 };
 use crate::{
     events::NamespacedName,
-    runtime::{Context, Mailboxes, watch_cache::name_of},
+    runtime::{Context, Mailboxes, liveness::waiting, watch_cache::name_of},
 };
 
 /// How many resources are looked at side by side.
@@ -37,12 +37,13 @@ const ROUND: Duration = Duration::from_secs(15);
 
 /// Keeps the statuses up to date until shutdown. The API server being away is waited out.
 pub async fn run(ctx: Context) -> Result<(), Infallible> {
+    ctx.health.works_without_log();
     let caches = Caches::start(&ctx);
     // Before the lists are looked at, so that nothing falls between.
     let mut changes = (caches.rules.changes(), caches.runbooks.changes(), caches.channels.changes());
     tokio::select! {
         () = ctx.shutdown.cancelled() => return Ok(()),
-        () = caches.ready() => {}
+        () = waiting(caches.ready()) => {}
     }
     ctx.health.ready("service");
     let reconciler = Arc::new(Reconciler::new(ctx.clone(), caches.clone()));

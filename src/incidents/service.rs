@@ -20,6 +20,7 @@ use crate::{
     runtime::{
         Context, Gate, Inbound, KubeEvents, Mailboxes, Ownership, Store, StoreError,
         consume::{bury, consume},
+        liveness::waiting,
         metrics::catalogue::{INCIDENTS, INCIDENTS_DELETED},
         watch_cache::{name_of, version_of},
     },
@@ -110,13 +111,13 @@ pub async fn run(ctx: Context, config: IncidentsConfig) -> Result<(), IncidentsE
         config: config.clone(),
         ctx: ctx.clone(),
     });
-    ctx.tasks.spawn_infallible("incidents-watch", store.run());
-    ctx.tasks.spawn_infallible("policy-watch", watch_policy(ctx.clone(), config.policy_interval, policy_state));
+    ctx.tasks.spawn_loop("incidents-watch", store.run());
+    ctx.tasks.spawn_loop("policy-watch", watch_policy(ctx.clone(), config.policy_interval, policy_state));
     let gate = watch::Sender::new(Gate::Paused);
     let gate_open = gate.subscribe();
     let (gatekeeper, clock) = (Arc::clone(&service), Arc::clone(&service));
-    ctx.tasks.spawn_infallible("incidents-gate", async move { gatekeeper.open(gate, policy).await });
-    ctx.tasks.spawn_infallible("incidents-clock", async move { clock.keep_time().await });
+    ctx.tasks.spawn_loop("incidents-gate", async move { gatekeeper.open(gate, policy).await });
+    ctx.tasks.spawn_loop("incidents-clock", async move { clock.keep_time().await });
     let options =
         SubscribeOptions { group: "incidents".into(), topics: TOPICS.to_vec(), max_in_flight: config.max_in_flight };
     let ownership = Arc::clone(&service.ownership);
@@ -149,7 +150,7 @@ impl Service {
         let ready = async {
             self.store.ready().await;
             // Its sender ends only with the process.
-            let _ = policy.wait_for(|state| *state != PolicyState::Unknown).await;
+            let _ = waiting(policy.wait_for(|state| *state != PolicyState::Unknown)).await;
         };
         tokio::select! {
             () = ready => {}
@@ -158,7 +159,7 @@ impl Service {
         self.ctx.health.ready("service");
         gate.send_replace(Gate::Open);
         // The gate stays as it is as long as its sender lives.
-        self.ctx.shutdown.cancelled().await;
+        waiting(self.ctx.shutdown.cancelled()).await;
     }
 
     /// People's decisions, sweeps and retention of the incidents whose partition is this replica's.

@@ -6,7 +6,7 @@ use super::outbox::{Outbox, OutboxError};
 use crate::{
     api::v1alpha1::OutboxEntry,
     events::Event,
-    runtime::{Context, group_commit::WriteError},
+    runtime::{Context, ServiceHealth, group_commit::WriteError},
 };
 
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -69,6 +69,14 @@ impl Intake {
                 }
             }
         }
+    }
+
+    /// Readiness tells how full the outbox is; a trouble when it is likely to be full soon.
+    pub(super) fn tell(&self, health: &ServiceHealth) {
+        let Intake::Outbox(outbox) = self else { return };
+        let (text, is_filling) = outbox.filling();
+        health.trouble("outbox", is_filling.then(|| format!("{text}; when it is full, senders get 503")));
+        health.ready_with("backlog", text);
     }
 
     /// Whether alerts would be accepted now.

@@ -14,6 +14,7 @@ mod outbox;
 mod relay;
 mod service;
 
+pub use auth::{TokenError, check_token_file};
 pub use service::{IngestConfig, IngestError, run};
 
 #[cfg(test)]

@@ -150,6 +150,15 @@ impl Outbox {
         Ok(())
     }
 
+    /// What waits, of what may; and whether that is more than half.
+    pub(super) fn filling(&self) -> (String, bool) {
+        let Bounds { alerts, max_alerts, bytes, max_bytes } = &self.bounds;
+        let held = |gauge: &Gauge| u64::try_from(gauge.get()).unwrap_or(0);
+        let (alerts, bytes) = (held(alerts), held(bytes));
+        let text = format!("{alerts} of {max_alerts} alerts, {bytes} of {max_bytes} bytes wait for the log");
+        (text, alerts > max_alerts / 2 || bytes > max_bytes / 2)
+    }
+
     /// Whether there is room, and the disk takes a write. Nothing of it stays.
     pub(super) async fn accepts(&self) -> Result<(), OutboxError> {
         self.bounds.have_room()?;

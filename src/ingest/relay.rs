@@ -8,6 +8,7 @@ use crate::{
     runtime::{
         Context,
         consume::{publish_dead_letter, publish_until_acknowledged},
+        liveness::waiting,
     },
 };
 
@@ -25,7 +26,7 @@ pub(super) async fn relay(ctx: Context, outbox: Arc<Outbox>) {
         }
         tokio::select! {
             () = ctx.shutdown.cancelled() => {}
-            () = outbox.appended() => {}
+            () = waiting(outbox.appended()) => {}
         }
     }
 }

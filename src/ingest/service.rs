@@ -3,6 +3,7 @@
 use std::{
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
+    pin::pin,
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
@@ -21,6 +22,7 @@ use super::{
 use crate::runtime::{
     Context,
     http_server::{self, HttpBounds},
+    liveness::waiting,
     metrics::catalogue::{OUTBOX_AGE, OUTBOX_BYTES, OUTBOX_BYTES_LIMIT, OUTBOX_ENTRIES, OUTBOX_ENTRIES_LIMIT},
 };
 
@@ -94,6 +96,9 @@ pub enum IngestError {
     Outbox(#[from] OutboxOpenError),
 }
 
+/// How long reading the token file may take before readiness tells.
+const TOKEN_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Binds the port and runs the service until shutdown.
 pub async fn run(ctx: Context, config: IngestConfig) -> Result<(), IngestError> {
     let address = config.listen;
@@ -105,6 +110,10 @@ pub async fn run(ctx: Context, config: IngestConfig) -> Result<(), IngestError> 
 pub(super) async fn serve(ctx: Context, config: IngestConfig, listener: TcpListener) -> Result<(), IngestError> {
     let tokens = config.auth_token_file.clone().map(Tokens::load).transpose()?;
     let intake = open_intake(&ctx, &config).await?;
+    if let Intake::Outbox(_) = intake {
+        // Alerts are taken until the outbox is full, whatever becomes of the brokers.
+        ctx.health.works_without_log();
+    }
     let endpoint = Arc::new(Endpoint {
         ctx: ctx.clone(),
         intake,
@@ -114,15 +123,15 @@ pub(super) async fn serve(ctx: Context, config: IngestConfig, listener: TcpListe
         body_timeout: config.body_timeout,
         refuses: AtomicBool::new(false),
     });
-    ctx.tasks.spawn_infallible("ingest-intake", watch_intake(Arc::clone(&endpoint), config.intake_interval));
+    ctx.tasks.spawn_loop("ingest-intake", watch_intake(Arc::clone(&endpoint), config.intake_interval));
     ctx.health.ready("service");
     tracing::info!(address = ?listener.local_addr().ok(), "Alerts are received.");
-    let (shutdown, with_tokens) = (ctx.shutdown.clone(), Arc::clone(&endpoint));
-    ctx.tasks.spawn_infallible("ingest-tokens", keep_tokens(with_tokens, config.token_interval, shutdown.clone()));
+    let (intake, with_tokens) = (ctx.intake.clone(), Arc::clone(&endpoint));
+    ctx.tasks.spawn_loop("ingest-tokens", keep_tokens(with_tokens, config.token_interval, intake.clone()));
     let service = service_fn(move |request| Arc::clone(&endpoint).serve(request));
     let bounds =
         HttpBounds { connections: config.max_connections, header_timeout: config.header_timeout, lifetime: None };
-    http_server::serve(listener, bounds, "ingest-connection", ctx.tasks.clone(), shutdown, service).await;
+    http_server::serve(listener, bounds, "ingest-connection", ctx.tasks.of_intake(), intake, service).await;
     Ok(())
 }
 
@@ -139,7 +148,7 @@ async fn open_intake(ctx: &Context, config: &IngestConfig) -> Result<Intake, Ing
     };
     let outbox = Outbox::open(&config.data_dir, bounds).await?;
     measure(ctx, config, &outbox);
-    ctx.tasks.spawn_infallible("ingest-relay", relay(ctx.clone(), Arc::clone(&outbox)));
+    ctx.tasks.spawn_loop("ingest-relay", relay(ctx.clone(), Arc::clone(&outbox)));
     Ok(if ctx.bus.is_local() { Intake::Log } else { Intake::Outbox(outbox) })
 }
 
@@ -161,6 +170,7 @@ fn measure(ctx: &Context, config: &IngestConfig, outbox: &Arc<Outbox>) {
 async fn watch_intake(endpoint: Arc<Endpoint>, interval: Duration) {
     let look_again = async {
         loop {
+            endpoint.intake.tell(&endpoint.ctx.health);
             tokio::time::sleep(interval).await;
             endpoint.look_again().await;
         }
@@ -171,14 +181,32 @@ async fn watch_intake(endpoint: Arc<Endpoint>, interval: Duration) {
     }
 }
 
-/// Looks at the token file now and then, so that tokens are rotated without a restart.
+/// Looks at the token file now and then, so that tokens are rotated without a restart. Readiness tells when it cannot be read: the
+/// tokens that were read before go on being valid.
 async fn keep_tokens(endpoint: Arc<Endpoint>, interval: Duration, shutdown: CancellationToken) {
     let Some(tokens) = &endpoint.tokens else { return };
-    let mut look = tokio::time::interval(interval);
-    loop {
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            _ = look.tick() => tokens.refresh(),
+    let health = &endpoint.ctx.health;
+    let kept = |why: String| Some(format!("{why}; the tokens that were read before stay valid"));
+    let look = async {
+        let mut look = tokio::time::interval(interval);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            look.tick().await;
+            let mut refresh = pin!(tokens.refresh());
+            let refreshed = match tokio::time::timeout(TOKEN_PATIENCE, &mut refresh).await {
+                Ok(refreshed) => refreshed,
+                Err(_) => {
+                    let seconds = TOKEN_PATIENCE.as_secs();
+                    health.trouble("tokens", kept(format!("--auth-token-file: it cannot be read within {seconds} s")));
+                    // Not a second time beside the first: each would keep a thread.
+                    waiting(refresh).await
+                }
+            };
+            health.trouble("tokens", refreshed.err().and_then(|error| kept(error.to_string())));
         }
+    };
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        () = look => {}
     }
 }

@@ -260,7 +260,8 @@ impl Sender {
         // Writing the claim may have taken long, or this replica may have been frozen: after `sendUntil` the try is another's.
         let left = claimed.send_until.map_or(SignedDuration::ZERO, |until| until.duration_since(now));
         let left = Duration::try_from(left).unwrap_or_default();
-        if left.is_zero() {
+        // Nothing is begun when the process stops.
+        if left.is_zero() || self.ctx.shutdown.is_cancelled() {
             return Outcome::NotSent;
         }
         let message = Message { name, spec: claimed, templates: &prepared.templates, now };

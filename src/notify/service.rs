@@ -136,16 +136,16 @@ pub async fn run_with(ctx: Context, config: NotifyConfig, outside: Outside) -> R
     let back = mailboxes.clone();
     // Set once, just here.
     let _ = sender.again.set(Box::new(move |name, channel| back.send(name, Input::Turn { channel })));
-    ctx.tasks.spawn_infallible("notifications-watch", Arc::clone(&sender.store).run());
-    ctx.tasks.spawn_infallible("channels-watch", Arc::clone(&sender.channels).run(ctx.clone()));
+    ctx.tasks.spawn_loop("notifications-watch", Arc::clone(&sender.store).run());
+    ctx.tasks.spawn_loop("channels-watch", Arc::clone(&sender.channels).run(ctx.clone()));
     let gate = watch::Sender::new(Gate::Paused);
     let gate_open = gate.subscribe();
     let (opener, clock, keeper, notifications) =
         (Arc::clone(&sender), Arc::clone(&sender), Arc::clone(&sender), mailboxes.clone());
     let max_in_flight = config.max_in_flight;
-    ctx.tasks.spawn_infallible("notify-gate", async move { open(&opener, gate).await });
-    ctx.tasks.spawn_infallible("notify-clock", async move { keep_time(&clock, &notifications).await });
-    ctx.tasks.spawn_infallible("notify-keeper", async move { keep_order(&keeper, &config).await });
+    ctx.tasks.spawn_loop("notify-gate", async move { open(&opener, gate).await });
+    ctx.tasks.spawn_loop("notify-clock", async move { keep_time(&clock, &notifications).await });
+    ctx.tasks.spawn_loop("notify-keeper", async move { keep_order(&keeper, &config).await });
     let options =
         SubscribeOptions { group: "notify".into(), topics: vec![Topic::NotificationRequested], max_in_flight };
     consume(&ctx, options, Some(ownership), Some(gate_open), |inbound| dispatch(&mailboxes, inbound)).await?;
@@ -262,6 +262,9 @@ async fn forget_finished(sender: &Sender, config: &NotifyConfig) {
     let mut ours: Vec<Arc<Notification>> = sender.store.list();
     ours.retain(|object| sender.owns(&object.spec) && object.spec.outbox.is_empty());
     for object in expired(&ours, config.ttl.as_signed(), config.max_finished, sender.ctx.clock.now()) {
+        if sender.ctx.shutdown.is_cancelled() {
+            return;
+        }
         if let Err(error) = sender.store.delete(&object).await {
             tracing::warn!(%error, "A notification that is over could not be deleted; it is tried again.");
         }

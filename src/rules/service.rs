@@ -28,6 +28,7 @@ use crate::{
         Context, Gate, Inbound, Mailboxes, Ownership, Store, StoreError, WatchCache,
         consume::{bury, consume},
         kube_api::can_be_worked_with,
+        liveness::waiting,
         metrics::catalogue::{ALERT_TO_RULES, RULES},
         telemetry::Processing,
         watch_cache::{WatchState, name_of},
@@ -129,19 +130,19 @@ pub async fn run(ctx: Context, config: RulesConfig) -> Result<(), RulesError> {
         config: config.clone(),
         ctx: ctx.clone(),
     });
-    ctx.tasks.spawn_infallible("rules-watch", Arc::clone(&groups.rules).run(ctx.clone()));
-    ctx.tasks.spawn_infallible("incidents-watch", Arc::clone(&groups.incidents).run(ctx.clone()));
-    ctx.tasks.spawn_infallible("groups-watch", Arc::clone(&groups.store).run());
+    ctx.tasks.spawn_loop("rules-watch", Arc::clone(&groups.rules).run(ctx.clone()));
+    ctx.tasks.spawn_loop("incidents-watch", Arc::clone(&groups.incidents).run(ctx.clone()));
+    ctx.tasks.spawn_loop("groups-watch", Arc::clone(&groups.store).run());
     let gate = watch::Sender::new(Gate::Paused);
     let gate_open = gate.subscribe();
     let (gatekeeper, compiler) = (Arc::clone(&service), Arc::clone(&service));
     let (clock, cleaner) = (Arc::clone(&service), Arc::clone(&service));
     let (compiled, first_compiled) = watch::channel(false);
     let (rules_known, clock_gate) = (first_compiled.clone(), gate.subscribe());
-    ctx.tasks.spawn_infallible("rules-compile", async move { compiler.keep_compiled(compiled).await });
-    ctx.tasks.spawn_infallible("rules-gate", async move { gatekeeper.keep_gate(gate, first_compiled).await });
-    ctx.tasks.spawn_infallible("rules-clock", async move { clock.keep_time(rules_known, clock_gate).await });
-    ctx.tasks.spawn_infallible("rules-sweep", async move { cleaner.keep_clean().await });
+    ctx.tasks.spawn_loop("rules-compile", async move { compiler.keep_compiled(compiled).await });
+    ctx.tasks.spawn_loop("rules-gate", async move { gatekeeper.keep_gate(gate, first_compiled).await });
+    ctx.tasks.spawn_loop("rules-clock", async move { clock.keep_time(rules_known, clock_gate).await });
+    ctx.tasks.spawn_loop("rules-sweep", async move { cleaner.keep_clean().await });
     let options = SubscribeOptions {
         group: GROUP.into(),
         topics: vec![Topic::AlertRaised, Topic::ActionCompleted, Topic::ActionFailed, Topic::IncidentUpdated],
@@ -292,7 +293,7 @@ impl Service {
             self.compile_all(&rules, &mut known, touched.as_deref());
             first.send_replace(true);
             touched = tokio::select! {
-                change = changes.recv() => match change {
+                change = waiting(changes.recv()) => match change {
                     Ok(name) => Some(drain(&mut changes, name)),
                     Err(broadcast::error::RecvError::Lagged(_)) => None,
                     Err(broadcast::error::RecvError::Closed) => return,
@@ -359,7 +360,7 @@ impl Service {
             self.groups.store.ready().await;
             self.groups.incidents.ready().await;
             // Its sender ends only with the process.
-            let _ = compiled.wait_for(|compiled| *compiled).await;
+            let _ = waiting(compiled.wait_for(|compiled| *compiled)).await;
         };
         tokio::select! {
             () = ready => {}
@@ -373,12 +374,12 @@ impl Service {
             let following = *state.borrow_and_update() == WatchState::Following;
             gate.send_replace(if following { Gate::Open } else { Gate::Paused });
             tokio::select! {
-                changed = state.changed() => if changed.is_err() { return },
+                changed = waiting(state.changed()) => if changed.is_err() { return },
                 () = tokio::time::sleep(self.config.stale_after), if !following => {
                     tracing::warn!("The watch of Rules is stale; the consumer group is left.");
                     gate.send_replace(Gate::Left);
                     tokio::select! {
-                        changed = state.changed() => if changed.is_err() { return },
+                        changed = waiting(state.changed()) => if changed.is_err() { return },
                         () = self.ctx.shutdown.cancelled() => return,
                     }
                 }
@@ -395,7 +396,7 @@ impl Service {
         let ready = async {
             store.ready().await;
             // Without the rules every one of them would look deleted. The sender ends only with the process.
-            let _ = rules_known.wait_for(|known| *known).await;
+            let _ = waiting(rules_known.wait_for(|known| *known)).await;
         };
         tokio::select! {
             () = ready => {}
@@ -503,6 +504,9 @@ impl Service {
     async fn evict(&self) {
         let now = self.ctx.clock.now();
         for group in self.groups.store.list() {
+            if self.ctx.shutdown.is_cancelled() {
+                return;
+            }
             let rule = self.groups.rule_set().get(&rule_of(&name_of(group.as_ref()).namespace, &group.spec)).cloned();
             let window = rule.map(|rule| rule.accept_window.as_signed()).unwrap_or_default();
             let memory = self.groups.limits.retention.max(window);

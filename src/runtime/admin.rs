@@ -1,34 +1,46 @@
-//! `/livez`, `/readyz[?verbose]` and `/metrics`.
+//! `/livez`, `/readyz[/SERVICE]` and `/metrics`, on a thread of their own: whoever asks is answered also when no async thread is free,
+//! and until the process ends.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    time::Duration,
+};
 
 use axum::{
     Router,
     extract::{RawQuery, State},
-    http::{StatusCode, header},
+    http::{StatusCode, Uri, header},
     response::IntoResponse,
     routing::get,
 };
 use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Health, Metrics, Tasks,
+    Health, Liveness, Metrics, Tasks,
     http_server::{self, HttpBounds},
+    liveness::LOOK_INTERVAL,
 };
 
+/// What the admin port tells.
 #[derive(Clone)]
-struct Admin {
-    health: Health,
-    metrics: Metrics,
+pub struct Admin {
+    /// What the services wait for.
+    pub health: Health,
+    /// Whether the loops go on.
+    pub liveness: Liveness,
+    /// What was counted.
+    pub metrics: Metrics,
 }
 
 /// Binds the admin port.
-pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|error| io::Error::new(error.kind(), format!("--admin-listen {address}: {error}")))
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let bound = TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    bound.map_err(|error| io::Error::new(error.kind(), format!("--admin-listen {address}: {error}")))
 }
 
 /// A few probes and scrapers; whoever else can reach the port cannot use up the process's files.
@@ -39,47 +51,112 @@ const BOUNDS: HttpBounds = HttpBounds {
     lifetime: Some(Duration::from_secs(20)),
 };
 
+/// Serves on a thread of its own until the process ends, and looks after the loops. Should that thread fail, nobody answers, and
+/// Kubernetes takes that for what it is.
+pub fn start(listener: TcpListener, admin: Admin) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let serve = move || {
+        // What fails here fails for nobody else.
+        let (tasks, _failures) = Tasks::new();
+        runtime.block_on(async {
+            tokio::join!(watch(admin.liveness.clone()), serve(listener, admin, tasks, CancellationToken::new()));
+        });
+    };
+    std::thread::Builder::new().name("admin".into()).spawn(serve).map(drop)
+}
+
+/// Looks after the loops, for ever. What is found is said by a thread of its own: where nobody takes the log's lines any more, that is
+/// what the loops are stuck in.
+async fn watch(liveness: Liveness) {
+    let mut look = tokio::time::interval(LOOK_INTERVAL);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut last = look.tick().await;
+    loop {
+        let now = look.tick().await;
+        let stuck = liveness.look(now.duration_since(last));
+        last = now;
+        if stuck.is_empty() {
+            continue;
+        }
+        let say = move || {
+            for one in stuck {
+                let (still_s, bound_s) = (one.still.as_secs(), one.bound.as_secs());
+                tracing::error!(
+                    task = one.name,
+                    still_s,
+                    bound_s,
+                    "A loop does not go on; /livez says so until it does."
+                );
+            }
+        };
+        // Without a thread /livez says it all the same.
+        let _ = std::thread::Builder::new().name("liveness".into()).spawn(say);
+    }
+}
+
 /// Serves until shutdown.
-pub async fn serve(listener: TcpListener, health: Health, metrics: Metrics, tasks: Tasks, shutdown: CancellationToken) {
-    serve_within(BOUNDS, listener, health, metrics, tasks, shutdown).await;
+pub async fn serve(listener: TcpListener, admin: Admin, tasks: Tasks, shutdown: CancellationToken) {
+    serve_within(BOUNDS, listener, admin, tasks, shutdown).await;
 }
 
 async fn serve_within(
     bounds: HttpBounds,
     listener: TcpListener,
-    health: Health,
-    metrics: Metrics,
+    admin: Admin,
     tasks: Tasks,
     shutdown: CancellationToken,
 ) {
     let app = Router::new()
-        // That this is answered at all is the sign of life: the loop that answers is the one that works.
-        .route("/livez", get(|| async { "ok\n" }))
+        .route("/livez", get(livez))
         .route("/readyz", get(readyz))
+        .route("/readyz/{*service}", get(readyz))
         .route("/metrics", get(metrics_text))
-        .with_state(Admin { health, metrics });
-    http_server::serve(listener, bounds, "admin-connection", tasks, shutdown, TowerToHyperService::new(app)).await;
+        .with_state(admin);
+    // It was made not to block; there is no other reason to refuse it.
+    match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => {
+            let service = TowerToHyperService::new(app);
+            http_server::serve(listener, bounds, "admin-connection", tasks, shutdown, service).await;
+        }
+        Err(error) => tracing::error!(%error, "The admin port cannot be served."),
+    }
 }
 
-/// 200 when every part of every service is ready, else 503. `?verbose` lists them in either case; trouble outside is always told.
-async fn readyz(State(admin): State<Admin>, RawQuery(query): RawQuery) -> impl IntoResponse {
-    let ready = admin.health.is_ready();
-    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let verbose =
-        query.is_some_and(|query| query.split('&').any(|part| part == "verbose" || part.starts_with("verbose=")));
-    let mut text = String::new();
-    for (part, reason) in admin.health.report() {
-        match reason {
-            Some(reason) => text.push_str(&format!("[-] {part}: {reason}\n")),
-            None if verbose => text.push_str(&format!("[+] {part}\n")),
-            None => {}
+/// 200 while every loop moves, else 503 and those that do not. `?verbose` lists them all.
+async fn livez(State(admin): State<Admin>, RawQuery(query): RawQuery) -> impl IntoResponse {
+    let stuck = admin.liveness.stuck();
+    let mut text: String = stuck.iter().map(|stuck| format!("[-] {stuck}\n")).collect();
+    if is_verbose(query.as_deref()) {
+        for (name, (count, still)) in admin.liveness.report() {
+            let count = if count == 1 { String::new() } else { format!(" ({count})") };
+            text.push_str(&format!("{name}{count}: moved {} s ago\n", still.as_secs()));
         }
     }
-    for (part, trouble) in admin.health.troubles() {
-        text.push_str(&format!("[!] {part}: {trouble}\n"));
-    }
+    let status = if stuck.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    text.push_str(if stuck.is_empty() { "ok\n" } else { "not alive\n" });
+    (status, text)
+}
+
+/// 200 when every part of every service, or of the one that is asked for, is ready, else 503. `?verbose` lists them in either case;
+/// trouble outside is always told.
+async fn readyz(State(admin): State<Admin>, uri: Uri, RawQuery(query): RawQuery) -> impl IntoResponse {
+    let service = uri.path().strip_prefix("/readyz/").map(|service| service.trim_end_matches('/'));
+    let ready = match service {
+        Some(service) => admin.health.is_service_ready(service),
+        None => Some(admin.health.is_ready()),
+    };
+    let Some(ready) = ready else {
+        return (StatusCode::NOT_FOUND, format!("this process runs {}\n", admin.health.service_names().join(", ")));
+    };
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let lines = admin.health.lines(service, is_verbose(query.as_deref()));
+    let mut text: String = lines.iter().map(|line| format!("{line}\n")).collect();
     text.push_str(if ready { "ready\n" } else { "not ready\n" });
     (status, text)
+}
+
+fn is_verbose(query: Option<&str>) -> bool {
+    query.is_some_and(|query| query.split('&').any(|part| part == "verbose" || part.starts_with("verbose=")))
 }
 
 async fn metrics_text(State(admin): State<Admin>) -> impl IntoResponse {
@@ -91,89 +168,5 @@ async fn metrics_text(State(admin): State<Admin>) -> impl IntoResponse {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    async fn get_text(address: SocketAddr, path: &str) -> (u16, String) {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).await.unwrap();
-        (text[9..12].parse().unwrap(), text)
-    }
-
-    #[tokio::test]
-    async fn readiness_lists_what_is_missing_and_why() {
-        let (health, metrics, shutdown) = (Health::default(), Metrics::default(), CancellationToken::new());
-        let rules = health.service("rules");
-        rules.ready("bus");
-        rules.not_ready("service", "the first list of rules has not arrived");
-        let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let server = tokio::spawn(serve(listener, health, metrics, Tasks::new().0, shutdown.clone()));
-        let (status, text) = get_text(address, "/readyz").await;
-        assert_eq!(status, 503);
-        assert!(text.contains("[-] rules/service: the first list of rules has not arrived"), "{text}");
-        assert!(!text.contains("rules/bus"), "{text}");
-        rules.ready("service");
-        let (status, text) = get_text(address, "/readyz?verbose").await;
-        assert_eq!((status, text.contains("[+] rules/bus")), (200, true), "{text}");
-        rules.trouble("channels", Some("messages to shop/ops-slack wait".into()));
-        let (status, text) = get_text(address, "/readyz").await;
-        assert_eq!(
-            (status, text.contains("[!] rules/channels: messages to shop/ops-slack wait")),
-            (200, true),
-            "{text}"
-        );
-        rules.trouble("channels", None);
-        assert!(!get_text(address, "/readyz?verbose").await.1.contains("channels"));
-        assert_eq!(get_text(address, "/livez").await.0, 200);
-        assert_eq!(get_text(address, "/metrics").await.0, 200);
-        shutdown.cancel();
-        server.await.unwrap();
-    }
-
-    /// Else whoever asks again and again on one connection would keep the place of a probe.
-    #[tokio::test]
-    async fn a_connection_is_one_requests() {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        let (health, metrics, shutdown) = (Health::default(), Metrics::default(), CancellationToken::new());
-        let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let server = tokio::spawn(serve(listener, health, metrics, Tasks::new().0, shutdown.clone()));
-        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
-        stream.write_all("GET /livez HTTP/1.1\r\nHost: x\r\n\r\n".repeat(2).as_bytes()).await.unwrap();
-        let mut text = String::new();
-        // The second request is not read, so that its sender may see a reset.
-        let _ = stream.read_to_string(&mut text).await;
-        assert_eq!(text.matches("HTTP/1.1 200").count(), 1, "{text}");
-        shutdown.cancel();
-        server.await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn whoever_says_nothing_is_hung_up_on_and_makes_room() {
-        use tokio::io::AsyncReadExt;
-        let (health, shutdown) = (Health::default(), CancellationToken::new());
-        let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let bounds = HttpBounds { connections: 2, header_timeout: Duration::from_millis(300), ..BOUNDS };
-        let (tasks, metrics) = (Tasks::new().0, Metrics::default());
-        let server = tokio::spawn(serve_within(bounds, listener, health, metrics, tasks.clone(), shutdown.clone()));
-        let mut silent = Vec::new();
-        for _ in 0..3 {
-            silent.push(tokio::net::TcpStream::connect(address).await.unwrap());
-        }
-        // Two are served, the third waits its turn; all are hung up on in the end, and so this one is answered.
-        assert_eq!(get_text(address, "/livez").await.0, 200);
-        for mut stream in silent {
-            let mut text = Vec::new();
-            let _ = stream.read_to_end(&mut text).await;
-        }
-        shutdown.cancel();
-        server.await.unwrap();
-        tasks.finished().await;
-    }
-}
+#[path = "admin_tests.rs"]
+mod tests;

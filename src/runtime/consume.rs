@@ -1,6 +1,7 @@
 //! The loop that every service begins with: join the group, decode or dead-letter, keep the ownership, hand over.
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -10,6 +11,7 @@ use tokio::sync::watch;
 
 use super::{
     Context, Ownership,
+    liveness::{LOOP_BOUND, waiting},
     metrics::catalogue::{DEAD_LETTERS, INPUT_DURATION, INPUTS, INPUTS_IN_FLIGHT, RETRIES},
     random::{Random, exponential},
     telemetry::Processing,
@@ -19,8 +21,10 @@ use crate::{
     events::{DeadLetter, DeadLetterReason, Event, EventId, Payload, Record, Topic},
 };
 
-/// How long the shutdown waits for work that was begun before it leaves the group.
+/// How long a group that is to be left waits for work that was begun. When the process stops, its own deadline holds.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// The part of a service's readiness that tells of its place in its group.
+const PARTITIONS: &str = "partitions";
 const BACKOFF_INITIAL: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
@@ -68,6 +72,21 @@ pub async fn consume<F>(
     options: SubscribeOptions,
     ownership: Option<Arc<Ownership>>,
     gate: Option<watch::Receiver<Gate>>,
+    dispatch: F,
+) -> Result<(), BusError>
+where
+    F: FnMut(Inbound) + Send,
+{
+    let name = format!("{} consumer", ctx.service);
+    let consuming = consume_until_shutdown(ctx, options, ownership, gate, dispatch);
+    ctx.tasks.liveness().follow(name, LOOP_BOUND, consuming).await
+}
+
+async fn consume_until_shutdown<F>(
+    ctx: &Context,
+    options: SubscribeOptions,
+    ownership: Option<Arc<Ownership>>,
+    gate: Option<watch::Receiver<Gate>>,
     mut dispatch: F,
 ) -> Result<(), BusError>
 where
@@ -85,7 +104,7 @@ where
             break;
         }
         let Some(subscription) = join(ctx, &options).await? else { break };
-        let member = Member { ctx, ownership: ownership.as_deref(), subscription };
+        let member = Member { ctx, ownership: ownership.as_deref(), subscription, partitions: BTreeSet::new() };
         member.run(&mut gate, &mut dispatch).await;
         if let Some(ownership) = &ownership {
             ownership.clear();
@@ -99,13 +118,14 @@ async fn wait_until_not_left(ctx: &Context, gate: &mut watch::Receiver<Gate>) ->
     tokio::select! {
         () = ctx.shutdown.cancelled() => false,
         // A gate whose sender is gone stays as it is, which is open for a service without one.
-        _ = gate.wait_for(|gate| *gate != Gate::Left) => true,
+        _ = waiting(gate.wait_for(|gate| *gate != Gate::Left)) => true,
     }
 }
 
 /// None on shutdown.
 async fn join(ctx: &Context, options: &SubscribeOptions) -> Result<Option<Subscription>, BusError> {
     let mut retry = 0;
+    ctx.health.not_ready(PARTITIONS, format!("consumer group {} has not been joined yet", options.group));
     loop {
         match ctx.bus.subscribe(options.clone()).await {
             Ok(subscription) => {
@@ -131,6 +151,7 @@ struct Member<'a> {
     ctx: &'a Context,
     ownership: Option<&'a Ownership>,
     subscription: Subscription,
+    partitions: BTreeSet<TopicPartition>,
 }
 
 impl Member<'_> {
@@ -146,7 +167,7 @@ impl Member<'_> {
             tokio::select! {
                 () = self.ctx.shutdown.cancelled() => break,
                 changed = gate.changed(), if gate_has_sender => gate_has_sender = changed.is_ok(),
-                event = self.subscription.next() => match event {
+                event = waiting(self.subscription.next()) => match event {
                     Some(event) => self.handle(event, dispatch),
                     None => return,
                 },
@@ -155,13 +176,21 @@ impl Member<'_> {
         self.leave().await;
     }
 
-    fn handle<F: FnMut(Inbound)>(&self, event: SubscriptionEvent, dispatch: &mut F) {
+    fn handle<F: FnMut(Inbound)>(&mut self, event: SubscriptionEvent, dispatch: &mut F) {
         if let Some(ownership) = self.ownership {
             ownership.apply(&event);
         }
         match event {
-            SubscriptionEvent::Assigned(partitions) => tracing::debug!(?partitions, "Partitions assigned."),
-            SubscriptionEvent::Revoked(partitions) => tracing::debug!(?partitions, "Partitions revoked."),
+            SubscriptionEvent::Assigned(partitions) => {
+                tracing::debug!(?partitions, "Partitions assigned.");
+                self.partitions.extend(partitions);
+                self.tell_of_partitions();
+            }
+            SubscriptionEvent::Revoked(partitions) => {
+                tracing::debug!(?partitions, "Partitions revoked.");
+                self.partitions.retain(|at| !partitions.contains(at));
+                self.tell_of_partitions();
+            }
             SubscriptionEvent::Message(delivery) => match delivery.record.decode() {
                 Ok(mut event) => {
                     let Delivery { record, at, offset, timestamp, ack } = delivery;
@@ -178,19 +207,24 @@ impl Member<'_> {
         }
     }
 
+    /// One without any waits for the others, and is ready to take over.
+    fn tell_of_partitions(&self) {
+        self.ctx.health.ready_with(PARTITIONS, format!("{} partitions", self.partitions.len()));
+    }
+
     /// Takes nothing new, gives what was begun time to end, stores its offsets.
     async fn leave(self) {
         self.subscription.pause();
         let drained = async {
-            while self.subscription.in_flight() > 0 {
+            while self.subscription.held() > 0 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        if tokio::time::timeout(DRAIN_TIMEOUT, drained).await.is_err() {
-            tracing::warn!(
-                open = self.subscription.in_flight(),
-                "Work was not finished in time; its events come again."
-            );
+        if self.ctx.shutdown.is_cancelled() {
+            // The supervisor says how long.
+            drained.await;
+        } else if tokio::time::timeout(DRAIN_TIMEOUT, drained).await.is_err() {
+            tracing::warn!(open = self.subscription.held(), "Work was not finished in time; its events come again.");
         }
         self.subscription.leave().await;
     }
@@ -309,7 +343,11 @@ async fn pause_before_retry(ctx: &Context, random: &Random, retry: u32) -> bool 
     if ctx.shutdown.is_cancelled() {
         return false;
     }
-    tokio::time::sleep(wait).await;
+    tokio::select! {
+        () = tokio::time::sleep(wait) => {}
+        // Once more, at once.
+        () = ctx.shutdown.cancelled() => {}
+    }
     true
 }
 

@@ -28,7 +28,9 @@ pub struct Context {
     pub metrics: Metrics,
     /// Where the service puts what it has done, as spans.
     pub tracer: Tracer,
-    /// Cancelled when the process is to stop: take nothing new, finish what was begun.
+    /// Cancelled first when the process is to stop: nothing more is taken from outside.
+    pub intake: CancellationToken,
+    /// Cancelled then: begin nothing new, finish what was begun.
     pub shutdown: CancellationToken,
 }
 

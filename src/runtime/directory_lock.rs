@@ -73,6 +73,36 @@ impl DirectoryLock {
         Ok(Self { directory: directory.to_owned(), _file: file })
     }
 
+    /// Whether [`DirectoryLock::acquire`] would succeed now. Creates and takes nothing that stays.
+    pub fn check(directory: &Path) -> Result<(), DirectoryLockError> {
+        let prepare = |source| DirectoryLockError::Prepare { directory: directory.to_owned(), source };
+        let mark = format!(".eventpulse-check-{}", std::process::id());
+        if !directory.exists() {
+            // It is created below the first that is there.
+            let parents = std::path::absolute(directory).map_err(prepare)?;
+            let Some(parent) = parents.ancestors().find(|parent| parent.exists()) else { return Ok(()) };
+            let probe = parent.join(mark);
+            return std::fs::create_dir(&probe).and_then(|()| std::fs::remove_dir(&probe)).map_err(prepare);
+        }
+        let probe = directory.join(mark);
+        let written = File::create_new(&probe).and_then(|mut file| file.write_all(b"x"));
+        // Where it was not created there is none to remove.
+        let _ = std::fs::remove_file(&probe);
+        written.map_err(prepare)?;
+        let mut file = match OpenOptions::new().read(true).write(true).open(directory.join(FILE_NAME)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(source) => return Err(prepare(source)),
+        };
+        match file.try_lock() {
+            Ok(()) => Ok(()),
+            Err(TryLockError::WouldBlock) => {
+                Err(DirectoryLockError::InUse { directory: directory.to_owned(), holder: holder(&mut file) })
+            }
+            Err(TryLockError::Error(source)) => Err(prepare(source)),
+        }
+    }
+
     /// The directory that is held.
     pub fn directory(&self) -> &Path {
         &self.directory
@@ -124,6 +154,26 @@ mod tests {
         assert!(text.contains(&format!("process {}", std::process::id())), "{text}");
         drop(first);
         assert_eq!(DirectoryLock::acquire(&directory).unwrap().directory(), directory);
+    }
+
+    #[test]
+    fn a_check_says_what_taking_it_would_and_leaves_nothing_behind() {
+        let parent = tempfile::tempdir().unwrap();
+        let entries = |directory: &Path| std::fs::read_dir(directory).unwrap().count();
+        let directory = parent.path().join("data/deep");
+        DirectoryLock::check(&directory).unwrap();
+        assert_eq!(entries(parent.path()), 0);
+        let held = DirectoryLock::acquire(&directory).unwrap();
+        let error = DirectoryLock::check(&directory).unwrap_err().to_string();
+        assert!(error.contains(&format!("is in use by process {}", std::process::id())), "{error}");
+        drop(held);
+        DirectoryLock::check(&directory).unwrap();
+        assert_eq!(entries(&directory), 1, "the file of the lock");
+        let file = parent.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        for wrong in [file.clone(), file.join("data")] {
+            assert_eq!(DirectoryLock::check(&wrong).unwrap_err().category(), "prepare_directory", "{wrong:?}");
+        }
     }
 
     #[test]

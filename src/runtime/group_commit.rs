@@ -16,7 +16,7 @@ use std::{
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
-use super::directory_lock::DirectoryLock;
+use super::{directory_lock::DirectoryLock, liveness::waiting};
 
 /// How many writes may wait; beyond it callers wait to hand theirs over (promise 6).
 const QUEUE: usize = 1_024;
@@ -119,6 +119,9 @@ pub enum WriteError {
     /// The file is damaged or cannot be written: a person has to look at it.
     #[error("the file cannot be used: {0}")]
     Damaged(String),
+    /// The file was removed, or another one put in its place, while it was open: what is written to it is gone with the process.
+    #[error("{} was removed or replaced while it was open; start the process again", .0.display())]
+    Removed(PathBuf),
     /// The file was closed.
     #[error("the file is closed")]
     Closed,
@@ -132,6 +135,7 @@ impl WriteError {
             WriteError::DiskFull(_) => "disk_full",
             WriteError::Io(_) => "io",
             WriteError::Damaged(_) => "damaged",
+            WriteError::Removed(_) => "removed",
             WriteError::Closed => "closed",
         }
     }
@@ -195,7 +199,8 @@ impl GroupCommit {
         let connection = open_writer(&path, schema)?;
         let (messages, receiver) = mpsc::channel(QUEUE);
         let counts = Arc::<Counts>::default();
-        let writer = Writer { connection, counts: Arc::clone(&counts), _lock: lock };
+        let files = Files::of(&path).map_err(|source| OpenError::Protect { path: path.clone(), source })?;
+        let writer = Writer { connection, files, counts: Arc::clone(&counts), _lock: lock };
         std::thread::Builder::new()
             .name("group-commit".into())
             .spawn(move || writer.run(receiver))
@@ -212,8 +217,9 @@ impl GroupCommit {
         F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
         let (message, result) = message(work);
-        self.messages.send(message).await.map_err(|_| WriteError::Closed)?;
-        result.await.unwrap_or(Err(WriteError::Closed))
+        // The disk may take as long as it likes: a restart would not make it faster.
+        waiting(self.messages.send(message)).await.map_err(|_| WriteError::Closed)?;
+        waiting(result).await.unwrap_or(Err(WriteError::Closed))
     }
 
     /// The same for a thread that is not one of the async runtime's.
@@ -345,8 +351,43 @@ where
     }
 }
 
+/// Which files they are, so that it is noticed when they are removed or replaced. SQLite goes on writing to a file that has no name any
+/// more, and nobody will ever read it (promise 1).
+struct Files([(PathBuf, Identity); 2]);
+
+/// Device and number of a file, which no other has as long as this one is open.
+type Identity = Option<(u64, u64)>;
+
+impl Files {
+    /// The database and its write-ahead log. Both are there once the tables are.
+    fn of(path: &Path) -> std::io::Result<Self> {
+        let mut log = path.as_os_str().to_owned();
+        log.push("-wal");
+        let known = |path: PathBuf| identity(&path).map(|identity| (path, identity));
+        Ok(Self([known(path.to_owned())?, known(log.into())?]))
+    }
+
+    /// Whether they are still where they were. It is asked after a commit: what was written before they went is in them.
+    fn check(&self) -> Result<(), WriteError> {
+        let moved = self.0.iter().find(|(path, known)| !matches!(identity(path), Ok(now) if now == *known));
+        moved.map_or(Ok(()), |(path, _)| Err(WriteError::Removed(path.clone())))
+    }
+}
+
+#[cfg(unix)]
+fn identity(path: &Path) -> std::io::Result<Identity> {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(path).map(|meta| Some((meta.dev(), meta.ino())))
+}
+
+#[cfg(not(unix))]
+fn identity(path: &Path) -> std::io::Result<Identity> {
+    std::fs::metadata(path).map(|_| None)
+}
+
 struct Writer {
     connection: Connection,
+    files: Files,
     counts: Arc<Counts>,
     _lock: Arc<DirectoryLock>,
 }
@@ -371,7 +412,13 @@ impl Writer {
             }
             self.write(batch);
         }
-        drop(self);
+        let Self { connection, files, counts: _, _lock: lock } = self;
+        match files.check() {
+            Ok(()) => drop(connection),
+            // SQLite would remove the write-ahead log by its name, and it may be another process's by now.
+            Err(_) => std::mem::forget(connection),
+        }
+        drop(lock);
         for done in closing {
             // A caller that went away needs no answer.
             let _ = done.send(());
@@ -384,7 +431,8 @@ impl Writer {
             return;
         }
         let count = batch.len() as u64;
-        let (outcomes, committed) = match transact(&mut self.connection, &mut batch) {
+        let transacted = transact(&mut self.connection, &mut batch);
+        let (outcomes, committed) = match transacted.and_then(|outcomes| self.files.check().map(|()| outcomes)) {
             Ok(outcomes) => (outcomes, Ok(())),
             Err(error) => {
                 tracing::warn!(%error, writes = count, "A transaction was not committed.");

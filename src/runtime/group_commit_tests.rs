@@ -234,3 +234,43 @@ async fn other_users_cannot_read_it() {
         assert_eq!(mode & 0o777, 0o600, "{name}");
     }
 }
+
+/// SQLite itself would go on, and answer that all is well.
+#[tokio::test]
+async fn what_is_written_to_a_file_that_was_removed_or_replaced_is_no_success() {
+    let remove = |path: &Path| std::fs::remove_file(path).unwrap();
+    let replace = |path: &Path| {
+        let copy = path.with_extension("copy");
+        std::fs::copy(path, &copy).unwrap();
+        std::fs::rename(&copy, path).unwrap();
+    };
+    for (name, replaced) in [("t.sqlite", false), ("t.sqlite", true), ("t.sqlite-wal", false), ("t.sqlite-wal", true)] {
+        let directory = tempfile::tempdir().unwrap();
+        let file = open(directory.path());
+        assert_eq!(insert(&file, 1).await, Ok(1));
+        if replaced {
+            replace(&directory.path().join(name));
+        } else {
+            remove(&directory.path().join(name));
+        }
+        for n in 2..4 {
+            let error = insert(&file, n).await.unwrap_err();
+            assert_eq!(error, WriteError::Removed(directory.path().join(name)), "{name}");
+            assert!(!error.is_transient() && error.to_string().contains("start the process again"), "{error}");
+        }
+        let before: Vec<_> = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        file.close().await;
+        for path in before {
+            assert!(path.exists(), "{path:?} may be another process's");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_directory_that_was_removed_takes_nothing_more() {
+    let parent = tempfile::tempdir().unwrap();
+    let directory = parent.path().join("data");
+    let file = open(&directory);
+    std::fs::remove_dir_all(&directory).unwrap();
+    assert_eq!(insert(&file, 1).await, Err(WriteError::Removed(directory.join("t.sqlite"))));
+}

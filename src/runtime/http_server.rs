@@ -29,7 +29,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::Tasks;
+use super::{Tasks, liveness::waiting};
 
 /// How long a sender whose body was not read to its end may take to read its answer.
 const LINGER: Duration = Duration::from_secs(1);
@@ -69,7 +69,7 @@ pub async fn serve<S, B>(
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
-            (stream, permit) = accept(&listener, &permits) => {
+            (stream, permit) = waiting(accept(&listener, &permits)) => {
                 // Small answers must not wait for more.
                 let _ = stream.set_nodelay(true);
                 let conversation = converse(service.clone(), stream, bounds, shutdown.clone());

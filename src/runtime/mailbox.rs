@@ -13,9 +13,11 @@ use std::{
 
 use async_trait::async_trait;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Context, Metrics, Tasks,
+    liveness::WORK_BOUND,
     metrics::catalogue::{MAILBOX_DURATION, MAILBOX_INPUTS, MAILBOX_KEYS},
 };
 
@@ -39,6 +41,7 @@ impl<K, I> Clone for Mailboxes<K, I> {
 struct Inner<K, I> {
     name: &'static str,
     tasks: Tasks,
+    shutdown: CancellationToken,
     handler: Arc<dyn Handler<K, I>>,
     permits: Semaphore,
     metrics: Metrics,
@@ -53,8 +56,9 @@ where
 {
     /// At most `concurrency` keys are worked on at once.
     pub fn new(ctx: &Context, name: &'static str, concurrency: usize, handler: Arc<dyn Handler<K, I>>) -> Self {
-        let (tasks, permits, metrics) = (ctx.tasks.clone(), Semaphore::new(concurrency.max(1)), ctx.metrics.clone());
-        Self(Arc::new(Inner { name, tasks, handler, permits, metrics, waiting: Mutex::default() }))
+        let (tasks, shutdown, metrics) = (ctx.tasks.clone(), ctx.shutdown.clone(), ctx.metrics.clone());
+        let permits = Semaphore::new(concurrency.max(1));
+        Self(Arc::new(Inner { name, tasks, shutdown, handler, permits, metrics, waiting: Mutex::default() }))
     }
 
     /// Puts an input behind those that wait for the same key.
@@ -65,6 +69,10 @@ where
     /// The same, unless one that waits already says as much. What comes from no record is bounded by this (promise 6): nothing holds
     /// back a clock that ticks behind a worker that cannot go on.
     pub fn send_once(&self, key: K, input: I, says_as_much: impl Fn(&I) -> bool) {
+        if self.0.shutdown.is_cancelled() {
+            // Nothing is begun any more: what it was comes again.
+            return;
+        }
         let mut waiting = self.0.lock();
         if let Some(inputs) = waiting.get_mut(&key) {
             if !inputs.iter().any(says_as_much) {
@@ -95,7 +103,18 @@ where
     async fn work(&self, key: K) {
         loop {
             // The semaphore is never closed; without a permit there would be no bound, not no work.
-            let _permit = self.permits.acquire().await;
+            let _permit = tokio::select! {
+                biased;
+                () = self.shutdown.cancelled() => {
+                    // What waits was not begun: it comes again.
+                    let dropped = self.lock().remove(&key).unwrap_or_default();
+                    let count = i64::try_from(dropped.len()).unwrap_or(i64::MAX);
+                    self.metrics.gauge(&MAILBOX_INPUTS, [self.name]).dec_by(count);
+                    self.metrics.gauge(&MAILBOX_KEYS, [self.name]).dec();
+                    return;
+                }
+                permit = self.permits.acquire() => permit,
+            };
             let inputs = {
                 let mut waiting = self.lock();
                 match waiting.get_mut(&key) {
@@ -111,7 +130,7 @@ where
             let count = i64::try_from(inputs.len()).unwrap_or(i64::MAX);
             self.metrics.gauge(&MAILBOX_INPUTS, [self.name]).dec_by(count);
             let began = Instant::now();
-            self.handler.handle(&key, inputs).await;
+            self.tasks.liveness().follow(self.name, WORK_BOUND, self.handler.handle(&key, inputs)).await;
             self.metrics.observe(&MAILBOX_DURATION, [self.name], began.elapsed());
         }
     }
@@ -148,6 +167,7 @@ mod tests {
         let inner = Inner {
             name: "test",
             tasks: Tasks::new().0,
+            shutdown: CancellationToken::new(),
             handler: recorder.clone(),
             permits: Semaphore::new(concurrency),
             metrics: Metrics::default(),
@@ -192,6 +212,22 @@ mod tests {
         let mut later = [calls.recv().await.unwrap(), calls.recv().await.unwrap()];
         later.sort();
         assert_eq!(later, [(1, vec![0, 7, 7, 7]), (2, vec![0])]);
+    }
+
+    #[tokio::test]
+    async fn when_the_process_stops_nothing_new_is_begun() {
+        let (boxes, recorder, mut calls) = mailboxes(1);
+        boxes.send(1, 10);
+        assert_eq!(calls.recv().await, Some((1, vec![10])));
+        // One waits behind it, one for its place.
+        boxes.send(1, 11);
+        boxes.send(2, 20);
+        boxes.0.shutdown.cancel();
+        boxes.send(3, 30);
+        recorder.gate.add_permits(1);
+        boxes.0.tasks.finished().await;
+        assert!(calls.try_recv().is_err());
+        assert_eq!(boxes.active(), 0);
     }
 
     #[tokio::test]

@@ -267,6 +267,9 @@ impl<K: Owned> Store<K> {
         decide: &(impl Fn(Option<&K>) -> Step<K> + Sync),
         stuck: &Mutex<HashSet<String>>,
     ) -> Result<(), StoreError> {
+        if self.ctx.shutdown.is_cancelled() {
+            return Err(StoreError::Shutdown);
+        }
         if lock(stuck).contains(&name.namespace) {
             return Ok(());
         }

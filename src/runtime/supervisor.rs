@@ -1,93 +1,82 @@
-//! Starts the services, watches over them, and stops them in order: readiness off, intake off, work drained within a deadline, the
-//! log flushed and its offsets stored.
+//! Starts the services, watches over them, and stops them in order: readiness off, intake off, work drained, the log flushed and its
+//! offsets stored, telemetry handed out, each within its deadline ([`Deadlines`]).
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::mpsc,
-};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Context, Health, Metrics, ServiceHealth, TaskFailure, Tasks, clock::Clock, kube_api, random::Random,
+    Context, Deadlines, Ending, Health, Metrics, ServiceHealth, Signals, TaskFailure, Tasks,
+    clock::Clock,
+    kube_api,
+    liveness::{EXECUTOR_BOUND, LOOK_INTERVAL},
+    random::Random,
     telemetry::Tracer,
 };
 use crate::bus::Bus;
 
-/// How long services may take to finish what they began.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long the log may take to take the last records.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often the log is asked how it is.
 const BUS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The surroundings of every service of the process.
+/// What a supervisor watches over, and with what.
+pub struct Parts {
+    /// Where tasks start.
+    pub tasks: Tasks,
+    /// Where those tasks say that they failed.
+    pub failures: mpsc::Receiver<TaskFailure>,
+    /// What the services say about themselves.
+    pub health: Health,
+    /// The process's metrics.
+    pub metrics: Metrics,
+    /// Where services put what they have done, as spans.
+    pub tracer: Tracer,
+    /// The log.
+    pub bus: Arc<dyn Bus>,
+    /// Where the API server is.
+    pub kube: kube::Config,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// Jitter.
+    pub random: Arc<Random>,
+    /// Of the stop.
+    pub deadlines: Deadlines,
+}
+
+/// Watches over the services of the process.
 pub struct Supervisor {
-    bus: Arc<dyn Bus>,
-    kube: kube::Config,
-    clock: Arc<dyn Clock>,
-    random: Arc<Random>,
-    tasks: Tasks,
-    failures: mpsc::Receiver<TaskFailure>,
-    health: Health,
-    metrics: Metrics,
-    tracer: Tracer,
+    parts: Parts,
     shutdown: CancellationToken,
+    /// Ends with the other at the latest.
+    intake: CancellationToken,
 }
 
 impl Supervisor {
     /// Nothing runs yet.
-    pub fn new(
-        bus: Arc<dyn Bus>,
-        kube: kube::Config,
-        clock: Arc<dyn Clock>,
-        random: Arc<Random>,
-        metrics: Metrics,
-    ) -> Self {
-        let (tasks, failures) = Tasks::new();
-        let (health, shutdown) = (Health::default(), CancellationToken::new());
+    pub fn new(parts: Parts) -> Self {
+        let shutdown = CancellationToken::new();
         // Not ready before every service is there to say what it waits for.
-        health.service("process");
-        health.measure(&metrics);
-        let tracer = Tracer::default();
-        Self { bus, kube, clock, random, tasks, failures, health, metrics, tracer, shutdown }
-    }
-
-    /// What services do is told there.
-    pub fn with_tracer(self, tracer: Tracer) -> Self {
-        Self { tracer, ..self }
+        parts.health.process();
+        parts.health.measure(&parts.metrics);
+        Self { intake: shutdown.child_token(), parts, shutdown }
     }
 
     /// The surroundings of one service, with an API client of its own.
     pub fn context(&self, service: &'static str) -> kube::Result<Context> {
+        let parts = &self.parts;
         Ok(Context {
             service,
-            bus: Arc::clone(&self.bus),
-            kube: kube_api::client(&self.kube, service, &self.metrics)?,
-            clock: Arc::clone(&self.clock),
-            random: Arc::clone(&self.random),
-            tasks: self.tasks.clone(),
-            health: self.health.service(service),
-            metrics: self.metrics.clone(),
-            tracer: self.tracer.clone(),
+            bus: Arc::clone(&parts.bus),
+            kube: kube_api::client(&parts.kube, service, &parts.metrics)?,
+            clock: Arc::clone(&parts.clock),
+            random: Arc::clone(&parts.random),
+            tasks: parts.tasks.clone(),
+            health: parts.health.service(service),
+            metrics: parts.metrics.clone(),
+            tracer: parts.tracer.clone(),
+            intake: self.intake.clone(),
             shutdown: self.shutdown.clone(),
         })
-    }
-
-    /// What the services say about themselves.
-    pub fn health(&self) -> Health {
-        self.health.clone()
-    }
-
-    /// The process's metrics.
-    pub fn metrics(&self) -> Metrics {
-        self.metrics.clone()
-    }
-
-    /// Where to start a task.
-    pub fn tasks(&self) -> Tasks {
-        self.tasks.clone()
     }
 
     /// Cancelled when the process is to stop.
@@ -95,32 +84,74 @@ impl Supervisor {
         self.shutdown.clone()
     }
 
-    /// Until SIGTERM, SIGINT or the first failure; then everything is stopped in order. Gives the failure.
-    pub async fn run(mut self) -> std::io::Result<Result<(), TaskFailure>> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let process = self.health.service("process");
+    /// Where to start a task.
+    pub fn tasks(&self) -> Tasks {
+        self.parts.tasks.clone()
+    }
+
+    /// Until the first signal or the first failure; then everything is stopped in order. Gives the failure.
+    pub async fn run(mut self, signals: &mut Signals) -> Result<Ending, TaskFailure> {
+        let process = self.parts.health.process();
         process.not_ready("bus", "it has not been asked yet");
-        let following = follow_bus(Arc::clone(&self.bus), process.clone(), self.shutdown.clone());
-        self.tasks.spawn_infallible("bus-health", following);
+        let following = follow_bus(Arc::clone(&self.parts.bus), process.clone(), self.shutdown.clone());
+        self.parts.tasks.spawn_loop("bus-health", following);
+        let executor = self.parts.tasks.liveness().follow("executor", EXECUTOR_BOUND, tick(self.shutdown.clone()));
+        self.parts.tasks.spawn_infallible("executor", executor);
         process.ready("service");
-        let outcome = tokio::select! {
-            _ = terminate.recv() => Ok(()),
-            _ = interrupt.recv() => Ok(()),
-            Some(failure) = self.failures.recv() => Err(failure),
+        let failure = tokio::select! {
+            (signal, _) = signals.next() => {
+                tracing::info!(signal, "Stopping: finishing what was begun.");
+                None
+            }
+            Some(failure) = self.parts.failures.recv() => {
+                tracing::error!(%failure, "Stopping: a task ended as it should not have.");
+                Some(failure)
+            }
         };
-        match &outcome {
-            Ok(()) => tracing::info!("Stopping: finishing what was begun."),
-            Err(failure) => tracing::error!(%failure, "Stopping: a task ended as it should not have."),
-        }
         process.not_ready("service", "stopping");
-        self.shutdown.cancel();
-        if tokio::time::timeout(DRAIN_TIMEOUT, self.tasks.finished()).await.is_err() {
-            tracing::warn!(running = self.tasks.running(), "Some tasks did not end in time; their events come again.");
+        let ending = tokio::select! {
+            () = self.stop() => Ending::Orderly,
+            (signal, number) = signals.next() => {
+                let running = self.parts.tasks.running();
+                tracing::warn!(signal, running, "Asked a second time: ending at once. What was not finished comes again.");
+                Ending::AtOnce(number)
+            }
+        };
+        // One that fails while it stops has not stopped in order either.
+        failure.or_else(|| self.parts.failures.try_recv().ok()).map_or(Ok(ending), Err)
+    }
+
+    async fn stop(&self) {
+        // Telemetry is handed out last of all, by whoever has it.
+        let Deadlines { delay, intake, drain, flush, telemetry: _ } = self.parts.deadlines;
+        tokio::time::sleep(delay).await;
+        self.intake.cancel();
+        if tokio::time::timeout(intake, self.parts.tasks.intake_finished()).await.is_err() {
+            tracing::warn!(
+                running = self.parts.tasks.running(),
+                "Some requests were not answered in time; their senders come again."
+            );
         }
-        self.bus.close(FLUSH_TIMEOUT).await;
+        self.shutdown.cancel();
+        if tokio::time::timeout(drain, self.parts.tasks.finished()).await.is_err() {
+            tracing::warn!(
+                running = self.parts.tasks.running(),
+                "Some tasks did not end in time; their events come again."
+            );
+        }
+        self.parts.bus.close(flush).await;
         tracing::info!("Stopped.");
-        Ok(outcome)
+    }
+}
+
+/// Shows that the async threads run what is due.
+async fn tick(shutdown: CancellationToken) {
+    let mut tick = tokio::time::interval(LOOK_INTERVAL);
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            _ = tick.tick() => {}
+        }
     }
 }
 

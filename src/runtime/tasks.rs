@@ -1,11 +1,19 @@
 //! The one place where tasks start. A task that fails or panics ends the process with its reason, instead of leaving a service
 //! that looks alive and does nothing.
 
-use std::{fmt::Display, future::Future, panic::AssertUnwindSafe};
+use std::{
+    collections::BTreeMap,
+    fmt::Display,
+    future::Future,
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use futures::FutureExt;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
+
+use super::{Liveness, liveness::LOOP_BOUND};
 
 /// A task that ended as it should not have.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -21,14 +29,68 @@ pub struct TaskFailure {
 #[derive(Clone, Debug)]
 pub struct Tasks {
     tracker: TaskTracker,
+    /// Those that take from outside.
+    intake: TaskTracker,
+    is_intake: bool,
     failures: mpsc::Sender<TaskFailure>,
+    liveness: Liveness,
+    running: Running,
+}
+
+/// How many tasks of each name are running.
+#[derive(Clone, Debug, Default)]
+struct Running(Arc<Mutex<BTreeMap<&'static str, usize>>>);
+
+/// One of them, until it is dropped.
+struct Counted(Running, &'static str);
+
+impl Running {
+    fn count(&self, task: &'static str) -> Counted {
+        *self.lock().entry(task).or_default() += 1;
+        Counted(self.clone(), task)
+    }
+
+    /// No panic happens while the lock is held, so a poisoned one holds a whole state.
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let mut running = self.0.lock();
+        if let Some(count) = running.get_mut(self.1) {
+            *count -= 1;
+            if *count == 0 {
+                running.remove(self.1);
+            }
+        }
+    }
 }
 
 impl Tasks {
     /// The supervisor listens on the receiver: the first failure ends the process.
     pub fn new() -> (Self, mpsc::Receiver<TaskFailure>) {
         let (failures, receiver) = mpsc::channel(16);
-        (Self { tracker: TaskTracker::new(), failures }, receiver)
+        let tasks = Self {
+            tracker: TaskTracker::new(),
+            intake: TaskTracker::new(),
+            is_intake: false,
+            failures,
+            liveness: Liveness::default(),
+            running: Running::default(),
+        };
+        (tasks, receiver)
+    }
+
+    /// The same, for tasks that take from outside: when the process stops, they are waited for before all others.
+    pub fn of_intake(&self) -> Self {
+        Self { is_intake: true, ..self.clone() }
+    }
+
+    /// Whether the loops go on.
+    pub fn liveness(&self) -> Liveness {
+        self.liveness.clone()
     }
 
     /// Starts a task that may fail.
@@ -38,7 +100,9 @@ impl Tasks {
         E: Display,
     {
         let failures = self.failures.clone();
+        let (counted, taking) = (self.running.count(task), self.is_intake.then(|| self.intake.token()));
         self.tracker.spawn(async move {
+            let _running = (counted, taking);
             let reason = match AssertUnwindSafe(future).catch_unwind().await {
                 Ok(Ok(())) => return,
                 Ok(Err(error)) => error.to_string(),
@@ -56,6 +120,15 @@ impl Tasks {
         F: Future<Output = ()> + Send + 'static,
     {
         self.spawn(task, future.map(Ok::<(), std::convert::Infallible>));
+    }
+
+    /// Starts a loop that must go on as long as the process does: liveness tells when it does not move. It wakes by itself at least
+    /// every half a minute, or waits in [`liveness::waiting`](super::liveness::waiting).
+    pub fn spawn_loop<F>(&self, task: &'static str, future: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.spawn_infallible(task, self.liveness.follow(task, LOOP_BOUND, future));
     }
 
     /// Runs something to its end even if its caller is dropped meanwhile, and gives its result; none when it panicked.
@@ -78,9 +151,19 @@ impl Tasks {
         self.tracker.wait().await;
     }
 
-    /// How many are running.
-    pub fn running(&self) -> usize {
-        self.tracker.len()
+    /// Waits until every task that takes from outside has ended.
+    pub async fn intake_finished(&self) {
+        self.intake.close();
+        self.intake.wait().await;
+    }
+
+    /// Which are running, like `ingest-relay, notification (3)`.
+    pub fn running(&self) -> String {
+        let name = |(name, count): (&&str, &usize)| match count {
+            1 => (*name).to_owned(),
+            count => format!("{name} ({count})"),
+        };
+        self.running.lock().iter().map(name).collect::<Vec<_>>().join(", ")
     }
 }
 
@@ -110,6 +193,21 @@ mod tests {
         }
         seen.sort();
         assert_eq!(seen, ["task broken: no disk", "task panics: panicked: at work"]);
+    }
+
+    #[tokio::test]
+    async fn what_takes_from_outside_is_waited_for_by_itself_and_what_runs_has_a_name() {
+        let (tasks, _failures) = Tasks::new();
+        let (go, wait) = tokio::sync::watch::channel(false);
+        let until = |mut wait: tokio::sync::watch::Receiver<bool>| async move { drop(wait.wait_for(|go| *go).await) };
+        tasks.spawn_infallible("relay", std::future::pending());
+        tasks.of_intake().spawn_infallible("connection", until(wait.clone()));
+        tasks.of_intake().spawn_infallible("connection", until(wait));
+        assert_eq!(tasks.running(), "connection (2), relay");
+        assert!(tokio::time::timeout(std::time::Duration::from_millis(10), tasks.intake_finished()).await.is_err());
+        go.send(true).unwrap();
+        tasks.intake_finished().await;
+        assert_eq!(tasks.running(), "relay");
     }
 
     #[tokio::test]

@@ -28,10 +28,11 @@ use tokio::{
 use super::{
     ApiFailure, Context, classify,
     kube_api::{CALL_TIMEOUT, call, tell_of_watch},
+    liveness::waiting,
     metrics::catalogue::WATCH_SILENCE,
     random::{Random, exponential},
 };
-use crate::events::NamespacedName;
+use crate::{api::v1alpha1::GROUP, events::NamespacedName};
 
 const CHANGES_MAX: usize = 4096;
 const BACKOFF_INITIAL: Duration = Duration::from_millis(200);
@@ -116,7 +117,7 @@ impl<K: Cached> WatchCache<K> {
                 ended = self.follow(&ctx, part, &mut retry) => ended,
             };
             self.set_state(WatchState::Broken);
-            ctx.health.not_ready(part, format!("watch of {}: {failure}{}", K::plural(&()), remedy(&failure)));
+            ctx.health.not_ready(part, what_is_missing::<K>(&failure));
             let asked =
                 if let ApiFailure::Throttled { after: Some(after), .. } = failure { after } else { Duration::ZERO };
             if !wait(&ctx, &ctx.random, retry, asked).await {
@@ -340,7 +341,7 @@ impl<K: Cached> WatchCache<K> {
     /// Waits for the first complete list.
     pub async fn ready(&self) {
         // The sender lives in `self`, so it cannot be gone.
-        let _ = self.state.subscribe().wait_for(|state| *state != WatchState::Starting).await;
+        let _ = waiting(self.state.subscribe().wait_for(|state| *state != WatchState::Starting)).await;
     }
 
     fn set_state(&self, state: WatchState) {
@@ -406,18 +407,25 @@ fn watch_part(kind: &str) -> &'static str {
     }
 }
 
-/// Of a kind that the API server does not know it says 404, and not that its definition is missing.
-fn remedy(failure: &ApiFailure) -> &'static str {
+/// What readiness says. Of a kind that the API server does not know it says 404, and not that its definition is missing.
+fn what_is_missing<K: Cached>(failure: &ApiFailure) -> String {
+    let (plural, group) = (K::plural(&()), K::group(&()));
     let unknown_kind = matches!(failure, ApiFailure::NotFound(_))
         || matches!(failure, ApiFailure::Unknown(text) if text.starts_with("404"));
-    if unknown_kind { " (is it defined? `eventpulse crds | kubectl apply --server-side -f -`)" } else { "" }
+    match (unknown_kind, group == GROUP) {
+        (true, true) => format!(
+            "CRD {plural}.{group} is not served; apply it: eventpulse crds | kubectl apply --server-side -f - ({failure})"
+        ),
+        (true, false) => format!("{plural}.{group} is not served by this API server ({failure})"),
+        (false, _) => format!("watch of {plural}: {failure}"),
+    }
 }
 
 async fn wait(ctx: &Context, random: &Random, retry: u32, asked: Duration) -> bool {
     let wait = asked + random.up_to(exponential(BACKOFF_INITIAL, BACKOFF_MAX, retry)) + Duration::from_millis(50);
     tokio::select! {
         () = ctx.shutdown.cancelled() => false,
-        () = tokio::time::sleep(wait) => true,
+        () = waiting(tokio::time::sleep(wait)) => true,
     }
 }
 

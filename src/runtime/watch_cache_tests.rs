@@ -140,7 +140,7 @@ async fn a_server_that_answers_nothing_breaks_the_watch_within_30_s() {
         (Box::new(move |seen| if is_watch(seen) { start() } else { Fault::None }), "no answer within"),
         (Box::new(move |seen| if is_watch(seen) { Fault::Silence } else { Fault::None }), "nothing came for 25 s"),
         (Box::new(move |seen| if is_watch(seen) { Fault::Ended } else { Fault::None }), "as soon as it had begun"),
-        (Box::new(|_| Fault::Page(404)), "is it defined? `eventpulse crds"),
+        (Box::new(|_| Fault::Page(404)), "is not served by this API server"),
     ];
     for (hook, reason) in cases {
         let (cache, test) = following(&["a"]).await;
@@ -179,4 +179,15 @@ fn an_object_that_cannot_be_read_is_left_out_and_told_until_it_is_mended() {
     assert_eq!(cache.invalid_names(), [name("a")]);
     apply(serde_json::json!({"metadata": meta("7"), "data": {"a": "c"}}));
     assert!(cache.invalid(&name("a")).is_none() && cache.get(&name("a")).is_some());
+}
+
+#[test]
+fn a_definition_that_is_missing_is_named_with_its_remedy() {
+    let page = ApiFailure::Unknown("404 without a Status of the API server: 404 page not found".into());
+    let missing = what_is_missing::<crate::api::v1alpha1::Rule>(&page);
+    let remedy = "CRD rules.eventpulse.io is not served; apply it: eventpulse crds | kubectl apply --server-side -f -";
+    assert!(missing.starts_with(remedy), "{missing}");
+    let away = ApiFailure::Unknown("no answer within 10000 ms".into());
+    let text = what_is_missing::<crate::api::v1alpha1::Rule>(&away);
+    assert_eq!(text, "watch of rules: unavailable: no answer within 10000 ms");
 }

@@ -47,6 +47,7 @@ impl TestContext {
         let health = Health::default();
         health.measure(metrics);
         let (tasks, failures) = Tasks::new();
+        let shutdown = CancellationToken::new();
         let ctx = Context {
             service,
             bus,
@@ -57,7 +58,8 @@ impl TestContext {
             health: health.service(service),
             metrics: metrics.clone(),
             tracer: Tracer::default(),
-            shutdown: CancellationToken::new(),
+            intake: shutdown.child_token(),
+            shutdown,
         };
         Self { ctx, api, clock, health, failures }
     }

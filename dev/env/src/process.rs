@@ -12,10 +12,8 @@ use std::{
     time::Duration,
 };
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+pub use nix::sys::signal::Signal;
+use nix::{sys::signal::kill, unistd::Pid};
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::{Instant, sleep},

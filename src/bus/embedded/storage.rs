@@ -25,6 +25,7 @@ use crate::{
     runtime::{
         directory_lock::DirectoryLock,
         group_commit::{GroupCommit, Schema, WriteError},
+        liveness::waiting,
     },
 };
 
@@ -168,7 +169,7 @@ impl EmbeddedStorage {
             }
             Ok::<_, rusqlite::Error>(result)
         };
-        match tokio::task::spawn_blocking(read).await {
+        match waiting(tokio::task::spawn_blocking(read)).await {
             Ok(result) => result.map_err(|error| format!("read the log: {error}")),
             Err(error) => Err(format!("read the log: {error}")),
         }

@@ -131,3 +131,19 @@ async fn a_log_with_records_that_wait_is_not_left_behind() {
     bus.close(Duration::from_secs(10)).await;
     check_that_nothing_waits(path).await.unwrap();
 }
+
+/// Its readers would find no file, and its writer would not notice.
+#[tokio::test]
+async fn a_log_whose_files_were_removed_takes_nothing_and_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let bus = open(directory.path()).await;
+    bus.publish(vec![record(0)]).await.unwrap();
+    for name in ["log.sqlite", "log.sqlite-wal", "log.sqlite-shm"] {
+        std::fs::remove_file(directory.path().join(name)).unwrap();
+    }
+    let error = bus.publish(vec![record(0)]).await.unwrap_err().to_string();
+    assert!(error.contains("log.sqlite was removed or replaced"), "{error}");
+    bus.storage().look_again().await;
+    let reason = bus.health().unwrap_err();
+    assert!(reason.contains("start the process again"), "{reason}");
+}

@@ -75,7 +75,11 @@ impl Connection {
 
     /// An error's text without secrets.
     pub(super) fn describe(&self, error: &KafkaError) -> String {
-        self.secrets.mask(&error.to_string())
+        match error {
+            // Whose name is misspelled may be a secret as well: its value is not repeated.
+            KafkaError::ClientConfig(_, problem, name, _) => self.secrets.mask(&format!("{name}: {problem}")),
+            error => self.secrets.mask(&error.to_string()),
+        }
     }
 
     pub(super) fn client(&self) -> ClientConfig {

@@ -35,7 +35,10 @@ use crate::{
         repaired_wakeups, set_lag,
     },
     events::Topic,
-    runtime::Metrics,
+    runtime::{
+        Liveness, Metrics,
+        liveness::{Beat, LOOP_BOUND},
+    },
 };
 
 /// How long one poll waits: while partitions are paused, and else. Leaving waits for it.
@@ -62,6 +65,7 @@ pub(super) struct Shared {
     pub(super) faults: Faults,
     pub(super) metrics: Metrics,
     pub(super) watch_interval: Duration,
+    pub(super) liveness: Liveness,
 }
 
 /// Stands on the thread's stack: however the thread ends, the service hears that its membership has ended and joins again, and
@@ -210,10 +214,12 @@ impl Member {
 
     /// The thread.
     pub(super) fn run(mut self) {
+        let beat = self.shared.liveness.beat(faults::consumer(&self.shared.group), LOOP_BOUND);
         while !self.has_ended() {
+            beat.moves();
             match self.consumer() {
                 Ok(consumer) => {
-                    let end = self.session(&consumer);
+                    let end = self.session(&consumer, &beat);
                     store(&consumer, &self.connection, &self.shared.queue.take_storable());
                     // Gives the partitions back, commits and leaves the group.
                     drop(consumer);
@@ -262,11 +268,12 @@ impl Member {
         Ok(consumer)
     }
 
-    fn session(&mut self, consumer: &BaseConsumer<Context>) -> End {
+    fn session(&mut self, consumer: &BaseConsumer<Context>, beat: &Beat) -> End {
         self.began = Instant::now();
         let mut next_look = self.began + self.shared.watch_interval;
         let mut next_lag = self.began + self.shared.watch_interval;
         while !self.has_ended() {
+            beat.moves();
             let mut timeout = if self.paused.is_empty() { POLL } else { POLL_PAUSED };
             for _ in 0..BURST {
                 let polled = consumer.poll(timeout);
@@ -493,6 +500,7 @@ mod tests {
             faults: Faults::default(),
             metrics: Metrics::default(),
             watch_interval: Duration::from_secs(1),
+            liveness: Liveness::default(),
         })
     }
 

@@ -34,7 +34,7 @@ use self::{
 use super::{Bus, BusError, DeliveryQueue, KafkaConfig, Membership, SubscribeOptions, Subscription, faults};
 use crate::{
     events::{Record, Topic},
-    runtime::Metrics,
+    runtime::{Liveness, Metrics},
 };
 
 /// How long the first contact may take before the bus goes on without.
@@ -48,16 +48,18 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(15);
 const HEALTH_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Settings of the adapter itself.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct KafkaOptions {
     /// How often a member compares what it has with what the brokers have. A consumer that does not move from one time to the
     /// next, although records wait, is made anew.
     pub watch_interval: Duration,
+    /// Whether the consumers' threads go on.
+    pub liveness: Liveness,
 }
 
 impl Default for KafkaOptions {
     fn default() -> Self {
-        Self { watch_interval: Duration::from_secs(5) }
+        Self { watch_interval: Duration::from_secs(5), liveness: Liveness::default() }
     }
 }
 
@@ -119,6 +121,19 @@ impl KafkaBus {
     pub fn suppress_next_wakeup(&self) {
         self.inner.living().iter().for_each(|member| member.deafen.store(true, Ordering::SeqCst));
     }
+}
+
+/// Whether librdkafka takes these settings, without asking any broker. Gives what is wrong, without values.
+pub fn check_settings(config: &KafkaConfig) -> Result<(), String> {
+    let connection = match Connection::new(config.clone()) {
+        Ok(connection) => connection,
+        Err(BusError::Open(problem)) => return Err(problem),
+        Err(error) => return Err(error.to_string()),
+    };
+    for client in [connection.client(), connection.producer(), connection.consumer("any")] {
+        client.create_native_config().map_err(|error| connection.describe(&error))?;
+    }
+    Ok(())
 }
 
 /// Until the topics are ready or refused.
@@ -212,6 +227,7 @@ impl Bus for KafkaBus {
             faults: inner.connection.faults.clone(),
             metrics: inner.metrics.clone(),
             watch_interval: inner.options.watch_interval,
+            liveness: inner.options.liveness.clone(),
         });
         let member = Member::new(Arc::clone(&shared), inner.connection.clone(), options.topics, options.max_in_flight);
         let ended = Ended(Arc::clone(&shared));

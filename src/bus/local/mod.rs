@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     events::{Record, Topic},
-    runtime::{Metrics, clock::Clock},
+    runtime::{Liveness, Metrics, clock::Clock, liveness::LOOP_BOUND},
 };
 
 pub(super) use group::Groups;
@@ -80,17 +80,23 @@ pub trait Storage: Send + Sync + 'static {
 }
 
 /// Settings of a log inside one process.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct LocalOptions {
     /// How often a member that was not woken looks by itself.
     pub watch_interval: Duration,
     /// How long changed offsets may wait before they are written; a crash repeats what they would have saved.
     pub store_interval: Duration,
+    /// Whether the members go on.
+    pub liveness: Liveness,
 }
 
 impl Default for LocalOptions {
     fn default() -> Self {
-        Self { watch_interval: Duration::from_secs(1), store_interval: Duration::from_millis(200) }
+        Self {
+            watch_interval: Duration::from_secs(1),
+            store_interval: Duration::from_millis(200),
+            liveness: Liveness::default(),
+        }
     }
 }
 
@@ -159,7 +165,8 @@ impl<S: Storage> LocalBus<S> {
         bus.measure();
         if S::KEEPS_OFFSETS {
             // Not a member, so that closing can wait for the members and then store their last offsets.
-            let store = store_offsets_when_dirty(Arc::downgrade(&bus.core), bus.core.closed.clone(), options);
+            let interval = bus.core.options.store_interval;
+            let store = store_offsets_when_dirty(Arc::downgrade(&bus.core), bus.core.closed.clone(), interval);
             tokio::spawn(bus.core.faults.clone().guard("offsets".into(), store));
         }
         bus
@@ -252,7 +259,7 @@ impl<S> Drop for Core<S> {
 }
 
 /// Until the log is closed, or nobody has it any more.
-async fn store_offsets_when_dirty<S: Storage>(core: Weak<Core<S>>, closed: CancellationToken, options: LocalOptions) {
+async fn store_offsets_when_dirty<S: Storage>(core: Weak<Core<S>>, closed: CancellationToken, interval: Duration) {
     while let Some(dirty) = core.upgrade().map(|core| Arc::clone(&core.dirty)) {
         tokio::select! {
             () = closed.cancelled() => return,
@@ -260,7 +267,7 @@ async fn store_offsets_when_dirty<S: Storage>(core: Weak<Core<S>>, closed: Cance
         }
         tokio::select! {
             () = closed.cancelled() => return,
-            () = tokio::time::sleep(options.store_interval) => {}
+            () = tokio::time::sleep(interval) => {}
         }
         if let Some(core) = core.upgrade() {
             core.store_offsets().await;
@@ -315,7 +322,8 @@ impl<S: Storage> Bus for LocalBus<S> {
         };
         let part = faults::consumer(&member.group);
         core.faults.clear(&part);
-        let task = core.members.spawn(core.faults.clone().guard(part, member.run()));
+        let running = core.options.liveness.follow(part.clone(), LOOP_BOUND, member.run());
+        let task = core.members.spawn(core.faults.clone().guard(part, running));
         let membership = LocalMembership { core: Arc::clone(core), leave, task: tokio::sync::Mutex::new(Some(task)) };
         Ok(Subscription::new(queue, Arc::new(membership)))
     }

@@ -30,8 +30,6 @@ pub use span::{
     Tracer, scope,
 };
 
-/// How long the last flush may take in all, at the very end of the process.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 const SCOPE: &str = "eventpulse";
 
 /// The process's telemetry. To be [shut down](Telemetry::shut_down) last of all.
@@ -93,8 +91,8 @@ impl Telemetry {
 
     /// Exports what waits, within a deadline. Last of all, so that the end of everything else is told; not on a thread of the async
     /// runtime, which must go on to carry it.
-    pub fn shut_down(self) {
-        let deadline = Instant::now() + FLUSH_TIMEOUT;
+    pub fn shut_down(self, timeout: Duration) {
+        let deadline = Instant::now() + timeout;
         let left = || deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(100));
         // What does not go out in time is lost, and with it whoever could be told.
         if let Some(metrics) = self.metrics {

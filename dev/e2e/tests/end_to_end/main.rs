@@ -17,6 +17,7 @@ mod i_breaker;
 mod j_apiserver_away;
 mod k_permissions;
 mod l_one_trace;
+mod m_liveness;
 mod o_mail;
 mod producer;
 mod q_image;

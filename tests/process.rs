@@ -1,0 +1,239 @@
+//! The program itself: how it starts, tells of itself, and ends. No API server is there, which it waits for.
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use eventpulse_env::{
+    free_port,
+    process::{Signal, clean},
+};
+use eventpulse_testkit::{
+    client,
+    eventpulse::{EventPulse, Launcher},
+};
+use serde_json::json;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_eventpulse");
+/// Long enough for a busy machine; nothing here waits for it when all is well.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Leads to a port that nobody listens on.
+fn kubeconfig(dir: &Path) -> PathBuf {
+    let file = dir.join("kubeconfig");
+    let text = format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: a\ncontexts: [{{name: a, context: {{cluster: a, user: a}}}}]\n\
+         clusters: [{{name: a, cluster: {{server: 'http://127.0.0.1:{}'}}}}]\nusers: [{{name: a, user: {{}}}}]\n",
+        free_port()
+    );
+    std::fs::write(&file, text).unwrap();
+    file
+}
+
+fn launcher(dir: &Path) -> Launcher {
+    Launcher::new("eventpulse", dir, &kubeconfig(dir)).program(PROGRAM)
+}
+
+async fn started(launcher: Launcher) -> EventPulse {
+    let eventpulse = launcher.spawn().unwrap();
+    eventpulse.process().wait_for_log("Alerts are received.", PATIENCE).await.unwrap();
+    eventpulse
+}
+
+async fn exit_code(eventpulse: &EventPulse) -> Option<i32> {
+    let begin = Instant::now();
+    while eventpulse.process().exited().is_none() && begin.elapsed() < PATIENCE {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    eventpulse.process().exited().and_then(|status| status.code())
+}
+
+async fn text_of(eventpulse: &EventPulse, path: &str) -> (u16, String) {
+    client::get(&eventpulse.admin_url(path)).await.map_or_else(|error| (0, error.to_string()), |r| (r.status, r.text()))
+}
+
+#[tokio::test]
+async fn it_tells_what_each_service_waits_for_and_stops_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let eventpulse = started(launcher(dir.path())).await;
+    let missing = async |part: &str| {
+        let begin = Instant::now();
+        loop {
+            let (status, text) = text_of(&eventpulse, "readyz?verbose").await;
+            if status == 503 && text.contains(part) {
+                return text;
+            }
+            assert!(begin.elapsed() < PATIENCE, "{part}: {status} {text}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    for service in ["rules", "actions", "incidents", "notify", "config"] {
+        missing(&format!("[-] {service}/watch ")).await;
+        assert_eq!(text_of(&eventpulse, &format!("readyz/{service}")).await.0, 503);
+    }
+    let text = missing("[+] process/bus").await;
+    assert!(text.contains("unavailable") && text.contains(" s)\n"), "{text}");
+    // Alerts are taken all the same.
+    assert_eq!(text_of(&eventpulse, "readyz/ingest").await.0, 200);
+    let (status, text) = text_of(&eventpulse, "readyz/nobody").await;
+    assert_eq!((status, text.contains("actions, config, incidents, ingest, notify, rules")), (404, true), "{text}");
+    let (status, text) = text_of(&eventpulse, "livez?verbose").await;
+    assert_eq!((status, text.contains("rules consumer") && text.contains("executor")), (200, true), "{text}");
+    eventpulse.process().signal(Signal::SIGTERM);
+    assert_eq!(exit_code(&eventpulse).await, Some(0));
+    let log = eventpulse.process().log();
+    assert!(log.contains("Stopping") && log.contains("Stopped.") && !log.contains("in time"), "{log}");
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_it_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let slow = ["--shutdown-delay=50m", "--termination-grace-period=1h"];
+    let eventpulse = started(slow.into_iter().fold(launcher(dir.path()), Launcher::arg)).await;
+    let ready = async || text_of(&eventpulse, "readyz/ingest").await.0 == 200;
+    eventpulse.process().wait_for("/readyz/ingest answering 200", PATIENCE, ready).await.unwrap();
+    eventpulse.process().signal(Signal::SIGTERM);
+    eventpulse.process().wait_for_log("Stopping", PATIENCE).await.unwrap();
+    // Readiness is off, and whoever has not heard of it yet is answered.
+    let (status, text) = text_of(&eventpulse, "readyz/ingest").await;
+    assert_eq!((status, text.contains("[-] process/service: stopping")), (503, true), "{text}");
+    assert_eq!(text_of(&eventpulse, "livez").await.0, 200);
+    let alert = json!([{"labels": {"alertname": "A"}, "startsAt": "2026-01-01T00:00:00Z"}]);
+    assert_eq!(eventpulse.post("api/v2/alerts", &alert).await.unwrap().status, 200);
+    eventpulse.process().signal(Signal::SIGINT);
+    assert_eq!(exit_code(&eventpulse).await, Some(130));
+    assert!(eventpulse.process().log().contains("Asked a second time: ending at once."));
+}
+
+#[tokio::test]
+async fn a_task_that_fails_ends_it_with_its_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    for (flag, says) in
+        [("--listen", "eventpulse: task ingest: --listen"), ("--admin-listen", "eventpulse: --admin-listen")]
+    {
+        let data = dir.path().join(format!("data{flag}"));
+        let output = run(dir.path(), &["run", &format!("{flag}={address}"), &format!("--data-dir={}", data.display())]);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{errors}");
+        let last = errors.lines().last().unwrap();
+        assert!(last.starts_with(says) && last.contains(&address.to_string()), "{errors}");
+    }
+}
+
+/// Runs it to its end. Ports that are not given are free ones.
+fn run(dir: &Path, args: &[&str]) -> Output {
+    let mut command = Command::new(PROGRAM);
+    clean(&mut command, dir);
+    command.args(args).env("KUBECONFIG", kubeconfig(dir)).current_dir(dir);
+    for flag in ["--listen", "--admin-listen"] {
+        if !args.iter().any(|arg| arg.starts_with(flag)) {
+            command.arg(format!("{flag}=127.0.0.1:{}", free_port()));
+        }
+    }
+    command.output().unwrap()
+}
+
+#[test]
+fn what_is_wrong_is_said_at_once_and_what_is_right_is_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let check = |args: &[&str]| {
+        let output = run(dir.path(), &[&["check-config"], args].concat());
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let (code, table, _) = check(&[]);
+    assert_eq!(code, Some(0));
+    for row in [
+        "services        ingest, rules",
+        "data directory  eventpulse-data, will be created",
+        "28s of 30s",
+        "API server      http://",
+    ] {
+        assert!(table.contains(row), "{row}: {table}");
+    }
+    assert!(!dir.path().join("eventpulse-data").exists(), "nothing is created");
+    let data = dir.path().join("file");
+    std::fs::write(&data, "").unwrap();
+    let wrong =
+        ["--outbox-max-alerts=0", "--auth-token-file=absent", "--data-dir=file", "--shutdown-flush-timeout=30s"];
+    let (code, table, errors) = check(&wrong);
+    assert_eq!((code, table.as_str()), (Some(2), ""));
+    for says in [
+        "--outbox-max-alerts: 0",
+        "--auth-token-file absent: No such file",
+        "--data-dir: data directory file",
+        "--termination-grace-period: 30s is less than 53s",
+    ] {
+        assert!(errors.lines().any(|line| line.starts_with(&format!("eventpulse: {says}"))), "{says}: {errors}");
+    }
+    assert_eq!(run(dir.path(), &["run", "--outbox-max-alerts=0"]).status.code(), Some(2));
+    let (_, table, _) =
+        check(&["--services=rules", "--kafka-brokers=k:1", "--kafka-config=sasl.password=hunter2", "--source=a"]);
+    assert!(table.contains("with sasl.password") && table.contains("--source has no effect"), "{table}");
+    assert!(!table.contains("hunter2"), "{table}");
+}
+
+#[tokio::test]
+async fn a_data_directory_that_is_in_use_is_said_and_one_that_was_removed_takes_no_alert() {
+    let dir = tempfile::tempdir().unwrap();
+    let eventpulse = started(launcher(dir.path())).await;
+    let data = dir.path().join("eventpulse-data");
+    let output = run(dir.path(), &["check-config", &format!("--data-dir={}", data.display())]);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let holder = format!("is in use by process {};", eventpulse.process().pid());
+    assert!(output.status.code() == Some(2) && errors.contains(&holder), "{errors}");
+    let alert = json!([{"labels": {"alertname": "A"}, "startsAt": "2026-01-01T00:00:00Z"}]);
+    assert_eq!(eventpulse.post("api/v2/alerts", &alert).await.unwrap().status, 200);
+    std::fs::remove_dir_all(&data).unwrap();
+    let reply = eventpulse.post("api/v2/alerts", &alert).await.unwrap();
+    assert_eq!((reply.status, reply.retry_after.is_some()), (503, true), "{}", reply.text());
+    let (status, text) = text_of(&eventpulse, "readyz/ingest").await;
+    assert_eq!((status, text.contains("was removed or replaced while it was open")), (503, true), "{text}");
+}
+
+/// A log that nobody reads any more stops every loop that has something to say: whoever asks is told, by a thread that has not.
+#[tokio::test]
+async fn loops_that_do_not_go_on_are_told_by_livez() {
+    let dir = tempfile::tempdir().unwrap();
+    let (listen, admin) = (free_port(), free_port());
+    let mut command = Command::new(PROGRAM);
+    clean(&mut command, dir.path());
+    command.arg("run").arg(format!("--listen=127.0.0.1:{listen}")).arg(format!("--admin-listen=127.0.0.1:{admin}"));
+    command.env("KUBECONFIG", kubeconfig(dir.path())).current_dir(dir.path()).stderr(Stdio::piped());
+    command.env("RUST_LOG", "trace").env("TOKIO_WORKER_THREADS", "2");
+    let mut child = command.spawn().unwrap();
+    let livez = format!("http://127.0.0.1:{admin}/livez");
+    // What is refused is a line of the log each time.
+    let alert = json!([{"labels": {"alertname": "A"}, "startsAt": "2026-01-01T00:00:00Z"}]);
+    let url = format!("http://127.0.0.1:{listen}/api/v2/alerts");
+    let begin = Instant::now();
+    while client::post(&url, &alert).await.is_err() {
+        assert!(begin.elapsed() < PATIENCE, "it does not start");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    std::fs::remove_dir_all(dir.path().join("eventpulse-data")).unwrap();
+    let sender = tokio::spawn(async move {
+        loop {
+            let _ = client::post(&url, &alert).await;
+        }
+    });
+    let (begin, mut seen) = (Instant::now(), Vec::new());
+    while begin.elapsed() < 2 * PATIENCE && seen.last().is_none_or(|(status, _)| *status != 503) {
+        if let Ok(reply) = client::get(&livez).await {
+            seen.push((reply.status, reply.text()));
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    sender.abort();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let (status, text) = seen.pop().unwrap();
+    assert_eq!((status, text.contains("[-] executor: it has not moved for")), (503, true), "{text}");
+    assert!(seen.iter().any(|(status, _)| *status == 200), "before that all was well");
+}
