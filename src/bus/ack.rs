@@ -43,6 +43,9 @@ impl Drop for Pending {
             (0, true) => Ending::Buried,
             _ => Ending::Returned,
         };
+        if ending == Ending::Returned {
+            self.tracker.give_up(self.offset);
+        }
         self.watchers.drain(..).for_each(|watcher| watcher(ending));
     }
 }
@@ -78,14 +81,6 @@ impl Ack {
         self.0.remaining.fetch_add(count - 1, Ordering::AcqRel);
         let more: Vec<Ack> = (1..count).map(|_| Ack(Arc::clone(&self.0))).collect();
         std::iter::once(self).chain(more).collect()
-    }
-}
-
-impl Drop for Pending {
-    fn drop(&mut self) {
-        if *self.remaining.get_mut() > 0 {
-            self.tracker.give_up(self.offset);
-        }
     }
 }
 
