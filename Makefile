@@ -1,6 +1,6 @@
 # Everything a person does with this repository. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help check demo test format lint unit end-to-end generate image env-tools env-up env-down release
+.PHONY: help check demo bench test format lint unit end-to-end generate image env-tools env-up env-down release
 # Nothing long begins before the machine is checked, and builds take all processors anyway.
 .NOTPARALLEL:
 
@@ -42,6 +42,27 @@ demo: ## The main job on a real control plane: an alert comes in, a Deployment i
 	  && $(RELEASE) && $(call build,eventpulse-demo) \
 	  && $(CARGO) run --quiet --locked --package eventpulse-demo -- --bus $(BUS) $(if $(filter 1,$(KEEP)),--keep))
 
+# Options of `make bench`: ONLY=react,idle (the list is in `make bench LIST=1`), QUICK=1, BUS=kafka, embedded or both, FSYNC=1 for etcd
+# that writes to disk, PROFILE=DIR for perf, OUT=DIR for the results.
+# BUS has a default for the demo; here only one that was given counts.
+BENCH_BUS := $(if $(filter undefined file,$(origin BUS)),,$(BUS))
+BENCH_ARGS = $(if $(ONLY),--only $(ONLY)) $(if $(BENCH_BUS),--bus $(BENCH_BUS)) $(if $(filter 1,$(QUICK)),--quick) \
+	$(if $(filter 1,$(FSYNC)),--etcd-fsync) $(if $(filter 1,$(LIST)),--list) \
+	$(if $(PROFILE),--profile "$(call absolute,$(PROFILE))") $(if $(OUT),--out "$(call absolute,$(OUT))")
+comma := ,
+
+bench: ## Measure it on real parts, about an hour in all (ONLY=react,idle QUICK=1 BUS=kafka FSYNC=1 PROFILE=DIR OUT=DIR; LIST=1 lists)
+	@case "$(BENCH_BUS)" in ''|embedded|kafka|both) ;; *) \
+	  echo "BUS=$(BUS): it is kafka, embedded or both" >&2; exit 2 ;; esac
+	@for switch in "QUICK=$(QUICK)" "FSYNC=$(FSYNC)" "LIST=$(LIST)"; do \
+	  case "$$switch" in *=|*=0|*=1) ;; *) echo "$$switch: it is 1 or 0" >&2; exit 2 ;; esac; done
+	@for name in $(subst $(comma), ,$(ONLY)); do grep -q "scenario(\"$$name\"," dev/bench/src/scenarios/mod.rs || { \
+	  echo "ONLY=$(ONLY): there is no scenario $$name; make bench LIST=1 lists them" >&2; exit 2; }; done
+	@$(call timed,make bench,$(CHECK) rust $(CONTROL_PLANE) $(if $(filter embedded,$(BENCH_BUS)),,kafka) \
+	  && $(RELEASE) && $(CARGO) build --release --locked --package eventpulse-bench-probe \
+	  && $(CARGO) build --release --locked --package eventpulse-bench \
+	  && $(TARGET)/release/eventpulse-bench $(BENCH_ARGS))
+
 test: ## Everything CI runs
 	@$(call timed,make test,$(MAKE) --no-print-directory check format lint env-tools unit end-to-end)
 
@@ -54,9 +75,10 @@ lint: ## Clippy, with warnings denied
 unit: ## Unit, property, contract, drift, boundary and API server tests
 	$(CARGO) test --workspace --locked --exclude eventpulse-bench --exclude eventpulse-demo --exclude eventpulse-e2e
 
-end-to-end: release ## The release binary as processes of its own, on real parts; then the demo
+end-to-end: release ## The release binary as processes of its own, on real parts; then the demo, and the benchmark's own tests
 	$(CARGO) test --locked --package eventpulse-e2e -- --nocapture --test-threads=2
 	$(CARGO) test --locked --package eventpulse-demo -- --test-threads=2
+	$(CARGO) test --locked --package eventpulse-bench
 
 release: ## Build target/release/eventpulse
 	@$(RELEASE)
