@@ -94,7 +94,7 @@ async fn blocked_threads_are_told_by_a_thread_that_is_not() {
                 std::thread::sleep(Duration::from_secs(5));
             });
             // The other one goes on all the while.
-            runtime.block_on(tokio::time::sleep(Duration::from_secs(8)));
+            runtime.block_on(async { tokio::time::sleep(Duration::from_secs(8)).await });
             drop(tasks);
         }
     });

@@ -180,7 +180,7 @@ impl System {
     }
 
     async fn until(&self, what: &str, done: impl Fn() -> bool) {
-        for _ in 0..3000 {
+        for _ in 0..30_000 {
             self.look();
             if done() {
                 return;
