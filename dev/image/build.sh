@@ -45,17 +45,35 @@ packages=$(ldd "$binary" | awk '$2 == "=>" { print $3 }' | while read -r path; d
 done | sort -u)
 packages="$packages ca-certificates base-files netbase"
 
-# From the archive, by apt's own signatures, and not from this machine's disk.
+# From the archive, by apt's own signatures, and not from this machine's disk. Where the machine has no lists of packages, or old ones,
+# they are fetched into a folder of our own, which needs no root.
+lists=$work/apt
+apt() { # directory, arguments of apt-get
+    directory=$1
+    shift
+    if [ -d "$lists" ]; then
+        set -- -o "Dir::State::Lists=$lists/lists" -o "Dir::Cache=$lists/cache" "$@"
+    fi
+    (cd "$directory" && apt-get -o APT::Sandbox::User=root -qq "$@")
+}
+download() { # packages
+    apt "$work/debs" download "$@" 2>/dev/null && return
+    if [ ! -d "$lists" ]; then
+        echo "Fetching lists of Debian's packages"
+        mkdir -p "$lists/lists/partial" "$lists/cache/archives/partial"
+        apt "$work" update
+    fi
+    apt "$work/debs" download "$@"
+}
 # shellcheck disable=SC2086 # Words.
-(cd "$work/debs" && apt-get -o APT::Sandbox::User=root -qq download $packages) ||
-    fail "apt-get download $packages did not work" "apt-get update"
+download $packages || fail "apt-get download $packages did not work" "look at /etc/apt/sources.list, and whether the archive can be reached"
 files="$work/files"
 mkdir -p "$files" "$work/base/var/lib/dpkg/status.d"
 # A package may leave its licence to another one.
 for deb in "$work"/debs/*.deb; do dpkg-deb --extract "$deb" "$files"; done
 others=$(find "$files/usr/share/doc" -maxdepth 1 -type l -exec readlink {} + | sort -u)
 for other in $others; do
-    (cd "$work/debs" && apt-get -o APT::Sandbox::User=root -qq download "$other") || fail "there is no package $other" "apt-get update"
+    download "$other" || fail "there is no package $other" "look at /etc/apt/sources.list, and whether the archive can be reached"
 done
 for deb in "$work"/debs/*.deb; do
     dpkg-deb --extract "$deb" "$files"
