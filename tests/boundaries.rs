@@ -27,10 +27,11 @@ const SHARED: [(&str, &[&str]); 8] = [
 const TOP: [&str; 5] = ["main.rs", "lib.rs", "cli", "config.rs", "config"];
 
 /// Files and folders that decide and compute, and do nothing else. Each must exist.
-const PURE: [&str; 33] = [
+const PURE: [&str; 34] = [
     "actions/breaker.rs",
     "actions/budget.rs",
     "actions/judge.rs",
+    "actions/keepers.rs",
     "actions/plan.rs",
     "actions/resolve.rs",
     "actions/ring.rs",

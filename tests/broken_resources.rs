@@ -379,6 +379,9 @@ async fn every_broken_resource_gets_its_answer_and_stops_nobody() {
     plane
         .run_kubectl(&["create", "secret", "generic", "ops", "-n", NAMESPACE, "--from-literal=url=http://127.0.0.1:1/"])
         .unwrap();
+    plane.run_kubectl(&["apply", "-f", &below_root("examples/shop/00-namespace.yaml")]).unwrap();
+    plane.run_kubectl(&["apply", "-f", &below_root("examples/kinds/00-targets.yaml")]).unwrap();
+    plane.run_kubectl(&["wait", "--for=condition=Established", "crd/widgets.example.com", "--timeout=30s"]).unwrap();
     let server = Server { client: client_of(plane).await };
     let (ctx, mut failures) = start_config(server.client.clone());
 
@@ -398,6 +401,7 @@ async fn every_broken_resource_gets_its_answer_and_stops_nobody() {
     all_become_ready(&server, &fixtures).await;
     all_become_ready(&server, &apply_examples(plane, "examples/shop", 4)).await;
     all_become_ready(&server, &apply_examples(plane, "examples/channels", 2)).await;
+    all_become_ready(&server, &apply_examples(plane, "examples/kinds", 7)).await;
     a_malformed_rule_is_marked_and_holds_up_nobody(&server, plane, &table).await;
     statuses_are_quiet(&server, &fixtures).await;
 

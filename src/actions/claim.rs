@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kube::{
     Api,
     api::{ObjectMeta, PostParams},
@@ -14,9 +14,9 @@ use kube::{
 use tokio::time::timeout;
 
 use super::{
-    plan::{Planned, TargetState, plan},
+    look::Asked,
+    plan::Planned,
     service::{Actions, CLAIM_SKEW},
-    target::TargetCall,
 };
 use crate::{
     api::v1alpha1::{
@@ -33,6 +33,9 @@ use crate::{
 
 /// How long the read for a plan may hold up a claim.
 const FIRST_PLAN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How young a request is that can hardly come for the second time, after a crash.
+const JUST_NOW: SignedDuration = SignedDuration::from_secs(2);
 
 /// One target: its actions run one after the other.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -202,18 +205,17 @@ impl Actions {
         if now >= request.deadline || self.breaker_is_open(request) {
             return None;
         }
-        let namespace = &request.incident.rule.namespace;
-        let account = &runbook.service_account_name;
-        let call = TargetCall { namespace, target: &request.target, account, timeout: runbook.timeout.as_std() };
-        let read = async {
+        let prepare = async {
             let Ok(false) = self.is_suspended(request).await else { return None };
-            let object = self.targets.read(&self.targets.slot().await, &call).await.ok()?;
-            let target = TargetState::read(&object).ok()?;
-            let Ok(None) = self.refusal(request, runbook, &target).await else { return None };
-            Some(target)
+            // What has just been decided is not over yet. An older request may be one that comes again.
+            if now.duration_since(request.decided_at) > JUST_NOW {
+                let Ok(None) = self.over(request).await else { return None };
+            }
+            let asked = Asked { namespace: &request.incident.rule.namespace, request, runbook, plans: &[] };
+            let target = self.read_state(&asked, &request.target).await.ok()?;
+            self.prepare(&asked, &target, None).await.ok()
         };
-        let target = timeout(FIRST_PLAN_TIMEOUT, read).await.ok()??;
-        plan(&request.action_id, runbook, &target, request.deadline, &self.sender, now).ok()
+        timeout(FIRST_PLAN_TIMEOUT, prepare).await.ok()?
     }
 
     /// Tries until it exists, the server refuses it for good, or `give_up_at`: one namespace in which nothing can be created must

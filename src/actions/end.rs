@@ -14,9 +14,9 @@ use super::{
 };
 use crate::{
     api::v1alpha1::{ACTION_MESSAGE_MAX, Action, ActionPhase, ActionStatus, OnUnknownOutcome},
-    events::{ActionCompleted, ActionFailed, ActionFailureReason, Event, Topic},
+    events::{ActionCompleted, ActionFailed, ActionFailureReason, ActionRequested, Event, Topic},
     runtime::{
-        Step, StoreError,
+        Inbound, Step, StoreError,
         kube_events::{Reason, Report},
         metrics::catalogue::{ACTIONS_FINISHED, ALERT_TO_ACTION},
     },
@@ -102,28 +102,11 @@ impl Actions {
     async fn fail_with(&self, work: &mut Work, reason: ActionFailureReason, message: &str) -> Result<(), StoreError> {
         let now = self.ctx.clock.now();
         let request = &work.request;
-        let stops =
-            reason == ActionFailureReason::OutcomeUnknown && request.on_unknown_outcome == OnUnknownOutcome::Stop;
         let message = cut(message, ACTION_MESSAGE_MAX);
-        let event = self.event(
-            work,
-            Topic::ActionFailed,
-            now,
-            ActionFailed {
-                incident: request.incident.clone(),
-                action_id: request.action_id.clone(),
-                step: request.step.clone(),
-                step_index: request.step_index,
-                attempt: request.attempt,
-                target: request.target.clone(),
-                reason,
-                message: message.clone(),
-                by: work.by(),
-                ends_ladder: request.last || stops,
-            },
-        );
-        use ActionFailureReason::{IncidentResolved, Stale, Suspended};
-        let skipped = matches!(reason, Stale | Suspended | IncidentResolved) && !work.was_sent();
+        let failed = failed_of(request, reason, message.clone(), work.by());
+        let event = self.event(work, Topic::ActionFailed, now, failed);
+        use ActionFailureReason::{IncidentResolved, Stale, Suspended, TargetChanged};
+        let skipped = matches!(reason, Stale | Suspended | IncidentResolved | TargetChanged) && !work.was_sent();
         let phase = if skipped { ActionPhase::Skipped } else { ActionPhase::Failed };
         let label = reason_label(reason);
         let told = format!("{label}: {message}");
@@ -146,7 +129,7 @@ impl Actions {
     /// An Event on the target, where one was met: one that was never found has no uid that it could be shown by.
     fn say(&self, work: &Work, reason: Reason, what: &str, now: Timestamp) {
         let Some(plan) = work.plans.last() else { return };
-        let (request, incident) = (&work.request, &work.request.incident);
+        let incident = &work.request.incident;
         let reference = |api_version: &str, kind: &str, name: &str, uid: Option<String>| ObjectReference {
             api_version: Some(api_version.to_owned()),
             kind: Some(kind.to_owned()),
@@ -155,7 +138,8 @@ impl Actions {
             uid,
             ..ObjectReference::default()
         };
-        let target = &request.target;
+        // What was patched is what was changed: the target, or its autoscaler.
+        let target = work.object();
         self.kube_events.say(Report {
             reason,
             of: work.name.name.clone(),
@@ -206,6 +190,35 @@ impl Actions {
         tracing::info!(action = %work.name, incident = %work.request.incident.incident_id, target, result, what, "An action came to its end.");
         self.ctx.metrics.count(&ACTIONS_FINISHED, [result], 1);
         self.tell_ended(work, result, what);
+    }
+}
+
+impl Actions {
+    /// That an action has failed which could not even be claimed. There is no Action to keep it, so everything in it follows from the
+    /// request and the time at which the log took that: told again, it says the same.
+    pub(super) fn unclaimed(&self, request: &ActionRequested, inbound: &Inbound, message: String) -> Event {
+        let by = format!("runbook {} as nobody", request.runbook);
+        let failed = failed_of(request, ActionFailureReason::Refused, cut(&message, ACTION_MESSAGE_MAX), by);
+        self.ctx.metrics.count(&ACTIONS_FINISHED, ["failed"], 1);
+        let time = inbound.timestamp.max(request.decided_at);
+        self.result_event(request, Topic::ActionFailed, time, inbound.event.traceparent.clone(), failed)
+    }
+}
+
+/// What rules and incidents are told of an action that did not take effect.
+fn failed_of(request: &ActionRequested, reason: ActionFailureReason, message: String, by: String) -> ActionFailed {
+    let stops = reason == ActionFailureReason::OutcomeUnknown && request.on_unknown_outcome == OnUnknownOutcome::Stop;
+    ActionFailed {
+        incident: request.incident.clone(),
+        action_id: request.action_id.clone(),
+        step: request.step.clone(),
+        step_index: request.step_index,
+        attempt: request.attempt,
+        target: request.target.clone(),
+        reason,
+        message,
+        by,
+        ends_ladder: request.last || stops,
     }
 }
 

@@ -4,7 +4,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{
     judge::{Verdict, judge},
-    plan::{TargetState, fence},
+    look::Blocked,
+    plan::fence,
     run::Work,
     service::Actions,
     target::CallError,
@@ -40,13 +41,14 @@ impl Actions {
     }
 
     async fn try_fence(&self, work: &Work, runbook: &RunbookSnapshot) -> Result<Fenced, String> {
-        let call = work.call(runbook);
-        let slot = self.targets.slot().await;
-        let target = match self.targets.read(&slot, &call).await {
-            Ok(object) => TargetState::read(&object).map_err(|error| error.to_string())?,
-            Err(CallError::Api { failure: ApiFailure::NotFound(_), .. }) => return Ok(Fenced::Done),
-            Err(CallError::Api { failure, .. }) => return Err(failure.to_string()),
-            Err(CallError::Unsupported(problem)) => return Ok(Fenced::Impossible(problem)),
+        let target = match self.read_state(&work.asked(runbook), work.object()).await {
+            Ok(target) => target,
+            Err(Blocked::Answer(_, ApiFailure::NotFound(_))) => return Ok(Fenced::Done),
+            Err(Blocked::Answer(_, failure)) => return Err(failure.to_string()),
+            Err(Blocked::No(_, problem)) => return Ok(Fenced::Impossible(problem)),
+            Err(Blocked::Unreadable(what) | Blocked::Later(what) | Blocked::Full(what)) => {
+                return Err(format!("{what} cannot be read now"));
+            }
         };
         match judge(work.id(), &work.plans, &target) {
             Verdict::Applied => return Ok(Fenced::Applied(work.done())),
@@ -56,7 +58,12 @@ impl Actions {
         }
         let patch = fence(work.id(), &target, work.request.deadline, self.ctx.clock.now())
             .map_err(|error| error.to_string())?;
-        match self.targets.patch(&slot, &call, &patch).await {
+        let kind = self
+            .kind_of(&work.request, runbook.r#type, work.object())
+            .await
+            .map_err(|_| "its kind cannot be read now")?;
+        let slot = self.targets.slot().await;
+        match self.targets.patch(&slot, &work.call(runbook, &kind), &patch).await {
             Ok(_) => Ok(Fenced::Done),
             Err(CallError::Unsupported(problem)) => Ok(Fenced::Impossible(problem)),
             Err(CallError::Api { failure: failure @ ApiFailure::Refused { code, .. }, .. }) if code != 422 => {

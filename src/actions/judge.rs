@@ -20,8 +20,9 @@ pub enum Verdict {
 
 /// Judges by the target as it is. A plan without a recorded outcome may have been sent, and may even still be on its way.
 ///
-/// Absent from the ring, a plan did not take effect only if nothing of the target's spec and annotations has changed since: every
-/// change lets the generation grow, and whoever rewinds the annotation (`kubectl rollout undo`, `kubectl replace`) makes a change.
+/// Absent from the ring, a plan did not take effect only if nothing of the target's spec has changed since: what an action does is a
+/// change of the spec, every such change lets the generation grow, and no one who rewinds the annotation (`kubectl rollout undo`,
+/// `kubectl replace`) lets it shrink. Of a kind that does not keep its generation only an unmoved resourceVersion says as much.
 pub fn judge(id: &ActionId, plans: &[ActionPlan], target: &TargetState) -> Verdict {
     if plans.iter().any(|plan| plan.uid != target.uid) {
         return Verdict::Replaced;
@@ -43,6 +44,7 @@ pub fn judge(id: &ActionId, plans: &[ActionPlan], target: &TargetState) -> Verdi
             ("pod template", plan.template_hash == target.template_hash),
             ("revision", plan.revision == target.revision),
             ("generation", plan.generation == target.generation),
+            ("resourceVersion", plan.generation.is_some() || plan.resource_version == target.resource_version),
         ];
         if let Some((what, _)) = changed.into_iter().find(|(_, same)| !same) {
             let since = plan.planned_at;
@@ -66,7 +68,10 @@ mod tests {
 
     use super::*;
     use crate::{
-        actions::plan::{fence, tests::deployment},
+        actions::plan::{
+            fence,
+            tests::{deployment, read},
+        },
         api::v1alpha1::{ANNOTATION_APPLIED, PlanOutcome},
     };
 
@@ -75,7 +80,7 @@ mod tests {
     }
 
     fn state(object: &Value) -> TargetState {
-        TargetState::read(object).unwrap()
+        read(object)
     }
 
     fn planned_for(object: &Value) -> ActionPlan {
@@ -84,6 +89,9 @@ mod tests {
             sender: "me".into(),
             planned_at: "2026-01-01T12:00:00Z".parse().unwrap(),
             what: "3 → 4".into(),
+            object: None,
+            from: Some(3),
+            to: Some(4),
             uid: target.uid.clone(),
             resource_version: target.resource_version.clone(),
             generation: target.generation,

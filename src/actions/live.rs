@@ -9,8 +9,8 @@ use kube::{
 
 use super::{resolve::resolve, service::Actions};
 use crate::{
-    api::v1alpha1::{Incident, IncidentPhase, Rule, Runbook, RunbookSnapshot},
-    events::{ActionRequested, NamespacedName},
+    api::v1alpha1::{Incident, IncidentActionState, IncidentPhase, Rule, Runbook, RunbookSnapshot, StepWhen},
+    events::{ActionFailureReason, ActionRequested, NamespacedName},
     runtime::{
         ApiFailure, WatchCache,
         kube_api::{CALL_TIMEOUT, ask, find},
@@ -25,18 +25,30 @@ impl Actions {
         Ok(self.look_up(&self.rules, &request.incident.rule, acts).await?.is_none())
     }
 
-    /// Whether nothing is to be done any more: its alerts cleared, or somebody resolved it, while the action waited. An incident that
-    /// is not there may only not be written yet.
-    pub(super) async fn is_resolved(&self, request: &ActionRequested) -> Result<bool, ApiFailure> {
+    /// Why nothing is to be done any more: its alerts cleared, or somebody resolved it, while the action waited; or it was told before
+    /// that the action has failed, because it could not be claimed. An incident that is not there may only not be written yet.
+    pub(super) async fn over(
+        &self,
+        request: &ActionRequested,
+    ) -> Result<Option<(ActionFailureReason, &'static str)>, ApiFailure> {
         let api: Api<Incident> = Api::namespaced(self.ctx.kube.clone(), &request.incident.rule.namespace);
         let incident = match find(&self.ctx.health, &api, request.incident.incident_id.as_str()).await {
             // What somebody has made unreadable says nothing.
             Err(ApiFailure::Malformed(_)) => None,
             found => found?,
         };
-        Ok(incident.is_some_and(|incident| {
-            incident.spec.resolved || incident.status.is_some_and(|status| status.phase == IncidentPhase::Resolved)
-        }))
+        let Some(incident) = incident else { return Ok(None) };
+        let status = incident.status.unwrap_or_default();
+        let resolved = incident.spec.resolved || status.phase == IncidentPhase::Resolved;
+        if resolved && request.when == StepWhen::Ladder {
+            let message = "its incident was resolved before anything was sent";
+            return Ok(Some((ActionFailureReason::IncidentResolved, message)));
+        }
+        let told = status.actions.iter().any(|action| {
+            action.action_ref.name == request.action_id.as_str() && action.state == IncidentActionState::Failed
+        });
+        let message = "its incident was told that it has failed, before it could be claimed";
+        Ok(told.then_some((ActionFailureReason::Refused, message)))
     }
 
     /// None where there is no runbook that fits the request.
@@ -46,16 +58,16 @@ impl Actions {
         self.look_up(&self.runbooks, &name, |runbook: &Runbook| resolve(runbook, &request.parameters).ok()).await
     }
 
-    /// Name of the HorizontalPodAutoscaler that governs the target's replicas.
-    pub(super) async fn governor_of(&self, request: &ActionRequested) -> Result<Option<String>, ApiFailure> {
+    /// Names of the HorizontalPodAutoscalers that govern the target's replicas, in their order.
+    pub(super) async fn governors_of(&self, request: &ActionRequested) -> Result<Vec<String>, ApiFailure> {
         let namespace = request.incident.rule.namespace.as_str();
         let cached = self.autoscalers.list();
-        if follows(&self.autoscalers) && governor(cached.iter().map(AsRef::as_ref), request).is_none() {
-            return Ok(None);
+        if follows(&self.autoscalers) && governors(cached.iter().map(AsRef::as_ref), request).is_empty() {
+            return Ok(Vec::new());
         }
         let api: Api<HorizontalPodAutoscaler> = Api::namespaced(self.ctx.kube.clone(), namespace);
         let all: ObjectList<_> = ask(&self.ctx.health, CALL_TIMEOUT, api.list(&ListParams::default())).await?;
-        Ok(governor(all.iter(), request))
+        Ok(governors(all.iter(), request))
     }
 
     async fn look_up<K: Cached, T>(
@@ -84,15 +96,21 @@ fn follows<K: Cached>(cache: &WatchCache<K>) -> bool {
     *state.borrow() == WatchState::Following
 }
 
-fn governor<'a>(
-    mut all: impl Iterator<Item = &'a HorizontalPodAutoscaler>,
-    request: &ActionRequested,
-) -> Option<String> {
-    let found = all.find(|autoscaler| {
+/// The group must be the target's; its version may be another one of the same kind.
+fn governors<'a>(all: impl Iterator<Item = &'a HorizontalPodAutoscaler>, request: &ActionRequested) -> Vec<String> {
+    let group = |api_version: &str| api_version.split_once('/').map(|(group, _)| group.to_owned()).unwrap_or_default();
+    let governs = |autoscaler: &&HorizontalPodAutoscaler| {
         let reference = &autoscaler.spec.scale_target_ref;
+        let same_group = reference.api_version.as_deref().is_none_or(|version| {
+            // Without a version of its own it is as Kubernetes once took it: any group's.
+            version.is_empty() || group(version) == group(&request.target.api_version)
+        });
         autoscaler.metadata.namespace.as_deref() == Some(request.incident.rule.namespace.as_str())
             && reference.kind == request.target.kind
             && reference.name == request.target.name
-    });
-    found?.metadata.name.clone()
+            && same_group
+    };
+    let mut names: Vec<String> = all.filter(governs).filter_map(|found| found.metadata.name.clone()).collect();
+    names.sort();
+    names
 }

@@ -5,9 +5,14 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::ring::{MalformedRing, Mark, Ring, RingFull};
+use super::{
+    keepers::Keepers,
+    ring::{MalformedRing, Mark, Ring, RingFull},
+};
 use crate::{
-    api::v1alpha1::{ANNOTATION_APPLIED, ActionPlan, ResolvedScale, RunbookSnapshot, StepType},
+    api::v1alpha1::{
+        ANNOTATION_APPLIED, ActionPlan, Count, ResolvedScale, RunbookSnapshot, StepType, TargetReference, Workload,
+    },
     events::ActionId,
 };
 
@@ -15,29 +20,37 @@ use crate::{
 pub const RING_SKEW: SignedDuration = SignedDuration::from_mins(10);
 /// Template annotation of a restart. Its value is the action's id: the same restart twice would be one.
 pub const ANNOTATION_RESTARTED_BY: &str = "eventpulse.io/restarted-by";
-const ANNOTATION_REVISION: &str = "deployment.kubernetes.io/revision";
 
-/// The target as it was read: the fields that decide.
+/// An object that may be patched, as it was read: the fields that decide. Which of them a kind has is told by its [`Workload`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct TargetState {
     /// Its uid.
     pub uid: String,
     /// Its version.
     pub resource_version: String,
-    /// Grows with every change of spec or annotations.
-    pub generation: i64,
+    /// Grows with every change of its spec; none where its kind does not keep it.
+    pub generation: Option<i64>,
     /// When it was created.
     pub created_at: Timestamp,
     /// Whether it is being deleted.
     pub deleting: bool,
-    /// Its number of replicas.
-    pub replicas: i64,
+    /// The number that a `Scale` changes; none where it has none.
+    pub count: Option<i64>,
+    /// The most that the number may be, where the object says so.
+    pub most: Option<i64>,
+    /// The number that is in use, where that may be another one.
+    pub in_use: Option<i64>,
     /// Its revision, where it has one.
     pub revision: Option<String>,
-    /// Hash of its pod template.
-    pub template_hash: String,
+    /// Hash of its pod template, where it has one.
+    pub template_hash: Option<String>,
     /// The annotation.
     pub ring: Result<Ring, MalformedRing>,
+    /// Who keeps it as somebody else wants it, where anybody does.
+    pub kept: Keepers,
+    /// Why its pods would not follow a change of their template.
+    pub stands: Option<&'static str>,
+    kind: Workload,
     has_annotations: bool,
     template_has_annotations: bool,
 }
@@ -48,26 +61,47 @@ pub struct TargetState {
 pub struct UnreadableTarget(&'static str);
 
 impl TargetState {
-    /// Reads what the API server answered.
-    pub fn read(object: &Value) -> Result<Self, UnreadableTarget> {
+    /// Reads what the API server answered for an object of this kind.
+    pub fn read(object: &Value, kind: &Workload) -> Result<Self, UnreadableTarget> {
         let meta = &object["metadata"];
         let text = |field: &'static str| meta[field].as_str().map(str::to_owned).ok_or(UnreadableTarget(field));
+        let number = |pointer: &str| object.pointer(pointer).and_then(Value::as_i64);
         let created = text("creationTimestamp")?;
+        let template = &object["spec"]["template"];
+        let generation = meta["generation"].as_i64();
+        if kind.keeps_generation && generation.is_none() {
+            return Err(UnreadableTarget("generation"));
+        }
         Ok(Self {
             uid: text("uid")?,
             resource_version: text("resourceVersion")?,
-            generation: meta["generation"].as_i64().unwrap_or(0),
+            generation: generation.filter(|_| kind.keeps_generation),
             created_at: created.parse().map_err(|_| UnreadableTarget("creationTimestamp"))?,
             deleting: !meta["deletionTimestamp"].is_null(),
-            // The API server fills in 1 where it is left out.
-            replicas: object["spec"]["replicas"].as_i64().unwrap_or(1),
-            revision: meta["annotations"][ANNOTATION_REVISION].as_str().map(str::to_owned),
-            template_hash: hash(&object["spec"]["template"]),
+            count: kind.count.as_ref().and_then(|count| match object.pointer(&count.pointer) {
+                None | Some(Value::Null) => count.default,
+                Some(found) => found.as_i64(),
+            }),
+            most: kind.count.as_ref().and_then(|count| number(count.most?)),
+            in_use: kind.count.as_ref().and_then(|count| number(count.in_use?)),
+            revision: kind.revision.and_then(|name| meta["annotations"][name].as_str().map(str::to_owned)),
+            template_hash: template.is_object().then(|| hash(template)),
             ring: Ring::parse(meta["annotations"][ANNOTATION_APPLIED].as_str()),
+            kept: Keepers::of(object, kind.count.as_ref().map(|count| count.pointer.as_ref())),
+            stands: why_it_stands(&object["spec"]),
+            kind: kind.clone(),
             has_annotations: meta["annotations"].is_object(),
-            template_has_annotations: object["spec"]["template"]["metadata"]["annotations"].is_object(),
+            template_has_annotations: template["metadata"]["annotations"].is_object(),
         })
     }
+}
+
+fn why_it_stands(spec: &Value) -> Option<&'static str> {
+    if spec["paused"] == json!(true) {
+        return Some("it is paused, so its pods stay as they are: resume it");
+    }
+    let on_delete = spec["updateStrategy"]["type"] == "OnDelete";
+    on_delete.then_some("its update strategy is OnDelete, so its pods stay as they are until somebody deletes them")
 }
 
 fn hash(value: &Value) -> String {
@@ -90,6 +124,9 @@ pub enum Refusal {
     /// The runbook does not say what to do.
     #[error("{0}")]
     Invalid(String),
+    /// What is to be taken back is not as it was left.
+    #[error("{0}")]
+    Changed(String),
     /// The ring has the action already: nothing of it may be sent (again), whatever else is known of it.
     #[error("the target's annotation says that the action is {0:?}")]
     Known(Mark),
@@ -104,31 +141,90 @@ pub struct Planned {
     pub patch: Value,
 }
 
-/// Plans the step for the target as it is.
+/// What is to be changed.
+#[derive(Clone, Debug)]
+pub struct Subject<'a> {
+    /// The object, as it was read.
+    pub state: &'a TargetState,
+    /// Its name, where it is not the target itself but the target's autoscaler.
+    pub object: Option<&'a TargetReference>,
+    /// The plan that is to be taken back, for `ScaleBack`.
+    pub undone: Option<&'a ActionPlan>,
+}
+
+/// Plans the step for its subject as it is.
 pub fn plan(
     id: &ActionId,
     runbook: &RunbookSnapshot,
-    target: &TargetState,
+    subject: &Subject<'_>,
     deadline: Timestamp,
     sender: &str,
     now: Timestamp,
 ) -> Result<Planned, Refusal> {
+    let target = subject.state;
     let ring = target.ring.clone()?;
     if let Some(mark) = ring.mark(id) {
         return Err(Refusal::Known(mark));
     }
-    let (what, change) = match runbook.r#type {
+    let (what, to, change) = match runbook.r#type {
         StepType::Scale => {
             let scale =
                 runbook.scale.as_ref().ok_or_else(|| Refusal::Invalid("a step of type Scale without scale".into()))?;
-            let to = replicas_after(scale, target.replicas)?;
-            (format!("{} → {to}", target.replicas), vec![json!({"op": "add", "path": "/spec/replicas", "value": to})])
+            let (count, from) = counted(target)?;
+            let to = count_after(scale, from, target, count)?;
+            (format!("{from} → {to}"), Some(to), set(count, to))
         }
-        StepType::Restart => ("restarted".to_owned(), restart(id, target)),
+        StepType::ScaleBack => {
+            let undone = subject.undone.ok_or_else(|| Refusal::Invalid("undoes no other step".into()))?;
+            let (count, from) = counted(target)?;
+            let to = undo(undone, target).map_err(Refusal::Changed)?;
+            (format!("{from} → {to}, back to what it was"), Some(to), set(count, to))
+        }
+        StepType::Restart => match target.stands {
+            Some(why) => return Err(Refusal::NothingToDo(why.into())),
+            None => ("restarted".to_owned(), None, restart(id, target)),
+        },
+    };
+    let what = match subject.object {
+        Some(object) => format!("by its {}: minReplicas {what}", object.display()),
+        None => what,
     };
     let ring = ring.with(id, Mark::Applied, deadline.saturating_add(RING_SKEW).unwrap_or(deadline), now)?;
-    let patch = guarded(target, change, &ring);
-    Ok(Planned { plan: record(target, what, sender, now), patch })
+    let plan = ActionPlan { from: to.and(target.count), to, ..record(subject, what, sender, now) };
+    Ok(Planned { plan, patch: guarded(target, change, &ring) })
+}
+
+fn counted(target: &TargetState) -> Result<(&Count, i64), Refusal> {
+    let count = target.kind.count.as_ref().ok_or_else(|| Refusal::Invalid("its kind has no replicas".into()))?;
+    let missing = || Refusal::NothingToDo(format!("it has no number at {}: set one first", count.pointer));
+    Ok((count, target.count.ok_or_else(missing)?))
+}
+
+fn set(count: &Count, to: i64) -> Vec<Value> {
+    vec![json!({"op": "add", "path": count.pointer, "value": to})]
+}
+
+/// The number to which a plan that took effect is taken back, if its object is as that left it: nobody else's change is undone. The
+/// patch was one write upon the planned version, so the generation after it is known.
+fn undo(undone: &ActionPlan, target: &TargetState) -> Result<i64, String> {
+    let (Some(from), Some(to)) = (undone.from, undone.to) else {
+        return Err("the step to be undone has changed no number of replicas".into());
+    };
+    if undone.uid != target.uid {
+        return Err("it was deleted and created again since".into());
+    }
+    if target.count != Some(to) {
+        let now = target.count.map_or_else(|| "nothing".into(), |count| count.to_string());
+        return Err(format!("somebody changed {to}, as the step left it, to {now} since"));
+    }
+    let as_left = match (undone.generation, target.generation) {
+        (Some(before), Some(now)) => now == before + 1,
+        _ => target.ring.as_ref().is_ok_and(|ring| ring.counter == undone.ring_counter + 1),
+    };
+    if !as_left {
+        return Err("it was changed since the step left it, although its number is the same".into());
+    }
+    Ok(from)
 }
 
 /// The fence: writes into the ring that the action is given up, so that no late patch of it can land.
@@ -138,11 +234,15 @@ pub fn fence(id: &ActionId, target: &TargetState, deadline: Timestamp, now: Time
     Ok(guarded(target, Vec::new(), &ring))
 }
 
-fn record(target: &TargetState, what: String, sender: &str, now: Timestamp) -> ActionPlan {
+fn record(subject: &Subject<'_>, what: String, sender: &str, now: Timestamp) -> ActionPlan {
+    let target = subject.state;
     ActionPlan {
         sender: sender.to_owned(),
         planned_at: now,
         what,
+        object: subject.object.cloned(),
+        from: None,
+        to: None,
         uid: target.uid.clone(),
         resource_version: target.resource_version.clone(),
         generation: target.generation,
@@ -153,19 +253,22 @@ fn record(target: &TargetState, what: String, sender: &str, now: Timestamp) -> A
     }
 }
 
-fn replicas_after(scale: &ResolvedScale, from: i64) -> Result<i64, Refusal> {
+fn count_after(scale: &ResolvedScale, from: i64, target: &TargetState, count: &Count) -> Result<i64, Refusal> {
     let wanted = match (scale.delta, scale.replicas) {
+        // An autoscaler that has gone above its least number would not be moved by a least number below that.
+        (Some(delta), None) if delta > 0 => from.max(target.in_use.unwrap_or(from)) + i64::from(delta),
         (Some(delta), None) => from + i64::from(delta),
         (None, Some(replicas)) => i64::from(replicas),
         _ => return Err(Refusal::Invalid("exactly one of delta and replicas is needed".into())),
     };
-    let least = i64::from(scale.min_replicas.unwrap_or(0)).max(0);
-    let most = scale.max_replicas.map_or(i64::from(i32::MAX), i64::from);
-    let to = wanted.min(most).max(least);
+    let least = i64::from(scale.min_replicas.unwrap_or(0)).max(count.least);
+    let most = scale.max_replicas.map(i64::from).into_iter().chain(target.most).min();
+    let to = wanted.min(most.unwrap_or(i64::from(i32::MAX))).max(least);
+    let beyond = target.most.is_some_and(|most| to > most);
     // A bound must not turn a step around: nobody asks for one replica more and wants three fewer.
     let turned = scale.delta.is_some_and(|delta| (to - from).signum() == -i64::from(delta.signum()));
-    if to == from || turned {
-        let bounds = format!("bounds {least} to {}", scale.max_replicas.map_or("none".into(), |most| most.to_string()));
+    if to == from || turned || beyond {
+        let bounds = format!("bounds {least} to {}", most.map_or("none".into(), |most| most.to_string()));
         return Err(Refusal::NothingToDo(format!("{from} replicas, {wanted} wanted, {bounds}")));
     }
     Ok(to)
@@ -207,7 +310,7 @@ pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::api::v1alpha1::{CircuitBreaker, Duration, Retry};
+    use crate::api::v1alpha1::{CircuitBreaker, Duration, GitOps, Retry, UnderAutoscaler};
 
     pub(in crate::actions) fn deployment(replicas: i64) -> Value {
         json!({
@@ -228,16 +331,22 @@ pub(super) mod tests {
             timeout: Duration::from_secs(30),
             retry: Retry::default(),
             circuit_breaker: CircuitBreaker::default(),
+            git_ops: GitOps::default(),
         }
     }
 
+    fn bounds(min_replicas: Option<i32>, max_replicas: Option<i32>) -> ResolvedScale {
+        let under_autoscaler = UnderAutoscaler::default();
+        ResolvedScale { delta: None, replicas: None, min_replicas, max_replicas, under_autoscaler }
+    }
+
     fn by(delta: i32, min: Option<i32>, max: Option<i32>) -> RunbookSnapshot {
-        let scale = ResolvedScale { delta: Some(delta), replicas: None, min_replicas: min, max_replicas: max };
+        let scale = ResolvedScale { delta: Some(delta), replicas: None, ..bounds(min, max) };
         runbook(StepType::Scale, Some(scale))
     }
 
     fn to(replicas: i32, min: Option<i32>, max: Option<i32>) -> RunbookSnapshot {
-        let scale = ResolvedScale { delta: None, replicas: Some(replicas), min_replicas: min, max_replicas: max };
+        let scale = ResolvedScale { delta: None, replicas: Some(replicas), ..bounds(min, max) };
         runbook(StepType::Scale, Some(scale))
     }
 
@@ -249,8 +358,17 @@ pub(super) mod tests {
         "2026-01-01T12:00:00Z".parse().unwrap()
     }
 
+    fn of(state: &TargetState) -> Subject<'_> {
+        Subject { state, object: None, undone: None }
+    }
+
+    pub(in crate::actions) fn read(object: &Value) -> TargetState {
+        let (api_version, kind) = (object["apiVersion"].as_str().unwrap(), object["kind"].as_str().unwrap());
+        TargetState::read(object, &Workload::known(api_version, kind).unwrap()).unwrap()
+    }
+
     fn plan_for(runbook: &RunbookSnapshot, object: &Value) -> Result<Planned, Refusal> {
-        plan(&id(), runbook, &TargetState::read(object).unwrap(), now(), "me", now())
+        plan(&id(), runbook, &of(&read(object)), now(), "me", now())
     }
 
     fn apply(object: &Value, patch: &Value) -> Result<Value, json_patch::PatchError> {
@@ -265,7 +383,7 @@ pub(super) mod tests {
         let planned = plan_for(&by(1, None, Some(10)), &object).unwrap();
         let after = apply(&object, &planned.patch).unwrap();
         assert_eq!((after["spec"]["replicas"].as_i64(), planned.plan.what.as_str()), (Some(4), "3 → 4"));
-        let state = TargetState::read(&after).unwrap();
+        let state = read(&after);
         assert_eq!(state.ring.unwrap().mark(&id()), Some(Mark::Applied));
         assert_eq!(state.template_hash, planned.plan.template_hash);
     }
@@ -335,7 +453,7 @@ pub(super) mod tests {
         let mut object = deployment(3);
         object["metadata"]["annotations"] = json!({ANNOTATION_APPLIED: "mine"});
         assert!(matches!(plan_for(&by(1, None, None), &object), Err(Refusal::Malformed(_))));
-        let state = TargetState::read(&object).unwrap();
+        let state = read(&object);
         assert!(matches!(fence(&id(), &state, now(), now()), Err(Refusal::Malformed(_))));
     }
 
@@ -343,10 +461,10 @@ pub(super) mod tests {
     fn after_the_fence_a_late_patch_does_not_apply() {
         let object = deployment(3);
         let late = plan_for(&by(1, None, None), &object).unwrap().patch;
-        let fence = fence(&id(), &TargetState::read(&object).unwrap(), now(), now()).unwrap();
+        let fence = fence(&id(), &read(&object), now(), now()).unwrap();
         let mut fenced = apply(&object, &fence).unwrap();
         fenced["metadata"]["resourceVersion"] = json!("8");
-        assert_eq!(TargetState::read(&fenced).unwrap().ring.unwrap().mark(&id()), Some(Mark::Aborted));
+        assert_eq!(read(&fenced).ring.unwrap().mark(&id()), Some(Mark::Aborted));
         assert!(apply(&fenced, &late).is_err());
     }
 

@@ -39,6 +39,7 @@ pub fn resolve(runbook: &Runbook, given: &[ParameterValue]) -> Result<RunbookSna
         timeout: step.timeout,
         retry: spec.retry.clone(),
         circuit_breaker: spec.circuit_breaker.clone(),
+        git_ops: spec.git_ops,
     })
 }
 
@@ -67,7 +68,9 @@ fn value_of(parameter: &RunbookParameter, given: &[ParameterValue]) -> Result<Pa
 }
 
 fn scale(step: &RunbookStep, scope: &Scope) -> Result<Option<ResolvedScale>, Unfit> {
-    let Some(ScaleStep { delta, replicas, min_replicas, max_replicas }) = &step.scale else { return Ok(None) };
+    let Some(ScaleStep { delta, replicas, min_replicas, max_replicas, under_autoscaler }) = &step.scale else {
+        return Ok(None);
+    };
     let number = |field: &str, value: &Option<IntOrString>| {
         value.as_ref().map(|value| integer(&format!("spec.steps[0].scale.{field}"), value, scope)).transpose()
     };
@@ -78,7 +81,13 @@ fn scale(step: &RunbookStep, scope: &Scope) -> Result<Option<ResolvedScale>, Unf
     if replicas.is_some_and(|replicas| replicas < 0) {
         return Err(unfit("spec.steps[0].scale.replicas", "is below 0"));
     }
-    Ok(Some(ResolvedScale { delta, replicas, min_replicas: *min_replicas, max_replicas: *max_replicas }))
+    Ok(Some(ResolvedScale {
+        delta,
+        replicas,
+        min_replicas: *min_replicas,
+        max_replicas: *max_replicas,
+        under_autoscaler: *under_autoscaler,
+    }))
 }
 
 fn integer(field: &str, value: &IntOrString, scope: &Scope) -> Result<i32, Unfit> {

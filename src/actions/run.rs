@@ -7,11 +7,14 @@ use jiff::Timestamp;
 
 use super::{
     end::reason_of,
+    look::{Asked, object_of},
     service::Actions,
     target::{TargetCall, user_of},
 };
 use crate::{
-    api::v1alpha1::{Action, ActionPhase, ActionPlan, ActionStatus, PlanOutcome, RunbookSnapshot},
+    api::v1alpha1::{
+        Action, ActionPhase, ActionPlan, ActionStatus, PlanOutcome, RunbookSnapshot, TargetReference, Workload,
+    },
     events::{
         ActionFailureReason, ActionId, ActionRequested, Event, EventId, NamespacedName, Payload, Topic, TraceContext,
     },
@@ -89,10 +92,21 @@ impl Work {
         i32::try_from(counted).unwrap_or(i32::MAX)
     }
 
-    pub fn call<'a>(&'a self, runbook: &'a RunbookSnapshot) -> TargetCall<'a> {
+    /// What its plans patch: the target, or its autoscaler.
+    pub fn object(&self) -> &TargetReference {
+        object_of(&self.request, &self.plans)
+    }
+
+    pub fn asked<'a>(&'a self, runbook: &'a RunbookSnapshot) -> Asked<'a> {
+        Asked { namespace: &self.name.namespace, request: &self.request, runbook, plans: &self.plans }
+    }
+
+    /// A call to what its plans patch.
+    pub fn call<'a>(&'a self, runbook: &'a RunbookSnapshot, kind: &'a Workload) -> TargetCall<'a> {
         TargetCall {
             namespace: &self.name.namespace,
-            target: &self.request.target,
+            object: self.object(),
+            resource: &kind.resource,
             account: &runbook.service_account_name,
             timeout: runbook.timeout.as_std(),
         }
@@ -229,13 +243,25 @@ impl Actions {
     }
 
     pub(super) fn event(&self, work: &Work, topic: Topic, now: Timestamp, payload: impl Into<Payload>) -> Event {
+        let trace = work.trace().map(|(_, own)| own.to_string());
+        self.result_event(&work.request, topic, now, trace, payload)
+    }
+
+    pub(super) fn result_event(
+        &self,
+        request: &ActionRequested,
+        topic: Topic,
+        time: Timestamp,
+        traceparent: Option<String>,
+        payload: impl Into<Payload>,
+    ) -> Event {
         Event {
-            id: EventId::new(topic.name(), work.id().as_str(), "result"),
-            time: now,
+            id: EventId::new(topic.name(), request.action_id.as_str(), "result"),
+            time,
             source: self.ctx.source(),
-            subject: work.id().to_string(),
-            key: work.request.incident.incident_id.to_string(),
-            traceparent: work.trace().map(|(_, own)| own.to_string()),
+            subject: request.action_id.to_string(),
+            key: request.incident.incident_id.to_string(),
+            traceparent,
             payload: payload.into(),
         }
     }

@@ -22,6 +22,15 @@ impl Actions {
     pub(super) async fn send(&self, work: &mut Work, planned: &Planned, pass: Pass) -> Next {
         let Some(runbook) = work.action.spec.runbook.clone() else { return Next::Look };
         let key = breaker_key(&work.request);
+        // It was known a moment ago, when the plan was made.
+        let kind = match self.kind_of(&work.request, runbook.r#type, work.object()).await {
+            Ok(kind) => kind,
+            Err(blocked) => {
+                work.settle(PlanOutcome::NotSent);
+                self.breakers().unused(&key, pass);
+                return self.after(work, &runbook, blocked);
+            }
+        };
         let slot = self.targets.slot().await;
         // The wait for a free call may have been long.
         let earlier = work.plans.len().saturating_sub(1);
@@ -34,7 +43,7 @@ impl Actions {
             self.budget().call();
         }
         let left = wait_until(work.request.deadline, self.ctx.clock.now());
-        let call = work.call(&runbook);
+        let call = work.call(&runbook, &kind);
         let call = TargetCall { timeout: call.timeout.min(left), ..call };
         let sent_at = self.ctx.clock.now();
         let answer = self.targets.patch(&slot, &call, &planned.patch).await;
@@ -64,7 +73,7 @@ impl Actions {
             }
             ApiFailure::NotFound(_) => {
                 work.settle(PlanOutcome::Refused);
-                fail(ActionFailureReason::TargetNotFound, format!("{} is gone", work.request.target.display()))
+                fail(ActionFailureReason::TargetNotFound, format!("{} is gone", work.object().display()))
             }
             failure => {
                 if matches!(failure, ApiFailure::Throttled { .. }) {

@@ -29,9 +29,9 @@ use crate::{
     bus::{Ack, BusError, SubscribeOptions},
     events::{ActionRequested, DeadLetterReason, NamespacedName, Payload, Topic, TraceContext},
     runtime::{
-        ApiFailure, Context, Gate, Handler, Inbound, KubeEvents, Mailboxes, Owned, Ownership, Step, Store, StoreError,
-        WatchCache,
-        consume::{bury, consume},
+        ApiFailure, Context, Gate, Handler, Inbound, Kinds, KubeEvents, Mailboxes, Owned, Ownership, Step, Store,
+        StoreError, WatchCache,
+        consume::{bury, bury_and_tell, consume},
         kube_api::{CALL_TIMEOUT, call},
         metrics::catalogue::{ACTIONS_QUEUED, BREAKERS, RETRY_BUDGET, TARGET_CALLS},
         telemetry::{Ids, scope},
@@ -127,6 +127,7 @@ pub(super) struct Actions {
     pub runbooks: Arc<WatchCache<Runbook>>,
     pub autoscalers: Arc<WatchCache<HorizontalPodAutoscaler>>,
     pub targets: Targets,
+    pub kinds: Kinds,
     pub queues: Queues,
     pub ownership: Arc<Ownership>,
     /// How many takeovers the queues know of.
@@ -150,6 +151,7 @@ impl Actions {
             rules: WatchCache::new(),
             runbooks: WatchCache::new(),
             autoscalers: WatchCache::new(),
+            kinds: Kinds::new(ctx.kube.clone()),
             targets: Targets::new(ctx.kube.clone(), config.target_concurrency),
             queues: Queues::default(),
             ownership: Ownership::new(Arc::clone(&ctx.bus), Topic::ActionRequested),
@@ -264,13 +266,11 @@ impl Claimer {
                 inbound.ack.done();
             }
             Claim::Refused(failure) => {
-                let origin = inbound.origin();
                 let message = format!("the Action {} cannot be created: {failure}", request.action_id);
-                bury(
-                    &self.actions.ctx,
-                    inbound.record.to_dead_letter(DeadLetterReason::Refused, message, origin),
-                    inbound.ack,
-                );
+                // The ladder goes on from it, and the incident says it.
+                let failed = self.actions.unclaimed(request, &inbound, message.clone());
+                let letter = inbound.record.to_dead_letter(DeadLetterReason::Refused, message, inbound.origin());
+                bury_and_tell(&self.actions.ctx, letter, failed, inbound.ack);
             }
             Claim::Shutdown => drop::<Ack>(inbound.ack),
         }

@@ -8,15 +8,20 @@ use serde_json::Value;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
-    api::v1alpha1::{TargetReference, workload_resource},
+    api::v1alpha1::TargetReference,
     runtime::{ApiFailure, classify, liveness::waiting},
 };
 
-/// Whose target, and as whom it is called.
+/// As whom EventPulse changes fields (`metadata.managedFields`). Tools that are to leave them alone are told this name.
+const FIELD_MANAGER: &str = "eventpulse-actions";
+
+/// Which object, and as whom it is called.
 #[derive(Clone, Debug)]
 pub(super) struct TargetCall<'a> {
     pub namespace: &'a str,
-    pub target: &'a TargetReference,
+    pub object: &'a TargetReference,
+    /// The resource of its kind.
+    pub resource: &'a str,
     pub account: &'a str,
     pub timeout: Duration,
 }
@@ -24,7 +29,7 @@ pub(super) struct TargetCall<'a> {
 /// Why a call gave no object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum CallError {
-    /// The target's kind is not supported, or its name can be no name; nothing was sent.
+    /// Its name can be no name; nothing was sent.
     Unsupported(String),
     /// What the API server said, or did not. `causes`: a 422 that names fields, which is no failed `test`.
     Api { failure: ApiFailure, causes: bool },
@@ -76,7 +81,10 @@ impl Targets {
     }
 
     async fn request(&self, call: &TargetCall<'_>, method: Method, body: Option<&Value>) -> Result<Value, CallError> {
-        let path = path_of(call.namespace, call.target).map_err(CallError::Unsupported)?;
+        let mut path = path_of(call).map_err(CallError::Unsupported)?;
+        if body.is_some() {
+            path = format!("{path}?fieldManager={FIELD_MANAGER}");
+        }
         let mut request = Request::builder()
             .method(method)
             .uri(path)
@@ -104,17 +112,15 @@ fn has_causes(error: &Error) -> bool {
     matches!(error, Error::Api(status) if status.details.as_ref().is_some_and(|details| !details.causes.is_empty()))
 }
 
-/// The name comes from labels of an alert, so it is checked before it becomes part of a path.
-fn path_of(namespace: &str, target: &TargetReference) -> Result<String, String> {
-    let (version, kind) = (target.api_version.as_str(), target.kind.as_str());
-    let Some(resource) = workload_resource(version, kind) else {
-        return Err(format!("{version} {kind} is no kind that can be acted on; supported: apps/v1 Deployment"));
-    };
-    if !is_subdomain(&target.name) {
-        let name: String = target.name.chars().take(80).collect();
-        return Err(format!("{name:?} can be no name of a {}", target.kind));
+/// The name comes from labels of an alert, so it is checked before it becomes part of a path. The rest is what the API server serves.
+fn path_of(call: &TargetCall<'_>) -> Result<String, String> {
+    let TargetReference { api_version, kind, name } = call.object;
+    if !is_subdomain(name) {
+        let name: String = name.chars().take(80).collect();
+        return Err(format!("{name:?} can be no name of a {kind}"));
     }
-    Ok(format!("/apis/{version}/namespaces/{namespace}/{resource}/{}", target.name))
+    let root = if api_version.contains('/') { "apis" } else { "api" };
+    Ok(format!("/{root}/{api_version}/namespaces/{}/{}/{name}", call.namespace, call.resource))
 }
 
 /// RFC 1123, as Kubernetes checks names.
@@ -136,12 +142,14 @@ mod tests {
 
     #[test]
     fn a_name_from_a_label_cannot_lead_elsewhere() {
-        let target = |name: &str| TargetReference {
-            api_version: "apps/v1".into(),
-            kind: "Deployment".into(),
-            name: name.into(),
+        let path = |api_version: &str, name: &str| {
+            let object =
+                TargetReference { api_version: api_version.into(), kind: "Deployment".into(), name: name.into() };
+            let timeout = Duration::from_secs(1);
+            path_of(&TargetCall { namespace: "shop", object: &object, resource: "deployments", account: "a", timeout })
         };
-        assert_eq!(path_of("shop", &target("svc-a.b")).unwrap(), "/apis/apps/v1/namespaces/shop/deployments/svc-a.b");
+        assert_eq!(path("apps/v1", "svc-a.b").unwrap(), "/apis/apps/v1/namespaces/shop/deployments/svc-a.b");
+        assert_eq!(path("v1", "svc-a").unwrap(), "/api/v1/namespaces/shop/deployments/svc-a");
         for name in [
             "",
             "../x",
@@ -157,9 +165,7 @@ mod tests {
             "ä",
             &"a".repeat(254),
         ] {
-            assert!(path_of("shop", &target(name)).is_err(), "{name:?}");
+            assert!(path("apps/v1", name).is_err(), "{name:?}");
         }
-        let pod = TargetReference { api_version: "v1".into(), kind: "Pod".into(), name: "a".into() };
-        assert!(path_of("shop", &pod).unwrap_err().contains("supported"));
     }
 }

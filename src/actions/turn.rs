@@ -5,15 +5,15 @@ use std::time::Duration;
 use super::{
     breaker::{Admission, Pass},
     judge::{Verdict, judge},
-    plan::{Planned, Refusal, TargetState, plan},
+    look::{Blocked, is_refused_unmoved},
+    plan::{Planned, TargetState},
     run::{Next, Work, fail, wait_until},
     send::{breaker_key, refused},
     service::Actions,
-    target::CallError,
 };
 use crate::{
-    api::v1alpha1::{ACTION_PLANS_MAX, ActionPhase, ActionStatus, PlanOutcome, RunbookSnapshot, StepType},
-    events::{ActionFailureReason, ActionRequested},
+    api::v1alpha1::{ACTION_PLANS_MAX, ActionPhase, ActionStatus, PlanOutcome, RunbookSnapshot, TargetReference},
+    events::ActionFailureReason,
     runtime::{ApiFailure, StoreError},
 };
 
@@ -35,10 +35,7 @@ impl Actions {
             Ok(pass) => pass,
             Err(next) => return Ok(next),
         };
-        let planned = match self.read_target(work, &runbook).await {
-            Ok(target) => self.judge_and_plan(work, &runbook, &target).await,
-            Err(next) => Err(next),
-        };
+        let planned = self.look_and_plan(work, &runbook).await;
         let planned = match planned.and_then(|planned| self.pay_for_retry(work).map(|()| planned)) {
             Ok(planned) => planned,
             Err(next) => {
@@ -102,12 +99,9 @@ impl Actions {
             return Some(stop);
         }
         if !work.was_sent() {
-            match self.is_resolved(&work.request).await {
-                Ok(false) => {}
-                Ok(true) => {
-                    let message = "its incident was resolved before anything was sent";
-                    return Some(fail(ActionFailureReason::IncidentResolved, message));
-                }
+            match self.over(&work.request).await {
+                Ok(None) => {}
+                Ok(Some((reason, message))) => return Some(fail(reason, message)),
                 Err(_) => {
                     return Some(self.unreadable(&format!("the incident {}", work.request.incident.incident_id)));
                 }
@@ -128,104 +122,64 @@ impl Actions {
         None
     }
 
-    async fn read_target(&self, work: &mut Work, runbook: &RunbookSnapshot) -> Result<TargetState, Next> {
-        let key = breaker_key(&work.request);
-        let name = work.request.target.display();
-        let slot = self.targets.slot().await;
-        let answer = self.targets.read(&slot, &work.call(runbook)).await;
-        drop(slot);
-        work.failed_reads += 1;
-        match answer {
-            Ok(object) => {
-                work.failed_reads = 0;
-                // A read alone does not close the breaker: it is the writes that it protects.
-                TargetState::read(&object).map_err(|error| fail(ActionFailureReason::Refused, error.to_string()))
-            }
-            Err(CallError::Unsupported(problem)) => Err(fail(ActionFailureReason::InvalidRunbook, problem)),
-            Err(CallError::Api { failure: ApiFailure::NotFound(_), .. }) => {
-                Err(fail(ActionFailureReason::TargetNotFound, format!("there is no {name} in {}", work.name.namespace)))
-            }
-            Err(CallError::Api { failure: failure @ ApiFailure::Refused { .. }, .. }) => Err(refused(&failure)),
-            Err(CallError::Api { failure, .. }) => {
-                // 429 says that the server works.
-                if !matches!(failure, ApiFailure::Throttled { .. }) {
-                    self.note_failure(&key, runbook);
-                }
-                Err(self.later(work, runbook, &failure))
-            }
-        }
-    }
-
-    async fn judge_and_plan(
-        &self,
-        work: &Work,
-        runbook: &RunbookSnapshot,
-        target: &TargetState,
-    ) -> Result<Planned, Next> {
-        match judge(work.id(), &work.plans, target) {
-            Verdict::Applied => return Err(Next::Complete { what: work.done() }),
-            Verdict::Aborted => return Err(fail(ActionFailureReason::RetriesExhausted, "it was given up and fenced")),
-            Verdict::Replaced => {
-                let name = work.request.target.display();
-                return Err(fail(
-                    ActionFailureReason::Stale,
-                    format!("{name} was deleted and created again since it was planned"),
-                ));
-            }
-            Verdict::Unknown(message) => return Err(fail(ActionFailureReason::OutcomeUnknown, message)),
-            Verdict::NotApplied => {}
-        }
-        if let Some(plan) = work.plans.last()
-            && plan.outcome == Some(PlanOutcome::Conflict)
-            && plan.resource_version == target.resource_version
-        {
+    /// Reads what is patched, judges what is known of it, reads the target where that is another object, and plans.
+    async fn look_and_plan(&self, work: &mut Work, runbook: &RunbookSnapshot) -> Result<Planned, Next> {
+        let object = work.object().clone();
+        let state = self.read_for(work, &object, runbook).await?;
+        judge_all(work, &state)?;
+        if is_refused_unmoved(&work.plans, &state) {
             return Err(fail(
                 ActionFailureReason::Refused,
                 "the API server refuses the patch, although the target has not changed",
             ));
         }
-        match self.refusal(&work.request, runbook, target).await {
-            Ok(None) => {}
-            Ok(Some((reason, message))) => return Err(fail(reason, message)),
-            Err(_) => return Err(self.unreadable("the HorizontalPodAutoscalers of its namespace")),
-        }
-        let now = self.ctx.clock.now();
-        plan(work.id(), runbook, target, work.request.deadline, &self.sender, now).map_err(|refusal| match refusal {
-            Refusal::NothingToDo(message) => fail(ActionFailureReason::NothingToDo, message),
-            Refusal::Malformed(error) => fail(ActionFailureReason::Refused, error.to_string()),
-            Refusal::Invalid(message) => fail(ActionFailureReason::InvalidRunbook, message),
-            // The judge would have said so.
-            refusal @ Refusal::Known(_) => fail(ActionFailureReason::Refused, refusal.to_string()),
-            Refusal::Full(full) => Next::Wait { reason: full.to_string(), time: Duration::from_secs(5) },
-        })
+        let prepared = if object == work.request.target {
+            self.prepare(&work.asked(runbook), &state, None).await
+        } else {
+            let target = work.request.target.clone();
+            let target = self.read_for(work, &target, runbook).await?;
+            self.prepare(&work.asked(runbook), &target, Some(&state)).await
+        };
+        prepared.map_err(|blocked| self.after(work, runbook, blocked))
     }
 
-    /// Why nothing may be done to this target, whatever is planned. Fails when nobody can say.
-    pub(super) async fn refusal(
+    async fn read_for(
         &self,
-        request: &ActionRequested,
+        work: &mut Work,
+        object: &TargetReference,
         runbook: &RunbookSnapshot,
-        target: &TargetState,
-    ) -> Result<Option<(ActionFailureReason, String)>, ApiFailure> {
-        let name = request.target.display();
-        // The API server cuts creationTimestamp to whole seconds. What was created in the second of the decision counts as there
-        // before it: an alert comes long after its target, and refusing the doubtful ones would refuse right ones.
-        if target.created_at > request.decided_at {
-            let message = format!("{name} was created at {}, after the decision", target.created_at);
-            return Ok(Some((ActionFailureReason::Stale, message)));
+    ) -> Result<TargetState, Next> {
+        work.failed_reads += 1;
+        match self.read_state(&work.asked(runbook), object).await {
+            Ok(state) => {
+                // A read alone does not close the breaker: it is the writes that it protects.
+                work.failed_reads = 0;
+                Ok(state)
+            }
+            Err(blocked) => Err(self.after(work, runbook, blocked)),
         }
-        if target.deleting {
-            return Ok(Some((ActionFailureReason::TargetNotFound, format!("{name} is being deleted"))));
+    }
+
+    /// What follows when nothing can be planned.
+    pub(super) fn after(&self, work: &Work, runbook: &RunbookSnapshot, blocked: Blocked) -> Next {
+        match blocked {
+            Blocked::No(reason, message) => fail(reason, message),
+            Blocked::Unreadable(what) => self.unreadable(&what),
+            Blocked::Later(reason) => Next::Wait { reason, time: Duration::from_secs(1) },
+            Blocked::Full(reason) => Next::Wait { reason, time: Duration::from_secs(5) },
+            Blocked::Answer(object, ApiFailure::NotFound(_)) => {
+                let message = format!("there is no {object} in {}", work.name.namespace);
+                fail(ActionFailureReason::TargetNotFound, message)
+            }
+            Blocked::Answer(_, failure @ ApiFailure::Refused { .. }) => refused(&failure),
+            Blocked::Answer(_, failure) => {
+                // 429 says that the server works.
+                if !matches!(failure, ApiFailure::Throttled { .. }) {
+                    self.note_failure(&breaker_key(&work.request), runbook);
+                }
+                self.later(work, runbook, &failure)
+            }
         }
-        if runbook.r#type != StepType::Scale {
-            return Ok(None);
-        }
-        Ok(self.governor_of(request).await?.map(|governor| {
-            let message = format!(
-                "the replicas of {name} are governed by HorizontalPodAutoscaler {governor}: change its minReplicas"
-            );
-            (ActionFailureReason::TargetGoverned, message)
-        }))
     }
 
     /// What has to be known first cannot be read now: nothing is sent, and nothing ends, by a guess.
@@ -233,4 +187,18 @@ impl Actions {
         let time = Duration::from_secs(1) + self.ctx.random.up_to(Duration::from_secs(1));
         Next::Wait { reason: format!("{what}, which cannot be read now"), time }
     }
+}
+
+/// What the object tells of the plans so far. Err is what follows; Ok, that nothing of them took effect.
+fn judge_all(work: &Work, object: &TargetState) -> Result<(), Next> {
+    Err(match judge(work.id(), &work.plans, object) {
+        Verdict::NotApplied => return Ok(()),
+        Verdict::Applied => Next::Complete { what: work.done() },
+        Verdict::Aborted => fail(ActionFailureReason::RetriesExhausted, "it was given up and fenced"),
+        Verdict::Replaced => {
+            let name = work.object().display();
+            fail(ActionFailureReason::Stale, format!("{name} was deleted and created again since it was planned"))
+        }
+        Verdict::Unknown(message) => fail(ActionFailureReason::OutcomeUnknown, message),
+    })
 }

@@ -9,7 +9,7 @@ use super::one_line;
 use crate::{
     api::v1alpha1::{
         Duration, LadderStep, OnUnknownOutcome, ParameterValue, ResolveOn, Rule, RuleAction, RuleSnapshot,
-        SnapshotNotification, TargetReference,
+        SnapshotNotification, StepWhen, TargetReference,
     },
     events::{CorrelationId, NamespacedName},
     expression::{COST_MAX, Condition, ExpressionError, Scope, Template, Variable},
@@ -86,6 +86,7 @@ pub struct CompiledRule {
     resolve_on: ResolveOn,
     cooldown: Duration,
     ladder: Vec<CompiledStep>,
+    on_resolved: Vec<CompiledStep>,
     notifications: Vec<SnapshotNotification>,
 }
 
@@ -99,6 +100,8 @@ struct CompiledStep {
     parameters: Vec<(String, Template)>,
     deadline: Duration,
     on_unknown_outcome: OnUnknownOutcome,
+    when: StepWhen,
+    undoes: Option<String>,
 }
 
 /// Why a rule does or does not match an alert.
@@ -182,11 +185,11 @@ pub fn compile(rule: &Rule) -> Result<CompiledRule, Vec<FieldError>> {
     });
     let severity = errors.keep(Template::compile("spec.incident.severity", &spec.incident.severity, alert));
     let summary = errors.keep(Template::compile("spec.incident.summary", &spec.incident.summary, alert));
-    let ladder: Vec<CompiledStep> =
-        spec.actions.iter().filter_map(|action| compile_step(action, &mut errors)).collect();
+    let steps: Vec<CompiledStep> = spec.actions.iter().filter_map(|action| compile_step(action, &mut errors)).collect();
+    check_undoing(rule, &mut errors);
     let names: BTreeSet<&str> = spec.actions.iter().map(|action| action.name.as_str()).collect();
     errors.require(names.len() == spec.actions.len(), "spec.actions", || "two steps have the same name".into());
-    let templates = ladder.iter().flat_map(CompiledStep::templates).chain(&severity).chain(&summary);
+    let templates = steps.iter().flat_map(CompiledStep::templates).chain(&severity).chain(&summary);
     errors.bound_cost(conditions.iter().map(Condition::cost).chain(templates.map(Template::cost)));
     let notifications = spec.notifications.iter().map(|notification| SnapshotNotification {
         channel: notification.channel_ref.name.clone(),
@@ -198,6 +201,7 @@ pub fn compile(rule: &Rule) -> Result<CompiledRule, Vec<FieldError>> {
     let (Some(severity), Some(summary), true) = (severity, summary, errors.0.is_empty()) else {
         return Err(errors.0);
     };
+    let (ladder, on_resolved) = steps.into_iter().partition(|step| step.when == StepWhen::Ladder);
     Ok(CompiledRule {
         name,
         created_at: rule.creation_timestamp().map_or(Timestamp::UNIX_EPOCH, |time| time.0),
@@ -214,6 +218,7 @@ pub fn compile(rule: &Rule) -> Result<CompiledRule, Vec<FieldError>> {
         resolve_on: spec.incident.resolve_on,
         cooldown: spec.cooldown,
         ladder,
+        on_resolved,
         notifications: notifications.collect(),
     })
 }
@@ -247,7 +252,36 @@ fn compile_step(action: &RuleAction, errors: &mut Errors) -> Option<CompiledStep
         parameters,
         deadline: action.deadline,
         on_unknown_outcome: action.on_unknown_outcome,
+        when: action.when,
+        undoes: action.undoes.clone(),
     })
+}
+
+/// What the schema says of steps that take back others, and one thing that it does not: within the ladder the other one stands before.
+fn check_undoing(rule: &Rule, errors: &mut Errors) {
+    let actions = &rule.spec.actions;
+    for (index, action) in actions.iter().enumerate() {
+        let field = format!("spec.actions[{}].undoes", action.name);
+        let Some(name) = &action.undoes else {
+            let message = || "a step for Resolved needs undoes".into();
+            errors.require(action.when == StepWhen::Ladder, &format!("spec.actions[{}].when", action.name), message);
+            continue;
+        };
+        let undone = actions.iter().position(|other| &other.name == name);
+        let fits = undone.is_some_and(|at| {
+            let other = &actions[at];
+            let earlier = at < index || action.when == StepWhen::Resolved;
+            earlier && at != index && other.undoes.is_none() && other.when == StepWhen::Ladder
+        });
+        errors.require(fits, &field, || format!("{name} is no earlier step of the ladder that itself undoes none"));
+        let same = undone.is_none_or(|at| actions[at].target_ref == action.target_ref);
+        errors.require(same, &field, || format!("the targetRef must be that of {name}"));
+    }
+    let waits = rule.spec.incident.resolve_on == ResolveOn::AlertResolved;
+    let none = actions.iter().all(|action| action.when == StepWhen::Ladder);
+    errors.require(waits || none, "spec.incident.resolveOn", || {
+        "a step for Resolved needs AlertResolved: with ActionCompleted it would take back at once what has just been done".into()
+    });
 }
 
 #[derive(Default)]
@@ -352,7 +386,9 @@ impl CompiledRule {
     /// error; what only people read is replaced, because a missing annotation must not keep an incident from opening.
     pub fn plan(&self, scope: &Scope, labels: &BTreeMap<String, String>) -> Result<Plan, ExpressionError> {
         let ladder = self.ladder.iter().map(|step| step.plan(scope)).collect::<Result<Vec<_>, _>>()?;
-        let size: usize = ladder.iter().flat_map(|step| &step.parameters).map(|p| p.name.len() + p.value.len()).sum();
+        let on_resolved = self.on_resolved.iter().map(|step| step.plan(scope)).collect::<Result<Vec<_>, _>>()?;
+        let steps = ladder.iter().chain(&on_resolved);
+        let size: usize = steps.flat_map(|step| &step.parameters).map(|p| p.name.len() + p.value.len()).sum();
         if size > PARAMETERS_MAX {
             let problem = format!("the parameters of all steps are more than {PARAMETERS_MAX} bytes together");
             return Err(ExpressionError { field: "spec.actions".into(), position: 1, problem });
@@ -373,6 +409,7 @@ impl CompiledRule {
             generation: self.generation,
             resolve_on: self.resolve_on,
             ladder,
+            on_resolved,
             notifications: self.notifications.clone(),
             cooldown: self.cooldown,
             expire_after: self.expire_after,
@@ -403,6 +440,7 @@ impl CompiledStep {
             parameters,
             deadline: self.deadline,
             on_unknown_outcome: self.on_unknown_outcome,
+            undoes: self.undoes.clone(),
         })
     }
 }

@@ -1,16 +1,16 @@
 //! What a resource refers to, found in the watch caches and, for Secrets, asked for. I/O only; nothing is judged here.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, ResourceExt};
 
 use super::validate::{ChannelReferences, Referent, RuleReferences, SecretFact, secrets};
 use crate::{
-    api::v1alpha1::{NotificationChannel, Rule, Runbook},
+    api::v1alpha1::{Fitness, NotificationChannel, Rule, Runbook, StepType, TargetReference},
     events::NamespacedName,
     runtime::{
-        ApiFailure, Context, WatchCache,
+        ApiFailure, Context, Kinds, WatchCache,
         kube_api::{CALL_TIMEOUT, call},
         watch_cache::Cached,
     },
@@ -39,14 +39,21 @@ impl Caches {
         tokio::join!(self.rules.ready(), self.runbooks.ready(), self.channels.ready());
     }
 
-    /// What a rule refers to.
-    pub fn references_of(&self, rule: &Rule) -> RuleReferences {
+    /// What a rule refers to. A kind of which nobody can say anything now counts as fit: the action will tell.
+    pub async fn references_of(&self, rule: &Rule, kinds: &Kinds) -> RuleReferences {
+        let mut unfit_kinds = BTreeMap::new();
+        for target in custom_targets(rule) {
+            if let Ok(Err(why)) = kinds.fit(StepType::Scale, &target.api_version, &target.kind).await {
+                unfit_kinds.insert((target.api_version.clone(), target.kind.clone()), why);
+            }
+        }
         let namespace = rule.namespace().unwrap_or_default();
         let runbooks = rule.spec.actions.iter().map(|action| &action.runbook_ref.name);
         let channels = rule.spec.notifications.iter().map(|notification| &notification.channel_ref.name);
         RuleReferences {
             runbooks: runbooks.map(|name| (name.clone(), referent(&self.runbooks, &namespace, name))).collect(),
             channels: channels.map(|name| (name.clone(), referent(&self.channels, &namespace, name))).collect(),
+            unfit_kinds,
         }
     }
 
@@ -59,6 +66,12 @@ impl Caches {
             .map(|rule| NamespacedName { namespace: namespace.to_owned(), name: rule.name_any() })
             .collect()
     }
+}
+
+/// The targets whose kinds are custom ones, so that only the API server can tell of them.
+pub(super) fn custom_targets(rule: &Rule) -> impl Iterator<Item = &TargetReference> {
+    let targets = rule.spec.actions.iter().map(|action| &action.target_ref);
+    targets.filter(|target| StepType::Scale.fitness(&target.api_version, &target.kind) == Fitness::Ask)
 }
 
 fn referent<K: Cached>(cache: &WatchCache<K>, namespace: &str, name: &str) -> Referent<K> {

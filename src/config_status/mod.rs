@@ -21,7 +21,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 use tokio::sync::broadcast::{self, error::RecvError};
 
 use self::{
-    dereference::Caches,
+    dereference::{Caches, custom_targets},
     reconcile::{Kind, Reconciler, Target},
 };
 use crate::{
@@ -31,7 +31,7 @@ use crate::{
 
 /// How many resources are looked at side by side.
 const CONCURRENCY: usize = 8;
-/// How often channels are looked at again, because nobody tells when a Secret appears or goes, and what could not be written is
+/// How often channels and rules on custom kinds are looked at again, because nobody tells when a Secret or a kind appears or goes, and what could not be written is
 /// tried again.
 const ROUND: Duration = Duration::from_secs(15);
 
@@ -61,9 +61,17 @@ pub async fn run(ctx: Context) -> Result<(), Infallible> {
             _ = round.tick() => {
                 send(reconciler.take_left_over());
                 send(all_of(Kind::NotificationChannel, &caches));
+                send(rules_on_custom_kinds(&caches));
             }
         }
     }
+}
+
+/// Nobody tells either when a custom kind appears or goes.
+fn rules_on_custom_kinds(caches: &Caches) -> Vec<Target> {
+    let rules = caches.rules.list();
+    let custom = rules.iter().filter(|rule| custom_targets(rule).next().is_some());
+    custom.map(|rule| (Kind::Rule, name_of(rule.as_ref()))).collect()
 }
 
 /// What must be looked at after a change: the resource, and the rules that refer to it.

@@ -18,6 +18,8 @@ pub const INVALID_ADDRESS: &str = "InvalidAddress";
 pub const INVALID_TARGET: &str = "InvalidTarget";
 /// The runbook's step cannot act on the target's kind.
 pub const UNSUPPORTED_TARGET: &str = "UnsupportedTarget";
+/// A step that undoes another needs a runbook of type `ScaleBack`, and the other way round.
+pub const STEP_MISMATCH: &str = "StepMismatch";
 /// The rule refers to a runbook that is not there.
 pub const RUNBOOK_NOT_FOUND: &str = "RunbookNotFound";
 /// The rule refers to a runbook that is not ready.
@@ -44,7 +46,7 @@ pub const SECRET_KEY_NOT_FOUND: &str = "SecretKeyNotFound";
 pub const SECRET_FORBIDDEN: &str = "SecretForbidden";
 
 /// Every reason.
-pub const ALL: [&str; 20] = [
+pub const ALL: [&str; 21] = [
     VALID,
     MALFORMED,
     INVALID_MATCHER,
@@ -53,6 +55,7 @@ pub const ALL: [&str; 20] = [
     INVALID_ADDRESS,
     INVALID_TARGET,
     UNSUPPORTED_TARGET,
+    STEP_MISMATCH,
     RUNBOOK_NOT_FOUND,
     RUNBOOK_NOT_READY,
     UNKNOWN_PARAMETER,

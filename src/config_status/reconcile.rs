@@ -25,7 +25,7 @@ use crate::{
     api::v1alpha1::{NotificationChannel, Rule, Runbook},
     events::NamespacedName,
     runtime::{
-        ApiFailure, Context, Handler,
+        ApiFailure, Context, Handler, Kinds,
         kube_api::{CALL_TIMEOUT, call},
         metrics::catalogue::CONFIG_STATUS_WRITES,
         random::exponential,
@@ -73,13 +73,15 @@ pub(super) type Target = (Kind, NamespacedName);
 pub(super) struct Reconciler {
     ctx: Context,
     caches: Caches,
+    kinds: Kinds,
     /// What could not be done, for the next round. At most one entry for each resource.
     left_over: Mutex<HashSet<Target>>,
 }
 
 impl Reconciler {
     pub fn new(ctx: Context, caches: Caches) -> Self {
-        Self { ctx, caches, left_over: Mutex::default() }
+        let kinds = Kinds::new(ctx.kube.clone());
+        Self { ctx, caches, kinds, left_over: Mutex::default() }
     }
 
     /// What could not be done since the last call.
@@ -92,7 +94,8 @@ impl Reconciler {
             Kind::Rule => {
                 let cache = &self.caches.rules;
                 let Some(rule) = cache.get(name) else { return self.malformed(*kind, name, cache.invalid(name)).await };
-                let problems = validate::rule(&rule, &self.caches.references_of(&rule));
+                let references = self.caches.references_of(&rule, &self.kinds).await;
+                let problems = validate::rule(&rule, &references);
                 let status = rule.status.clone().unwrap_or_default();
                 self.write(
                     *kind,

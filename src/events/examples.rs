@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 
 use super::*;
-use crate::api::v1alpha1::{IncidentEvent, IncidentPhase, OnUnknownOutcome, ParameterValue, TargetReference};
+use crate::api::v1alpha1::{IncidentEvent, IncidentPhase, OnUnknownOutcome, ParameterValue, StepWhen, TargetReference};
 
 const NAMESPACE: &str = "shop";
 const RULE: &str = "cpu-high";
@@ -163,6 +163,8 @@ impl Story {
             resolves: true,
             last: false,
             on_unknown_outcome: OnUnknownOutcome::Stop,
+            when: StepWhen::Ladder,
+            undoes: None,
         }
     }
 

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{ActionId, AlertId, CorrelationId, EventId, IncidentId, NotificationId, Topic};
-use crate::api::v1alpha1::{IncidentEvent, OnUnknownOutcome, ParameterValue, TargetReference};
+use crate::api::v1alpha1::{IncidentEvent, OnUnknownOutcome, ParameterValue, StepWhen, TargetReference};
 
 pub use crate::api::v1alpha1::IncidentPhase;
 
@@ -266,6 +266,12 @@ pub struct ActionRequested {
     /// Whether an unknown outcome ends the ladder.
     #[serde(default)]
     pub on_unknown_outcome: OnUnknownOutcome,
+    /// Whether it is a step of the ladder, or one for when the incident is over.
+    #[serde(default)]
+    pub when: StepWhen,
+    /// The action of the same incident whose change of replicas it takes back, where it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undoes: Option<ActionId>,
 }
 
 /// action.completed: a step took effect.
@@ -311,8 +317,10 @@ pub enum ActionFailureReason {
     TargetGoverned,
     /// The runbook is missing or does not fit the request.
     InvalidRunbook,
-    /// Nothing would change: the target is at its bound already.
+    /// Nothing would change: the target is at its bound already, or what was to be taken back has not taken effect.
     NothingToDo,
+    /// What was to be taken back is no longer as it was left: somebody has changed the target since.
+    TargetChanged,
     /// First seen past its deadline, or for a target created after the decision: never run.
     Stale,
     /// The rule was suspended or deleted before anything was sent.

@@ -104,9 +104,10 @@ fn completed(facts: &mut Facts, data: &ActionCompleted, event: &Event) -> Entry 
 
 fn failed(facts: &mut Facts, data: &ActionFailed, event: &Event) -> Entry {
     let state = match data.reason {
-        ActionFailureReason::Stale | ActionFailureReason::Suspended | ActionFailureReason::IncidentResolved => {
-            IncidentActionState::SkippedStale
-        }
+        ActionFailureReason::Stale
+        | ActionFailureReason::Suspended
+        | ActionFailureReason::IncidentResolved
+        | ActionFailureReason::TargetChanged => IncidentActionState::SkippedStale,
         _ => IncidentActionState::Failed,
     };
     let reason = reason_text(data.reason);

@@ -258,6 +258,23 @@ pub fn bury(ctx: &Context, letter: DeadLetter, ack: Ack) {
     });
 }
 
+/// The same, after an event that tells those who wait for what the record asked for.
+pub fn bury_and_tell(ctx: &Context, letter: DeadLetter, event: Event, ack: Ack) {
+    let task_ctx = ctx.clone();
+    ctx.tasks.spawn_infallible("dead-letter", async move {
+        let told = match event.encode() {
+            Ok(record) => publish_until_acknowledged(&task_ctx, vec![record]).await,
+            Err(error) => {
+                tracing::error!(%error, id = %event.id, "An event could not be written as JSON; its dead letter remains.");
+                true
+            }
+        };
+        if told && publish_dead_letter(&task_ctx, letter).await {
+            ack.done();
+        }
+    });
+}
+
 /// Publishes a dead letter and waits until the log has it. False only on shutdown: then the record must not be acknowledged.
 pub async fn publish_dead_letter(ctx: &Context, letter: DeadLetter) -> bool {
     match dead_letter_record(ctx, letter) {

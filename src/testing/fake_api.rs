@@ -24,6 +24,8 @@ use tower::Layer;
 
 use crate::runtime::{Metrics, api_metrics::ApiMetrics};
 
+use super::discovery;
+
 type AnswerBody = UnsyncBoxBody<Bytes, std::io::Error>;
 type Answer = Result<Response<AnswerBody>, std::io::Error>;
 type Hook = Arc<dyn Fn(&Seen) -> Fault + Send + Sync>;
@@ -272,6 +274,9 @@ impl FakeApi {
 
     fn answer(&self, seen: &Seen) -> Response<AnswerBody> {
         let Some(target) = parse_path(&seen.path) else {
+            if let Some(resources) = lock(&self.0.state).discovery(&seen.path) {
+                return answer(StatusCode::OK, &resources);
+            }
             return refusal(&Refusal(404, "NotFound", format!("no such path: {}", seen.path)), None);
         };
         let mut state = lock(&self.0.state);
@@ -333,6 +338,11 @@ impl State {
         self.find(target)
     }
 
+    fn discovery(&self, path: &str) -> Option<Value> {
+        let definitions = self.objects.get("/apis/apiextensions.k8s.io/v1/customresourcedefinitions");
+        discovery::answer(definitions.into_iter().flatten().map(|(_, definition)| definition), path)
+    }
+
     fn create(&mut self, target: &Target, mut object: Value) -> Result<Value, Refusal> {
         let namespace = target.namespace.clone().unwrap_or_default();
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
@@ -385,10 +395,12 @@ impl State {
                     None => drop(new["metadata"].as_object_mut().and_then(|map| map.remove(field))),
                 }
             }
-            let annotations_count = target.collection.starts_with("/apis/apps/");
-            if new["spec"] != known["spec"]
-                || (annotations_count && new["metadata"]["annotations"] != known["metadata"]["annotations"])
-            {
+            // A Deployment's generation grows with its annotations too; an autoscaler's on newer API servers only.
+            let annotations_count = target.collection == "/apis/apps/v1/deployments";
+            let kept = !target.collection.ends_with("/horizontalpodautoscalers");
+            let changed = new["spec"] != known["spec"]
+                || (annotations_count && new["metadata"]["annotations"] != known["metadata"]["annotations"]);
+            if changed && kept {
                 new["metadata"]["generation"] = json!(known["metadata"]["generation"].as_i64().unwrap_or(1) + 1);
             }
         }

@@ -188,3 +188,40 @@ async fn a_ladder_at_its_end_is_a_failed_incident_until_the_alert_ends() {
     whole.phase("Resolved").await;
     whole.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_scaled_for_an_incident_is_put_back_when_its_alert_ends() {
+    let api = scenario();
+    let rules = format!("{KINDS}/rules");
+    let mut rule = api.get(&rules, "shop", "cpu-high").unwrap();
+    rule["spec"]["incident"] = json!({"resolveOn": "AlertResolved"});
+    let target = rule["spec"]["actions"][0]["targetRef"].clone();
+    let back = json!({"name": "back", "when": "Resolved", "undoes": "add-replica", "runbookRef": {"name": "back"}, "targetRef": target});
+    rule["spec"]["actions"].as_array_mut().unwrap().push(back);
+    api.put(&rules, rule);
+    let spec =
+        json!({"serviceAccountName": "remediator", "steps": [{"name": "back", "type": "ScaleBack", "scaleBack": {}}]});
+    let runbook = json!({"apiVersion": "eventpulse.io/v1alpha1", "kind": "Runbook", "metadata": {"name": "back", "namespace": "shop"}, "spec": spec});
+    api.put(&format!("{KINDS}/runbooks"), runbook);
+    let whole = Whole::start(api);
+    whole.raise(AlertStatus::Firing).await;
+    let ended = |count: usize| {
+        let actions = whole.api.all(&format!("{KINDS}/actions"));
+        actions.iter().filter(|action| action["status"]["phase"] == "Completed").count() == count
+    };
+    for (count, replicas) in [(1, 4), (2, 3)] {
+        for _ in 0..2000 {
+            if ended(count) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(ended(count), "{:#?}", whole.api.all(&format!("{KINDS}/actions")));
+        assert_eq!(whole.replicas(), replicas);
+        whole.raise(AlertStatus::Resolved).await;
+    }
+    let incident = whole.phase("Resolved").await;
+    let states: Vec<&Value> = incident["status"]["actions"].as_array().unwrap().iter().map(|a| &a["state"]).collect();
+    assert!(states.contains(&&json!("Completed")), "{incident:#}");
+    whole.stop().await;
+}

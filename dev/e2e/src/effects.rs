@@ -55,7 +55,7 @@ impl Committed {
 
     /// The action that this write is the effect of: it changes what an action may change, and signs the ring. None for a fence.
     pub fn effect_of(&self) -> Option<String> {
-        self.change("/spec/replicas").or_else(|| self.change("/spec/template"))?;
+        self.change("/spec/")?;
         let ring = self.change("/metadata/annotations/eventpulse.io~1applied-actions")?["value"].as_str()?;
         let last = ring.rsplit(' ').next()?;
         Some(last.split(':').next()?.to_owned())
@@ -121,10 +121,10 @@ pub fn committed(plane: &ControlPlane, resource: &str) -> Vec<Committed> {
     text.lines().filter_map(Committed::read).filter(|write| resource.is_empty() || write.resource == resource).collect()
 }
 
-/// How many committed effects each action had on Deployments: promise 2 says one at most.
+/// How many committed effects each action had, on whatever kind: promise 2 says one at most.
 pub fn effects_by_action(plane: &ControlPlane) -> BTreeMap<String, usize> {
     let mut effects = BTreeMap::new();
-    for action in committed(plane, "deployments").iter().filter_map(Committed::effect_of) {
+    for action in committed(plane, "").iter().filter_map(Committed::effect_of) {
         *effects.entry(action).or_default() += 1;
     }
     effects

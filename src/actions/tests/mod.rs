@@ -1,11 +1,15 @@
 //! Tests of the service, on the log and the API server in memory. What goes wrong around it is in [`trouble`], what another process
-//! finds in [`takeover`], who waits for whom in [`turns`], what people change meanwhile in [`live`], what stays and goes in [`keeping`].
+//! finds in [`takeover`], who waits for whom in [`turns`], what people change meanwhile in [`live`], what stays and goes in [`keeping`],
+//! what others govern in [`kept`], what is taken back in [`undo`]. All kinds of targets are in [`kinds`].
 
 mod keeping;
+mod kept;
+mod kinds;
 mod live;
 mod takeover;
 mod trouble;
 mod turns;
+mod undo;
 
 use std::{
     sync::{
@@ -18,9 +22,10 @@ use std::{
 use http::Method;
 use serde_json::{Value, json};
 
+use self::kinds::{KINDS, Kind};
 use super::{ActionsConfig, plan::tests::deployment, run};
 use crate::{
-    api::v1alpha1::{ANNOTATION_APPLIED, OnUnknownOutcome, TargetReference},
+    api::v1alpha1::{ANNOTATION_APPLIED, OnUnknownOutcome, StepWhen, TargetReference},
     bus::{Bus, MemoryBus},
     events::*,
     runtime::clock::Clock,
@@ -90,6 +95,8 @@ fn request_for(test: &TestContext, deployment: &str) -> ActionRequested {
         resolves: true,
         last: false,
         on_unknown_outcome: OnUnknownOutcome::Stop,
+        when: StepWhen::Ladder,
+        undoes: None,
     }
 }
 
@@ -105,7 +112,7 @@ fn record_of(request: &ActionRequested) -> Record {
         time: request.decided_at,
         source: "eventpulse/rules".into(),
         subject: request.action_id.to_string(),
-        key: format!("shop/Deployment/{}", request.target.name),
+        key: format!("shop/{}/{}", request.target.kind, request.target.name),
         traceparent: None,
         payload: request.clone().into(),
     };
@@ -195,16 +202,27 @@ fn replicas(api: &FakeApi) -> i64 {
     api.get(DEPLOYMENTS, "shop", "svc-a").unwrap()["spec"]["replicas"].as_i64().unwrap()
 }
 
+/// Of a target: what EventPulse writes of its own is replaced, not patched.
 fn is_patch(seen: &Seen) -> bool {
-    seen.method == Method::PATCH && seen.path.contains("/deployments/")
+    seen.method == Method::PATCH && !seen.path.contains("/eventpulse.io/")
 }
 
+/// A patch that is no fence.
 fn changes_replicas(seen: &Seen) -> bool {
-    is_patch(seen) && seen.body.to_string().contains("/spec/replicas")
+    is_patch(seen) && seen.body.to_string().contains("\"/spec/")
 }
 
 /// Runs one request with a fault, and gives the Action as it ended.
 async fn with_fault(api: &FakeApi, fault: impl Fn(&Seen) -> Fault + Send + Sync + 'static) -> Value {
+    with_fault_for(api, request, fault).await
+}
+
+/// The same for another request.
+async fn with_fault_for(
+    api: &FakeApi,
+    request: impl Fn(&TestContext) -> ActionRequested,
+    fault: impl Fn(&Seen) -> Fault + Send + Sync + 'static,
+) -> Value {
     let bus = Arc::new(MemoryBus::new(3));
     let test = start(&bus, api);
     api.on_request(fault);
@@ -236,90 +254,111 @@ async fn an_action_is_claimed_sent_once_as_the_runbooks_account_and_told() {
 
 #[tokio::test]
 async fn an_answer_lost_after_the_commit_is_found_in_the_ring_and_nothing_is_sent_again() {
-    for fault in [Fault::DropAnswer, Fault::CommitThenAnswer(504)] {
-        let api = cluster();
-        let action = with_fault(&api, move |seen| if is_patch(seen) { fault.clone() } else { Fault::None }).await;
-        assert_eq!((action["status"]["phase"].as_str(), replicas(&api)), (Some("Completed"), 4));
-        assert_eq!(api.seen().iter().filter(|seen| is_patch(seen)).count(), 1);
+    for kind in KINDS {
+        for fault in [Fault::DropAnswer, Fault::CommitThenAnswer(504)] {
+            let api = kind.cluster();
+            let action =
+                kind.with_fault(&api, move |seen| if is_patch(seen) { fault.clone() } else { Fault::None }).await;
+            assert_eq!((phase(&action), kind.number(&api)), ("Completed", 4), "{kind:?}: {action:#}");
+            assert_eq!(api.seen().iter().filter(|seen| is_patch(seen)).count(), 1, "{kind:?}");
+        }
     }
 }
 
 #[tokio::test]
 async fn a_patch_refused_for_now_is_retried_then_fenced_and_failed() {
-    let api = cluster();
-    let action = with_fault(&api, |seen| if changes_replicas(seen) { Fault::Answer(503) } else { Fault::None }).await;
-    assert_eq!(
-        (action["status"]["phase"].as_str(), action["status"]["reason"].as_str()),
-        (Some("Failed"), Some("RetriesExhausted"))
-    );
-    assert_eq!((action["status"]["tries"].as_i64(), replicas(&api)), (Some(3), 3));
-    let ring = api.get(DEPLOYMENTS, "shop", "svc-a").unwrap()["metadata"]["annotations"][ANNOTATION_APPLIED].clone();
-    assert!(ring.as_str().unwrap().ends_with(":aborted"), "{ring}");
+    for kind in KINDS {
+        let api = kind.cluster();
+        let refuse = |seen: &Seen| if changes_replicas(seen) { Fault::Answer(503) } else { Fault::None };
+        let action = kind.with_fault(&api, refuse).await;
+        assert_eq!(
+            (action["status"]["phase"].as_str(), action["status"]["reason"].as_str()),
+            (Some("Failed"), Some("RetriesExhausted")),
+            "{kind:?}: {action:#}"
+        );
+        assert_eq!((action["status"]["tries"].as_i64(), kind.number(&api)), (Some(3), 3), "{kind:?}");
+        assert!(kind.ring(&api).ends_with(":aborted"), "{kind:?}: {}", kind.ring(&api));
+    }
 }
 
 #[tokio::test]
 async fn a_fence_that_cannot_be_written_ends_as_outcome_unknown() {
-    let api = cluster();
-    let action = with_fault(&api, |seen| if is_patch(seen) { Fault::Answer(503) } else { Fault::None }).await;
-    assert_eq!(
-        (action["status"]["phase"].as_str(), action["status"]["reason"].as_str()),
-        (Some("Failed"), Some("OutcomeUnknown"))
-    );
+    for kind in KINDS {
+        let api = kind.cluster();
+        let action = kind.with_fault(&api, |seen| if is_patch(seen) { Fault::Answer(503) } else { Fault::None }).await;
+        assert_eq!(
+            (action["status"]["phase"].as_str(), action["status"]["reason"].as_str()),
+            (Some("Failed"), Some("OutcomeUnknown")),
+            "{kind:?}"
+        );
+    }
 }
 
 #[tokio::test]
 async fn an_annotation_rewound_between_a_send_and_its_lost_answer_never_leads_to_a_second_effect() {
-    let api = cluster();
-    let rewind = api.clone();
-    let sends = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&sends);
-    // The patch takes effect and its answer is lost; then somebody replaces the object with an old manifest.
-    let action = with_fault(&api, move |seen| {
-        if is_patch(seen) && count.fetch_add(1, Ordering::SeqCst) == 0 {
-            return Fault::DropAnswer;
-        }
-        let is_read = seen.method == Method::GET && seen.path.contains("/deployments/");
-        if is_read && count.load(Ordering::SeqCst) == 1 {
-            let mut old = deployment(3);
-            old["metadata"]["generation"] = json!(3);
-            rewind.put(DEPLOYMENTS, old);
-        }
-        Fault::None
-    })
-    .await;
-    assert_eq!((action["status"]["reason"].as_str(), replicas(&api)), (Some("OutcomeUnknown"), 3));
-    let condition = &action["status"]["conditions"][0];
-    assert_eq!((condition["status"].as_str(), condition["reason"].as_str()), (Some("False"), Some("OutcomeUnknown")));
-    assert_eq!(sends.load(Ordering::SeqCst), 1);
+    for kind in KINDS {
+        let api = kind.cluster();
+        let rewind = api.clone();
+        let sends = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&sends);
+        // The patch takes effect and its answer is lost; then somebody replaces the object with an old manifest. Its generation has
+        // grown twice, and everything else is as it was.
+        let action = kind
+            .with_fault(&api, move |seen| {
+                if is_patch(seen) && count.fetch_add(1, Ordering::SeqCst) == 0 {
+                    return Fault::DropAnswer;
+                }
+                let is_read = seen.method == Method::GET && seen.path.ends_with("/svc-a");
+                if is_read && count.load(Ordering::SeqCst) == 1 {
+                    let mut old = kind.object();
+                    old["metadata"]["generation"] = json!(3);
+                    rewind.put(kind.collection, old);
+                }
+                Fault::None
+            })
+            .await;
+        let reason = action["status"]["reason"].as_str();
+        assert_eq!((reason, kind.number(&api)), (Some("OutcomeUnknown"), 3), "{kind:?}: {action:#}");
+        let condition = &action["status"]["conditions"][0];
+        let told = (condition["status"].as_str(), condition["reason"].as_str());
+        assert_eq!(told, (Some("False"), Some("OutcomeUnknown")));
+        assert_eq!(sends.load(Ordering::SeqCst), 1, "{kind:?}");
+    }
 }
 
 #[tokio::test]
 async fn a_change_by_somebody_else_is_planned_again_and_is_no_try() {
-    let api = cluster();
-    let raced = Arc::new(AtomicUsize::new(0));
-    let action = with_fault(&api, move |seen| {
-        if is_patch(seen) && raced.fetch_add(1, Ordering::SeqCst) < 5 {
-            return Fault::After(Arc::new(|api: &FakeApi| {
-                let mut object = api.get(DEPLOYMENTS, "shop", "svc-a").unwrap();
-                object["metadata"]["labels"]["changed"] = json!(api.seen().len().to_string());
-                api.put(DEPLOYMENTS, object);
-            }));
-        }
-        Fault::None
-    })
-    .await;
-    assert_eq!((action["status"]["phase"].as_str(), action["status"]["tries"].as_i64()), (Some("Completed"), Some(1)));
-    assert_eq!((action["status"]["plans"].as_array().unwrap().len(), replicas(&api)), (6, 4));
-    let condition = &action["status"]["conditions"][0];
-    assert_eq!((condition["type"].as_str(), condition["status"].as_str()), (Some("Completed"), Some("True")));
+    for kind in KINDS {
+        let api = kind.cluster();
+        let raced = Arc::new(AtomicUsize::new(0));
+        let action = kind
+            .with_fault(&api, move |seen| {
+                if is_patch(seen) && raced.fetch_add(1, Ordering::SeqCst) < 5 {
+                    return Fault::After(Arc::new(move |api: &FakeApi| {
+                        let mut object = kind.state(api);
+                        object["metadata"]["labels"]["changed"] = json!(api.seen().len().to_string());
+                        api.put(kind.collection, object);
+                    }));
+                }
+                Fault::None
+            })
+            .await;
+        let status = &action["status"];
+        assert_eq!((phase(&action), status["tries"].as_i64()), ("Completed", Some(1)), "{kind:?}: {action:#}");
+        assert_eq!((status["plans"].as_array().unwrap().len(), kind.number(&api)), (6, 4), "{kind:?}");
+        let condition = &status["conditions"][0];
+        assert_eq!((condition["type"].as_str(), condition["status"].as_str()), (Some("Completed"), Some("True")));
+    }
 }
 
 #[tokio::test]
 async fn what_the_account_may_not_do_fails_at_once_without_a_fence() {
-    let api = cluster();
-    let action = with_fault(&api, |seen| if is_patch(seen) { Fault::Answer(403) } else { Fault::None }).await;
-    assert_eq!(action["status"]["reason"].as_str(), Some("Forbidden"));
-    assert_eq!(api.seen().iter().filter(|seen| is_patch(seen)).count(), 1);
+    for kind in KINDS {
+        let api = kind.cluster();
+        let action = kind.with_fault(&api, |seen| if is_patch(seen) { Fault::Answer(403) } else { Fault::None }).await;
+        assert_eq!(action["status"]["reason"].as_str(), Some("Forbidden"), "{kind:?}");
+        assert_eq!(api.seen().iter().filter(|seen| is_patch(seen)).count(), 1, "{kind:?}");
+    }
 }
 
 #[tokio::test]

@@ -51,11 +51,11 @@ impl Death {
     }
 
     /// One process dies; another one takes over, with an API server that works again. Gives the Action as it ends.
-    async fn happens_in(self, api: &FakeApi, story: Story) -> Value {
+    async fn happens_in(self, kind: Kind, api: &FakeApi, story: Story) -> Value {
         let bus = Arc::new(MemoryBus::new(3));
         let first = start(&bus, api);
         let (writes, gate) = self.awaits(api, story);
-        let request = request(&first);
+        let request = kind.request(&first);
         bus.publish(vec![record_of(&request)]).await.unwrap();
         until("the process dies", || writes.load(Ordering::SeqCst) > self.dies_at).await;
         settle().await;
@@ -69,8 +69,8 @@ impl Death {
         settle().await;
         stop(second).await;
         let took_effect = phase(&action) == "Completed";
-        assert!(took_effect || phase(&action) == "Failed", "{self:?}: {action:#}");
-        assert_eq!(replicas(api), if took_effect { 4 } else { 3 }, "{self:?}: {action:#}");
+        assert!(took_effect || phase(&action) == "Failed", "{kind:?} {self:?}: {action:#}");
+        assert_eq!(kind.number(api), if took_effect { 4 } else { 3 }, "{kind:?} {self:?}: {action:#}");
         action
     }
 }
@@ -78,29 +78,34 @@ impl Death {
 #[tokio::test]
 async fn whatever_write_a_process_dies_at_another_one_ends_the_action_with_one_effect() {
     let works: Story = |_, _| Fault::None;
-    // The claim, the patch, the result.
-    for death in Death::at_each_of(0..3) {
-        let action = death.happens_in(&cluster(), works).await;
-        assert_eq!(phase(&action), "Completed", "{death:?}: {action:#}");
-    }
     // The first try is refused for now: a later plan is recorded, sent, told.
     let works_later: Story = |seen, patch| if is_patch(seen) && patch == 0 { Fault::Answer(503) } else { Fault::None };
-    for death in Death::at_each_of(2..5) {
-        let action = death.happens_in(&cluster(), works_later).await;
-        assert_eq!(phase(&action), "Completed", "{death:?}: {action:#}");
+    for kind in KINDS {
+        // The claim, the patch, the result.
+        for death in Death::at_each_of(0..3) {
+            let action = death.happens_in(kind, &kind.cluster(), works).await;
+            assert_eq!(phase(&action), "Completed", "{kind:?} {death:?}: {action:#}");
+        }
+        for death in Death::at_each_of(2..5) {
+            let action = death.happens_in(kind, &kind.cluster(), works_later).await;
+            assert_eq!(phase(&action), "Completed", "{kind:?} {death:?}: {action:#}");
+        }
     }
 }
 
 #[tokio::test]
 async fn whatever_write_a_process_dies_at_while_it_gives_up_nothing_is_sent_after_the_fence() {
     let never_works: Story = |seen, _| if changes_replicas(seen) { Fault::Answer(503) } else { Fault::None };
-    // Three tries with their plans are the writes 1 to 5. Then it says that it fences, fences, and says how it ended.
-    for death in Death::at_each_of(1..9) {
-        let api = cluster();
-        let action = death.happens_in(&api, never_works).await;
-        if death.dies_at >= 6 {
-            assert_eq!(action["status"]["reason"].as_str(), Some("RetriesExhausted"), "{death:?}: {action:#}");
-            assert!(ring(&api).ends_with(":aborted"), "{death:?}: {}", ring(&api));
+    for kind in KINDS {
+        // Three tries with their plans are the writes 1 to 5. Then it says that it fences, fences, and says how it ended.
+        for death in Death::at_each_of(1..9) {
+            let api = kind.cluster();
+            let action = death.happens_in(kind, &api, never_works).await;
+            if death.dies_at >= 6 {
+                let reason = action["status"]["reason"].as_str();
+                assert_eq!(reason, Some("RetriesExhausted"), "{kind:?} {death:?}: {action:#}");
+                assert!(kind.ring(&api).ends_with(":aborted"), "{kind:?} {death:?}: {}", kind.ring(&api));
+            }
         }
     }
 }

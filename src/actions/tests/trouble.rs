@@ -178,7 +178,7 @@ async fn a_half_open_breaker_closes_with_any_answer() {
 
 /// The offset must not wait for ever for what can never be read or written.
 #[tokio::test]
-async fn a_request_that_can_never_be_claimed_becomes_a_dead_letter() {
+async fn a_request_that_can_never_be_claimed_has_failed_and_becomes_a_dead_letter() {
     type Break = Box<dyn Fn(&FakeApi, &ActionRequested)>;
     let cases: Vec<(&str, Break)> = vec![
         (
@@ -187,6 +187,24 @@ async fn a_request_that_can_never_be_claimed_becomes_a_dead_letter() {
                 let meta = json!({"name": request.action_id.to_string(), "namespace": "shop"});
                 let api_version = "eventpulse.io/v1alpha1";
                 api.put(ACTIONS, json!({"apiVersion": api_version, "kind": "Action", "metadata": meta, "spec": 7}));
+            }),
+        ),
+        (
+            "a quota or a webhook refuses it",
+            Box::new(|api, _| {
+                api.on_request(|seen| {
+                    let is_claim = seen.method == Method::POST && seen.path.ends_with("/actions");
+                    if is_claim { Fault::Answer(403) } else { Fault::None }
+                });
+            }),
+        ),
+        (
+            "its definition is gone",
+            Box::new(|api, _| {
+                api.on_request(|seen| {
+                    let is_claim = seen.method == Method::POST && seen.path.ends_with("/actions");
+                    if is_claim { Fault::Answer(404) } else { Fault::None }
+                });
             }),
         ),
         (
@@ -209,6 +227,37 @@ async fn a_request_that_can_never_be_claimed_becomes_a_dead_letter() {
         test.clock.advance(jiff::SignedDuration::from_mins(11));
         until(what, || bus.records(Topic::DeadLetter).len() == 1).await;
         assert!(!api.seen().iter().any(is_patch), "{what}");
+        let said = bus.records(Topic::ActionFailed);
+        assert_eq!(said.len(), 1, "{what}");
+        let Payload::ActionFailed(failed) = said[0].decode().unwrap().payload else { panic!("{what}") };
+        assert_eq!((failed.reason, failed.ends_ladder), (ActionFailureReason::Refused, false), "{what}");
+        assert!(failed.message.contains("cannot be created"), "{}", failed.message);
+        stop(test).await;
+    }
+}
+
+/// The process died after it had told the failure; by the time the request comes again, the claim is possible.
+#[tokio::test]
+async fn what_was_told_as_failed_before_it_could_be_claimed_is_not_done_afterwards() {
+    for (state, acts) in [("Failed", false), ("Requested", true)] {
+        let (api, bus) = (cluster(), Arc::new(MemoryBus::new(3)));
+        let test = start(&bus, &api);
+        let mut request = request(&test);
+        request.decided_at -= jiff::SignedDuration::from_secs(5);
+        let action = json!({"step": "add-replica", "attempt": 1, "stepIndex": 0, "state": state, "target": "Deployment/svc-a",
+            "actionRef": {"name": request.action_id.to_string()}});
+        api.put(
+            "/apis/eventpulse.io/v1alpha1/incidents",
+            json!({"apiVersion": "eventpulse.io/v1alpha1", "kind": "Incident",
+                "metadata": {"name": request.incident.incident_id.to_string(), "namespace": "shop"},
+                "spec": {"ruleRef": {"name": "cpu-high"}, "correlationID": "c", "severity": "warning", "summary": "x",
+                    "openedAt": "2026-01-01T11:00:00Z"},
+                "status": {"phase": "Mitigating", "actions": [action]}}),
+        );
+        bus.publish(vec![record_of(&request)]).await.unwrap();
+        let action = ended(&api).await;
+        assert_eq!(phase(&action) == "Completed", acts, "{action:#}");
+        assert_eq!(api.seen().iter().any(is_patch), acts);
         stop(test).await;
     }
 }

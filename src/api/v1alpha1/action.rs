@@ -6,7 +6,9 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{CircuitBreaker, Duration, LocalReference, OutboxEntry, Retry, StepType, TargetReference};
+use super::{
+    CircuitBreaker, Duration, GitOps, LocalReference, OutboxEntry, Retry, StepType, TargetReference, UnderAutoscaler,
+};
 
 /// The most plans of one action: planning again after somebody else's change is no try, but has its own bound (promise 6).
 pub const ACTION_PLANS_MAX: usize = 32;
@@ -96,6 +98,9 @@ pub struct RunbookSnapshot {
     pub retry: Retry,
     /// When to stop trying for a while.
     pub circuit_breaker: CircuitBreaker,
+    /// What becomes of a change of replicas that a GitOps tool may take back.
+    #[serde(default)]
+    pub git_ops: GitOps,
 }
 
 /// How the number of replicas changes: by `delta` or to `replicas`, within bounds.
@@ -114,6 +119,9 @@ pub struct ResolvedScale {
     /// Never more than this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_replicas: Option<i32>,
+    /// What is done where an autoscaler governs the target's replicas.
+    #[serde(default)]
+    pub under_autoscaler: UnderAutoscaler,
 }
 
 /// What is to be sent, and what the target was like when that was decided. Recorded before it is sent.
@@ -128,22 +136,34 @@ pub struct ActionPlan {
     /// What it does, for people: `3 → 4`.
     #[schemars(length(max = 256))]
     pub what: String,
-    /// The target's uid. Another uid is another object.
+    /// The object that is patched, where it is not the target itself: its HorizontalPodAutoscaler. It is the same in every plan of
+    /// one action.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object: Option<TargetReference>,
+    /// The number that is changed, as it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<i64>,
+    /// The number that it becomes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<i64>,
+    /// The object's uid. Another uid is another object.
     #[schemars(length(max = 128))]
     pub uid: String,
-    /// The target's resourceVersion: the patch applies to this version and to no other.
+    /// The object's resourceVersion: the patch applies to this version and to no other.
     #[schemars(length(max = 64))]
     pub resource_version: String,
-    /// The target's generation: it grows with every change of its spec and annotations.
-    pub generation: i64,
-    /// The target's revision (`deployment.kubernetes.io/revision`), where it has one.
+    /// The object's generation, which grows with every change of its spec; missing for a kind that does not keep it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<i64>,
+    /// The object's revision (`deployment.kubernetes.io/revision`), where it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub revision: Option<String>,
-    /// Hash of the target's pod template.
+    /// Hash of the object's pod template, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
-    pub template_hash: String,
-    /// Counter of the target's annotation: it grows with every write of ours.
+    pub template_hash: Option<String>,
+    /// Counter of the object's annotation: it grows with every write of ours.
     pub ring_counter: i64,
     /// What the API server answered, where its own sender has recorded that: `Refused` or `Conflict` mean that it did not take
     /// effect and never will.

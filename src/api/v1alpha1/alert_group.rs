@@ -154,6 +154,11 @@ pub struct RuleSnapshot {
     #[schemars(length(max = 8))]
     #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["name".into()]))]
     pub ladder: Vec<LadderStep>,
+    /// What is requested when the incident is over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["name".into()]))]
+    pub on_resolved: Vec<LadderStep>,
     /// Who is told what, and when.
     #[serde(default)]
     #[schemars(length(max = 16))]
@@ -186,6 +191,10 @@ pub struct LadderStep {
     pub deadline: Duration,
     /// What follows when nobody can know whether it took effect.
     pub on_unknown_outcome: OnUnknownOutcome,
+    /// Name of the earlier step that it takes back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub undoes: Option<String>,
 }
 
 /// One notification of the rule.

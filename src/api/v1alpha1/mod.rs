@@ -17,6 +17,7 @@ mod outbox;
 mod reference;
 mod rule;
 mod runbook;
+mod workload;
 
 pub use action::*;
 pub use alert_group::*;
@@ -28,6 +29,7 @@ pub use outbox::{OUTBOX_MAX, OutboxEntry};
 pub use reference::*;
 pub use rule::*;
 pub use runbook::*;
+pub use workload::*;
 
 /// The API group of every kind.
 pub const GROUP: &str = "eventpulse.io";

@@ -31,6 +31,7 @@ use super::{Duration, LocalReference, ParameterValue, TargetReference, duration:
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = ("!has(self.actions) || (has(self.incident) && has(self.incident.resolveOn) && self.incident.resolveOn == 'AlertResolved') || self.actions.all(a, !has(a.when) || a.when != 'Resolved')", "actions: a step for Resolved needs incident.resolveOn AlertResolved: with ActionCompleted it would take back at once what has just been done"))]
 pub struct RuleSpec {
     /// While true no new incident opens, and no further step or message of an open one is requested. Read live. When it becomes
     /// false again, what still fires opens its incident then, and an open incident goes on where it was.
@@ -47,10 +48,14 @@ pub struct RuleSpec {
     /// What the incident says and when it ends.
     #[serde(default)]
     pub incident: IncidentTemplate,
-    /// A ladder: the first is requested when the incident opens, the next one when one fails.
+    /// A ladder: the first is requested when the incident opens, the next one when one fails. Beside it, steps that are requested when
+    /// the incident is over.
     #[serde(default)]
     #[schemars(length(max = 8))]
     #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["name".into()]))]
+    #[x_kube(validation = ("self.all(a, !has(a.when) || a.when != 'Resolved' || has(a.undoes))", "when: a step for Resolved needs undoes"))]
+    #[x_kube(validation = ("self.all(a, !has(a.undoes) || self.exists(b, b.name == a.undoes && b.name != a.name && !has(b.undoes)))", "undoes: must name another step of the ladder, which undoes none itself"))]
+    #[x_kube(validation = ("self.all(a, !has(a.undoes) || self.all(b, b.name != a.undoes || b.targetRef == a.targetRef))", "undoes: needs the targetRef of the step that it names"))]
     pub actions: Vec<RuleAction>,
     /// Who is told what, and when.
     #[serde(default)]
@@ -173,6 +178,23 @@ pub struct RuleAction {
     /// What follows when it cannot be known whether the step took effect: by default the ladder stops there.
     #[serde(default)]
     pub on_unknown_outcome: OnUnknownOutcome,
+    /// When it is requested: in its place of the ladder, or when the incident is over.
+    #[serde(default)]
+    pub when: StepWhen,
+    /// Name of the earlier step whose change of replicas it takes back; for runbooks of type `ScaleBack`. It acts on the same target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub undoes: Option<String>,
+}
+
+/// When a step is requested.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum StepWhen {
+    /// In its place of the ladder: the first when the incident opens, each further one when the one before has failed.
+    #[default]
+    Ladder,
+    /// When the incident is over, because its alerts ended or a person decided.
+    Resolved,
 }
 
 fn default_action_deadline() -> Duration {

@@ -49,6 +49,19 @@ pub struct RunbookSpec {
     /// When to stop trying for a while.
     #[serde(default)]
     pub circuit_breaker: CircuitBreaker,
+    /// What becomes of a `Scale` or `ScaleBack` of a target that Argo CD or Flux keeps as it is in Git.
+    #[serde(default)]
+    pub git_ops: GitOps,
+}
+
+/// What becomes of a change of replicas that a GitOps tool may take back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum GitOps {
+    /// It is refused, with a reason that says what to do.
+    #[default]
+    Refuse,
+    /// It is done: the tool leaves the number of replicas alone.
+    Allow,
 }
 
 fn default_service_account() -> String {
@@ -94,6 +107,7 @@ pub enum ParameterType {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = ("(self.type == 'Scale') == has(self.scale)", "scale: needed for type Scale and for no other"))]
 #[x_kube(validation = ("(self.type == 'Restart') == has(self.restart)", "restart: needed for type Restart and for no other"))]
+#[x_kube(validation = ("(self.type == 'ScaleBack') == has(self.scaleBack)", "scaleBack: needed for type ScaleBack and for no other"))]
 pub struct RunbookStep {
     /// Name of the step.
     #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
@@ -106,6 +120,9 @@ pub struct RunbookStep {
     /// Roll the workload's pods, as `kubectl rollout restart` does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart: Option<RestartStep>,
+    /// Put back the number of replicas that an earlier step of the same incident has changed: the one that the rule's step `undoes`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale_back: Option<ScaleBackStep>,
     /// How long one try may take.
     #[serde(default = "default_step_timeout")]
     #[x_kube(validation = within("timeout", "100ms", "10m"))]
@@ -123,23 +140,8 @@ pub enum StepType {
     Scale,
     /// `restart` is set.
     Restart,
-}
-
-impl StepType {
-    /// Whether a step of this type can act on workloads of this API version and kind.
-    pub fn acts_on(self, api_version: &str, kind: &str) -> bool {
-        match self {
-            StepType::Scale | StepType::Restart => workload_resource(api_version, kind).is_some(),
-        }
-    }
-}
-
-/// The resource, as in the API server's paths, of a kind of workload that can be acted on; none for all others.
-pub fn workload_resource(api_version: &str, kind: &str) -> Option<&'static str> {
-    match (api_version, kind) {
-        ("apps/v1", "Deployment") => Some("deployments"),
-        _ => None,
-    }
+    /// `scaleBack` is set.
+    ScaleBack,
 }
 
 /// Change the number of replicas, by `delta` or to `replicas`, within bounds.
@@ -165,12 +167,30 @@ pub struct ScaleStep {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 10000))]
     pub max_replicas: Option<i32>,
+    /// What is done where a HorizontalPodAutoscaler governs the target's replicas.
+    #[serde(default)]
+    pub under_autoscaler: UnderAutoscaler,
+}
+
+/// What a `Scale` does where a HorizontalPodAutoscaler governs the target's replicas.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum UnderAutoscaler {
+    /// Nothing: it is refused, with a reason that says so.
+    #[default]
+    Refuse,
+    /// It changes the autoscaler's `minReplicas`, within its `maxReplicas`.
+    MinReplicas,
 }
 
 /// Roll the workload's pods. There is nothing to say yet.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RestartStep {}
+
+/// Put back what an earlier step has changed. There is nothing to say yet: which step is the rule's `undoes`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ScaleBackStep {}
 
 /// Tries after the first one, when the API server refuses for now.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]

@@ -74,6 +74,8 @@ pub(super) struct RuleReferences {
     pub runbooks: BTreeMap<String, Referent<Runbook>>,
     /// Every channel that the rule names.
     pub channels: BTreeMap<String, Referent<NotificationChannel>>,
+    /// Why custom kinds that the rule's steps act on cannot be scaled, by API version and kind.
+    pub unfit_kinds: BTreeMap<(String, String), String>,
 }
 
 /// What is known of one key of a Secret; never its value.

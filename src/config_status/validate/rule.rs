@@ -2,7 +2,7 @@
 
 use super::{Problem, Referent, RuleReferences, check_parameter, unready};
 use crate::{
-    api::v1alpha1::{Rule, RuleAction, Runbook},
+    api::v1alpha1::{Fitness, Rule, RuleAction, Runbook, StepType},
     compile::compile,
     config_status::reason,
     expression::{Scope, Template, Variable},
@@ -17,13 +17,13 @@ const PARAMETER_LEN_MAX: usize = 1024;
 pub(in crate::config_status) fn rule(rule: &Rule, references: &RuleReferences) -> Vec<Problem> {
     let mut problems: Vec<Problem> = compile(rule).err().into_iter().flatten().map(Problem::field).collect();
     for action in &rule.spec.actions {
-        step(action, &format!("spec.actions[{}]", action.name), references, &mut problems);
+        step(rule, action, &format!("spec.actions[{}]", action.name), references, &mut problems);
     }
     notifications(rule, references, &mut problems);
     problems
 }
 
-fn step(action: &RuleAction, at: &str, references: &RuleReferences, problems: &mut Vec<Problem>) {
+fn step(rule: &Rule, action: &RuleAction, at: &str, references: &RuleReferences, problems: &mut Vec<Problem>) {
     let name = &action.runbook_ref.name;
     let runbook = match references.runbooks.get(name) {
         Some(Referent::Found(runbook)) => Some(runbook.as_ref()),
@@ -38,7 +38,7 @@ fn step(action: &RuleAction, at: &str, references: &RuleReferences, problems: &m
             None
         }
     };
-    target(action, at, runbook, problems);
+    target(rule, action, at, runbook, references, problems);
     let Some(runbook) = runbook else { return };
     let conditions = runbook.status.as_ref().map_or(&[][..], |status| &status.conditions);
     if let Some(why) = unready(conditions, runbook.metadata.generation) {
@@ -48,15 +48,49 @@ fn step(action: &RuleAction, at: &str, references: &RuleReferences, problems: &m
     parameters(action, at, runbook, problems);
 }
 
-fn target(action: &RuleAction, at: &str, runbook: Option<&Runbook>, problems: &mut Vec<Problem>) {
+/// What the step does that this one undoes, where both are known.
+fn undone_type(rule: &Rule, action: &RuleAction, references: &RuleReferences) -> Option<StepType> {
+    let undone = rule.spec.actions.iter().find(|other| Some(&other.name) == action.undoes.as_ref())?;
+    match references.runbooks.get(&undone.runbook_ref.name)? {
+        Referent::Found(runbook) => runbook.spec.steps.first().map(|step| step.r#type),
+        _ => None,
+    }
+}
+
+fn target(
+    rule: &Rule,
+    action: &RuleAction,
+    at: &str,
+    runbook: Option<&Runbook>,
+    references: &RuleReferences,
+    problems: &mut Vec<Problem>,
+) {
     let target = &action.target_ref;
+    let name = &action.runbook_ref.name;
     for step in runbook.into_iter().flat_map(|runbook| &runbook.spec.steps) {
-        if !step.r#type.acts_on(&target.api_version, &target.kind) {
-            let message = format!(
-                "the Runbook {} ({:?}) cannot act on {} {}; it acts on apps/v1 Deployment",
-                action.runbook_ref.name, step.r#type, target.api_version, target.kind
-            );
+        let kind = (target.api_version.clone(), target.kind.clone());
+        let unfit = match step.r#type.fitness(&target.api_version, &target.kind) {
+            Fitness::Fits(_) => None,
+            Fitness::Unfit(why) => Some(why),
+            Fitness::Ask => references.unfit_kinds.get(&kind).cloned(),
+        };
+        if let Some(why) = unfit {
+            let message = format!("the Runbook {name} ({:?}): {why}", step.r#type);
             problems.push(Problem::new(format!("{at}.targetRef.kind"), reason::UNSUPPORTED_TARGET, message));
+        }
+        if (step.r#type == StepType::ScaleBack) != action.undoes.is_some() {
+            let message = match &action.undoes {
+                Some(undone) => {
+                    format!("to undo {undone} needs a Runbook of type ScaleBack; {name} is {:?}", step.r#type)
+                }
+                None => format!("the Runbook {name} is of type ScaleBack: say which step it undoes"),
+            };
+            problems.push(Problem::new(format!("{at}.undoes"), reason::STEP_MISMATCH, message));
+        }
+        let undone = undone_type(rule, action, references);
+        if let Some(undone) = undone.filter(|undone| *undone != StepType::Scale) {
+            let message = format!("only a step of type Scale can be undone, not one of type {undone:?}");
+            problems.push(Problem::new(format!("{at}.undoes"), reason::STEP_MISMATCH, message));
         }
     }
 }

@@ -54,6 +54,11 @@ fn references() -> RuleReferences {
             ("broken".into(), Referent::Malformed),
         ]
         .into(),
+        unfit_kinds: [(
+            ("example.com/v1".to_owned(), "Gadget".to_owned()),
+            "Gadget has no scale subresource".to_owned(),
+        )]
+        .into(),
     }
 }
 
@@ -122,6 +127,14 @@ fn what_a_step_refers_to_must_be_there_and_fit() {
         (json!({"targetRef": {"kind": "Pod"}}), vec![("UnsupportedTarget", "spec.actions[add].targetRef.kind")]),
         (
             json!({"targetRef": {"apiVersion": "apps/v1beta1"}}),
+            vec![("UnsupportedTarget", "spec.actions[add].targetRef.kind")],
+        ),
+        (json!({"targetRef": {"kind": "DaemonSet"}}), vec![("UnsupportedTarget", "spec.actions[add].targetRef.kind")]),
+        (json!({"targetRef": {"kind": "StatefulSet"}}), vec![]),
+        (json!({"targetRef": {"apiVersion": "v1", "kind": "ReplicationController"}}), vec![]),
+        (json!({"targetRef": {"apiVersion": "example.com/v1", "kind": "Widget"}}), vec![]),
+        (
+            json!({"targetRef": {"apiVersion": "example.com/v1", "kind": "Gadget"}}),
             vec![("UnsupportedTarget", "spec.actions[add].targetRef.kind")],
         ),
         (json!({"targetRef": {"name": "Svc_A"}}), vec![("InvalidTarget", "spec.actions[add].targetRef.name")]),

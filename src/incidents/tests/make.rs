@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use proptest::{collection::vec, option, prelude::*, strategy::Union};
 
 use crate::{
-    api::v1alpha1::{IncidentEvent, IncidentPhase, OnUnknownOutcome, TargetReference},
+    api::v1alpha1::{IncidentEvent, IncidentPhase, OnUnknownOutcome, StepWhen, TargetReference},
     events::*,
 };
 
@@ -90,6 +90,8 @@ pub fn requested(step: &str, step_index: u32, attempt: u32) -> ActionRequested {
         resolves: true,
         last: false,
         on_unknown_outcome: OnUnknownOutcome::Stop,
+        when: StepWhen::Ladder,
+        undoes: None,
     }
 }
 

@@ -101,6 +101,7 @@ impl Turn<'_> {
             generation: 0,
             resolve_on: ResolveOn::AlertResolved,
             ladder: Vec::new(),
+            on_resolved: Vec::new(),
             notifications: Vec::new(),
             cooldown: Default::default(),
             expire_after: crate::api::v1alpha1::Duration::from_millis(
@@ -334,6 +335,7 @@ impl Turn<'_> {
         // `Debug` of a member without fields is its name.
         context.reason = Some(format!("{how:?}"));
         self.notify(IncidentEvent::Resolved, "Resolved", context);
+        self.say_requested_on_resolved();
         let Some(episode) = self.group.episode.take() else { return };
         for alert in self.group.alerts.iter_mut().filter(|alert| alert.in_episode) {
             alert.in_episode = false;

@@ -4,12 +4,12 @@ use jiff::Timestamp;
 
 use super::{Turn, episode::step_at};
 use crate::{
-    api::v1alpha1::{GroupAlert, IncidentEvent, ResolveOn},
+    api::v1alpha1::{GroupAlert, IncidentEvent, OnUnknownOutcome, ResolveOn, StepOutcome, StepState, StepWhen},
     compile::one_line,
     events::{
-        ActionId, ActionRequested, AlertDecided, AlertLink, DecisionReason, Event, EventId, HEADER_ALERTS_MAX,
-        IncidentHeader, IncidentOpened, IncidentResolved, NamespacedName, NotificationContext, NotificationId,
-        NotificationRequested, Payload, ResolvedReason, Topic, target_key,
+        ActionFailureReason, ActionId, ActionRequested, AlertDecided, AlertLink, DecisionReason, Event, EventId,
+        HEADER_ALERTS_MAX, IncidentHeader, IncidentOpened, IncidentResolved, NamespacedName, NotificationContext,
+        NotificationId, NotificationRequested, Payload, ResolvedReason, Topic, target_key,
     },
     rules::input::{RaisedAlert, plus},
 };
@@ -57,6 +57,8 @@ pub fn decided(
 }
 
 const DETAIL_MAX: usize = 512;
+/// A step is tried once (see `episode`), so this is which try of it is meant wherever it is named.
+const ATTEMPT: u32 = 1;
 
 impl Turn<'_> {
     pub(super) fn ledger(&mut self, raised: &RaisedAlert, reason: DecisionReason, detail: String) {
@@ -133,8 +135,10 @@ impl Turn<'_> {
         let Some(episode) = &self.group.episode else { return };
         let (Some(state), Some(step)) = (episode.steps.get(index), step_at(episode, index)) else { return };
         let attempt = u32::try_from(state.attempt).unwrap_or(1);
-        let action_id = ActionId::new(&self.key.rule.namespace, &incident.incident_id, &step.name, attempt);
-        let (key, decided_at) = (target_key(&self.key.rule.namespace, &step.target), state.decided_at);
+        let namespace = &self.key.rule.namespace;
+        let action_id = ActionId::new(namespace, &incident.incident_id, &step.name, attempt);
+        let (key, decided_at) = (target_key(namespace, &step.target), state.decided_at);
+        let undoes = step.undoes.as_ref().map(|name| ActionId::new(namespace, &incident.incident_id, name, ATTEMPT));
         let payload = ActionRequested {
             incident,
             action_id: action_id.clone(),
@@ -149,8 +153,50 @@ impl Turn<'_> {
             resolves: episode.rule.resolve_on == ResolveOn::ActionCompleted,
             last: index + 1 == episode.rule.ladder.len(),
             on_unknown_outcome: step.on_unknown_outcome,
+            when: StepWhen::Ladder,
+            undoes,
         };
         self.say_as_of(decided_at, payload.into(), action_id.to_string(), "requested", key);
+    }
+
+    /// Requests what takes back the steps of an incident that is over. What of a step took effect is for its Action to say: only one
+    /// that was never requested, or of which it is known that it did nothing, needs none. A suspended rule takes back nothing.
+    pub(super) fn say_requested_on_resolved(&mut self) {
+        let Some(incident) = self.header(HEADER_ALERTS_MAX).filter(|_| self.acts()) else { return };
+        let Some(episode) = &self.group.episode else { return };
+        let may_have_acted = |name: &str| {
+            let is_nothing = |step: &StepState| {
+                step.outcome == StepOutcome::Failed && step.reason != Some(ActionFailureReason::OutcomeUnknown)
+            };
+            episode.steps.iter().any(|step| step.step == name && !is_nothing(step))
+        };
+        let namespace = self.key.rule.namespace.clone();
+        let mut requests = Vec::new();
+        for (index, step) in episode.rule.on_resolved.iter().enumerate() {
+            let Some(undone) = step.undoes.as_deref().filter(|name| may_have_acted(name)) else { continue };
+            requests.push(ActionRequested {
+                incident: incident.clone(),
+                action_id: ActionId::new(&namespace, &incident.incident_id, &step.name, ATTEMPT),
+                step: step.name.clone(),
+                step_index: u32::try_from(episode.rule.ladder.len() + index).unwrap_or_default(),
+                attempt: ATTEMPT,
+                runbook: step.runbook.clone(),
+                target: step.target.clone(),
+                parameters: step.parameters.clone(),
+                decided_at: self.now,
+                deadline: plus(self.now, step.deadline.as_signed()),
+                // The incident is over: nothing of it is decided by what becomes of this.
+                resolves: false,
+                last: false,
+                on_unknown_outcome: OnUnknownOutcome::Continue,
+                when: StepWhen::Resolved,
+                undoes: Some(ActionId::new(&namespace, &incident.incident_id, undone, ATTEMPT)),
+            });
+        }
+        for request in requests {
+            let (key, id) = (target_key(&namespace, &request.target), request.action_id.to_string());
+            self.say(request.into(), id, "requested", key);
+        }
     }
 
     /// Requests every message that the rule wants for this.

@@ -4,7 +4,7 @@ use super::fixtures::*;
 use crate::{
     api::v1alpha1::{
         Duration, GROUP_SIZE_MAX, IncidentEvent, IncidentPhase, LocalReference, OnUnknownOutcome, ParameterValue,
-        ResolveOn, RuleAction, RuleNotification, StepOutcome,
+        ResolveOn, RuleAction, RuleNotification, StepOutcome, StepWhen,
     },
     events::{
         ActionFailureReason, ActionId, AlertLink, AlertStatus, DecisionReason::*, IncidentId, Topic, UpdateCause,
@@ -162,6 +162,81 @@ fn resolve_on_alert_resolved_waits_for_the_alerts() {
     assert_eq!(group.due(), Some(12 * 3600), "a step that answered is not overdue");
     group.alert(resolved(1, 0, 60));
     assert!(!group.is_open());
+}
+
+/// One more replica while it lasts, and away with it when it is over.
+fn with_taking_back() -> Scenario {
+    Scenario::with(|rule| {
+        rule.spec.incident.resolve_on = ResolveOn::AlertResolved;
+        let undoes = Some("add-replica".to_owned());
+        let first = rule.spec.actions[0].clone();
+        rule.spec.actions.push(RuleAction { name: "back".into(), when: StepWhen::Resolved, undoes, ..first });
+    })
+}
+
+#[test]
+fn what_a_step_did_is_taken_back_when_the_incident_is_over_and_in_the_same_decision() {
+    for by_decision in [false, true] {
+        let mut group = with_taking_back();
+        group.alert(firing(1, 0));
+        let step = group.request();
+        group.completes();
+        assert_eq!(requests(&group.said).len(), 1, "it stands beside the ladder");
+        let before = group.said.len();
+        if by_decision {
+            group.decides(UpdateCause::Decision, true);
+        } else {
+            group.alert(resolved(1, 0, 60));
+        }
+        assert!(!group.is_open());
+        let back = requests(&group.said[before..]);
+        assert_eq!(back.len(), 1);
+        let back = &back[0];
+        assert_eq!((back.step.as_str(), back.when, back.step_index), ("back", StepWhen::Resolved, 2));
+        assert_eq!((back.undoes.as_ref(), &back.target), (Some(&step.action_id), &step.target));
+        assert!(!back.resolves && !back.last && back.action_id != step.action_id);
+        let said = group.said.len();
+        assert!(group.input(Input::Failed(&failed(back, ActionFailureReason::TargetChanged))).is_empty());
+        assert!(group.input(Input::Completed(&completed(back))).is_empty(), "its end decides nothing");
+        assert_eq!(group.said.len(), said);
+    }
+}
+
+#[test]
+fn nothing_is_taken_back_of_a_step_that_did_nothing_nor_while_the_rule_is_suspended() {
+    for (reason, taken_back) in [
+        (ActionFailureReason::Refused, 0),
+        (ActionFailureReason::NothingToDo, 0),
+        (ActionFailureReason::OutcomeUnknown, 1),
+    ] {
+        let mut group = with_taking_back();
+        group.alert(firing(1, 0));
+        group.fails(reason);
+        let before = group.said.len();
+        group.alert(resolved(1, 0, 60));
+        let back = requests(&group.said[before..]);
+        assert_eq!(back.iter().filter(|request| request.step == "back").count(), taken_back, "{reason:?}");
+    }
+    let mut group = with_taking_back();
+    group.alert(firing(1, 0));
+    group.completes();
+    group.suspended = true;
+    let before = group.said.len();
+    group.alert(resolved(1, 0, 60));
+    assert!(requests(&group.said[before..]).is_empty());
+}
+
+#[test]
+fn a_step_of_the_ladder_may_take_back_one_before_it() {
+    let mut group = Scenario::with(|rule| {
+        rule.spec.actions[0].on_unknown_outcome = OnUnknownOutcome::Continue;
+        rule.spec.actions[1].undoes = Some("add-replica".into());
+    });
+    group.alert(firing(1, 0));
+    let first = group.request();
+    assert_eq!(first.undoes, None);
+    group.fails(ActionFailureReason::OutcomeUnknown);
+    assert_eq!(group.request().undoes, Some(first.action_id));
 }
 
 #[test]

@@ -18,6 +18,7 @@ mod j_apiserver_away;
 mod k_permissions;
 mod l_one_trace;
 mod m_liveness;
+mod n_kinds;
 mod o_mail;
 mod producer;
 mod q_image;
