@@ -174,7 +174,8 @@ spec:
       httpGet: {path: /livez, port: admin}
       {{- toYaml $values.livenessProbe | nindent 6 }}
     readinessProbe:
-      httpGet: {path: /readyz, port: admin}
+      # What takes alerts goes on taking them while the log or the API server is away.
+      httpGet: {path: {{ ternary "/readyz/ingest" "/readyz" .workload.ingest }}, port: admin}
       {{- toYaml $values.readinessProbe | nindent 6 }}
     resources: {{- toYaml .workload.resources | nindent 6 }}
     securityContext: {{- toYaml $values.securityContext | nindent 6 }}
