@@ -252,8 +252,7 @@ fn only_the_room_of_telemetry_knows_opentelemetry() {
     };
     let known = sources();
     let known: Vec<&str> = known.iter().filter(knows).map(|source| source.path.as_str()).collect();
-    // The metrics are exported by the room that knows them.
-    let elsewhere = |path: &&&str| !path.starts_with("runtime/telemetry/") && !path.starts_with("runtime/metrics/");
+    let elsewhere = |path: &&&str| !path.starts_with("runtime/telemetry/");
     assert!(known.contains(&"runtime/telemetry/span.rs"), "{known:?}");
     assert_eq!(known.iter().filter(elsewhere).collect::<Vec<_>>(), Vec::<&&str>::new());
 }

@@ -11,6 +11,7 @@ use crate::{
     api::v1alpha1::{ActionPhase, NotificationPhase, PlanOutcome},
     cli::explain::RuleReason,
     events::{ActionFailureReason, DeadLetterReason, DecisionReason, ResolvedReason},
+    runtime::kube_events,
 };
 
 /// One closed list.
@@ -46,6 +47,11 @@ fn lists() -> Vec<List> {
         list("Where an action is", "`status.phase` of an Action.", described::<ActionPhase>()),
         list("Where a message is", "`spec.phase` of a Notification.", described::<NotificationPhase>()),
         list("Why an incident is over", "`reason` on incident.resolved.", described::<ResolvedReason>()),
+        list(
+            "What Kubernetes Events tell",
+            "`reason` of an Event, as `kubectl describe` shows it on the target or the Incident; its note says the rest.",
+            described::<kube_events::Reason>(),
+        ),
         list("Why something is a dead letter", "`reason` on dead.letter.", described::<DeadLetterReason>()),
     ]
 }
@@ -105,5 +111,7 @@ mod tests {
         }
         assert_eq!(meaning(&DecisionReason::Opened), "It opened an incident.");
         assert_eq!(word(&ActionFailureReason::OutcomeUnknown), "outcomeUnknown");
+        let listed: Vec<String> = described::<kube_events::Reason>().into_iter().map(|(reason, _)| reason).collect();
+        assert_eq!(listed, kube_events::Reason::ALL.map(kube_events::Reason::name), "as they stand in Events");
     }
 }

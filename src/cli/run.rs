@@ -43,6 +43,7 @@ async fn supervise(config: Config, telemetry: &Telemetry) -> anyhow::Result<Endi
     let mut signals = Signals::listen().context("listen to signals")?;
     // Whoever asks is answered from the beginning.
     let (health, metrics, (tasks, failures)) = (Health::default(), Metrics::of_the_process(), Tasks::new());
+    telemetry.export_metrics(&metrics);
     let process = health.process();
     let admin = Admin { health: health.clone(), liveness: tasks.liveness(), metrics: metrics.clone() };
     admin::start(admin::bind(config.admin_listen)?, admin).context("start the admin port")?;

@@ -15,6 +15,8 @@ use kube::{
     Api,
     api::{ObjectMeta, PostParams},
 };
+use schemars::JsonSchema;
+use serde::Serialize;
 use tokio::{
     sync::mpsc::{self, error::TrySendError},
     time::Instant,
@@ -38,7 +40,7 @@ const NOTE_MAX: usize = 1_024;
 const CONTROLLER: &str = "eventpulse.io/eventpulse";
 
 /// What an Event may tell: the closed list of reasons. The service that it is of says it once, at the transition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub enum Reason {
     /// On the target: an action took effect.
     ActionCompleted,

@@ -54,6 +54,19 @@ pub struct Entry {
     pub buckets: &'static [f64],
 }
 
+impl Entry {
+    /// The unit as OpenTelemetry writes it (UCUM), where the name says one; empty for plain numbers, as a receiver would put a `1` into
+    /// the name (`_ratio`).
+    pub fn unit(&self) -> &'static str {
+        let says = |unit: &str| self.name.split('_').any(|word| word == unit);
+        match (says("seconds"), says("bytes")) {
+            (true, _) => "s",
+            (_, true) => "By",
+            _ => "",
+        }
+    }
+}
+
 macro_rules! kinds {
     ($($(#[$doc:meta])* $kind:ident),*) => {$(
         $(#[$doc])*
@@ -125,6 +138,8 @@ pub fn document() -> String {
          (`--admin-listen`, 8081) answers in OpenMetrics text. Every metric is there from the start, whatever services run in the \
          process; labels are of closed lists. Times are in seconds; the histograms of whole paths carry the trace id of a sample \
          (exemplars), where its alert came with one. Gauges of a replica add up: the sum over the replicas is the whole.\n\n\
+         [Over OTLP](telemetry.md) they go out under the same names, a counter's without `_total`, with the labels as attributes, the \
+         unit `s` or `By` where the name says one, and the same buckets; without exemplars. A histogram without a sample is not there.\n\n\
          [config/prometheus/eventpulse.rules.yaml](../config/prometheus/eventpulse.rules.yaml) has alerts on them.\n\n\
          | metric | type | labels | what it tells | by |\n|---|---|---|---|---|\n",
     );

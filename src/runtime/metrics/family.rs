@@ -85,6 +85,10 @@ struct Inner {
 impl Family {
     pub(super) fn new(entry: Entry) -> Self {
         let family = Self(Arc::new(Inner { entry, cells: RwLock::default() }));
+        // Without labels there is one value, and it is there whether anybody has set it or not.
+        if family.0.entry.labels.is_empty() {
+            drop(family.cell(&[]));
+        }
         // A counter that appears with its first 1 has no increase that an alert could see: where it has one list, it is there at 0.
         if let (Kind::Counter, [(_, values)]) = (family.0.entry.kind, &*family.0.entry.labels) {
             listed(values).into_iter().flatten().for_each(|value| drop(family.cell(&[value])));

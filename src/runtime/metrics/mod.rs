@@ -11,7 +11,7 @@ mod process;
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -25,6 +25,18 @@ use family::{Cell, Family};
 /// Names and values of labels.
 pub type Labels = Vec<(&'static str, String)>;
 type Sampler = Box<dyn Fn(&Metrics) + Send + Sync>;
+type Observer = Box<dyn Fn(&Observed<'_>) + Send + Sync>;
+
+/// One observation of a histogram.
+#[derive(Clone, Copy, Debug)]
+pub struct Observed<'a> {
+    /// The metric's.
+    pub name: &'static str,
+    /// Each with its value.
+    pub labels: &'a [(&'static str, &'a str)],
+    /// How long it took.
+    pub seconds: f64,
+}
 
 /// The process's metrics. Cheap to clone.
 #[derive(Clone)]
@@ -34,12 +46,14 @@ struct Inner {
     registry: Registry,
     families: HashMap<&'static str, Family>,
     samplers: Mutex<Vec<Sampler>>,
+    observer: OnceLock<Observer>,
 }
 
 impl Default for Metrics {
     /// Every metric of the catalogue, and nothing counted yet.
     fn default() -> Self {
-        let mut inner = Inner { registry: Registry::default(), families: HashMap::new(), samplers: Mutex::default() };
+        let (registry, families) = (Registry::default(), HashMap::new());
+        let mut inner = Inner { registry, families, samplers: Mutex::default(), observer: OnceLock::new() };
         for entry in catalogue::all().into_iter().flat_map(|(_, entries)| entries) {
             let family = Family::new(entry);
             let name = family.entry().name;
@@ -112,6 +126,10 @@ impl Metrics {
             let trace = traceparent.and_then(trace_id).map(|id| vec![("trace_id", id.to_owned())]);
             histogram.observe(took.as_secs_f64(), trace, None);
         }
+        if let Some(observer) = self.0.observer.get() {
+            let labels: [_; N] = std::array::from_fn(|at| (metric.described.labels[at].0, values[at]));
+            observer(&Observed { name: metric.described.name, labels: &labels, seconds: took.as_secs_f64() });
+        }
     }
 
     /// The same, by two times of events, whose clocks may differ: what ends before it begins took no time.
@@ -129,6 +147,12 @@ impl Metrics {
     /// Called before every reading, to set what nobody counts as it happens. It must not hold these metrics, nor what holds them.
     pub fn on_sample(&self, sampler: impl Fn(&Metrics) + Send + Sync + 'static) {
         self.samplers().push(Box::new(sampler));
+    }
+
+    /// Called with every observation of a histogram from now on. There is one such observer, the first.
+    pub fn on_observation(&self, observer: impl Fn(&Observed<'_>) + Send + Sync + 'static) {
+        // A second one changes nothing.
+        let _ = self.0.observer.set(Box::new(observer));
     }
 
     /// What a metric says now, by its labels; of a histogram how often it was observed.
@@ -152,6 +176,16 @@ impl Metrics {
 
     fn cell(&self, name: &'static str, values: &[&str]) -> Option<Cell> {
         self.0.families.get(name).map(|family| family.cell(values))
+    }
+
+    /// One value of a metric, as if somebody had set, counted or observed it.
+    #[cfg(test)]
+    pub(crate) fn touch(&self, entry: &describe::Entry) {
+        let labels: Vec<_> = entry.labels.iter().map(|(label, _)| (*label, "x")).collect();
+        drop(self.cell(entry.name, &vec!["x"; labels.len()]));
+        if let (describe::Kind::Histogram, Some(observer)) = (entry.kind, self.0.observer.get()) {
+            observer(&Observed { name: entry.name, labels: &labels, seconds: 1.0 });
+        }
     }
 
     fn samplers(&self) -> std::sync::MutexGuard<'_, Vec<Sampler>> {

@@ -18,7 +18,7 @@ use opentelemetry_sdk::{
     Resource,
     error::OTelSdkResult,
     logs::LogBatch,
-    metrics::{PeriodicReader, SdkMeterProvider},
+    metrics::{PeriodicReader, SdkMeterProvider, Temporality, data::ResourceMetrics, exporter::PushMetricExporter},
     trace::SpanData,
 };
 
@@ -68,9 +68,15 @@ pub(super) fn logs(endpoint: &Endpoint) -> Result<Told<LogExporter>, ExportError
     exporter!(LogExporter, endpoint, "logs").map(|exporter| Told::new(exporter, "logs"))
 }
 
-pub(super) fn metrics(endpoint: &Endpoint, resource: Resource) -> Result<SdkMeterProvider, ExportError> {
+/// `interval` between two exports, where it is not the SDK's own of a minute.
+pub(super) fn metrics(
+    endpoint: &Endpoint,
+    interval: Option<Duration>,
+    resource: Resource,
+) -> Result<SdkMeterProvider, ExportError> {
     let exporter = exporter!(MetricExporter, endpoint, "metrics")?;
-    let reader = PeriodicReader::builder(exporter).build();
+    let reader = PeriodicReader::builder(Told::new(exporter, "metrics")).with_interval(interval.unwrap_or_default());
+    let reader = reader.build();
     Ok(SdkMeterProvider::builder().with_resource(resource).with_reader(reader).build())
 }
 
@@ -159,5 +165,23 @@ impl<E: opentelemetry_sdk::logs::LogExporter> opentelemetry_sdk::logs::LogExport
 
     fn set_resource(&mut self, resource: &Resource) {
         self.exporter.set_resource(resource);
+    }
+}
+
+impl<E: PushMetricExporter> PushMetricExporter for Told<E> {
+    async fn export(&self, metrics: &ResourceMetrics) -> OTelSdkResult {
+        self.tell(self.exporter.export(metrics).await)
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.exporter.force_flush()
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.exporter.shutdown_with_timeout(timeout)
+    }
+
+    fn temporality(&self) -> Temporality {
+        self.exporter.temporality()
     }
 }

@@ -6,6 +6,7 @@
 
 mod export;
 mod log;
+mod meters;
 mod settings;
 mod span;
 
@@ -29,6 +30,8 @@ pub use span::{
     ACTION_ID, ALERT_ID, AttributeValue, INCIDENT_ID, Ids, NOTIFICATION_ID, Processing, Span, SpanKind, SpanSink,
     Tracer, scope,
 };
+
+use super::Metrics;
 
 const SCOPE: &str = "eventpulse";
 
@@ -68,7 +71,8 @@ impl Telemetry {
             processor.set_resource(&resource);
             Ok::<_, ExportError>(Arc::new(processor))
         });
-        let metrics = settings.metrics.as_ref().map(|endpoint| export::metrics(endpoint, resource.clone()));
+        let interval = settings.metrics_interval;
+        let metrics = settings.metrics.as_ref().map(|endpoint| export::metrics(endpoint, interval, resource.clone()));
         let (spans, metrics) = (spans.transpose()?, metrics.transpose()?);
         Ok(Self { spans, logs, metrics, sampler: settings.sampler, filter })
     }
@@ -79,9 +83,11 @@ impl Telemetry {
         Tracer::new(sink, self.sampler)
     }
 
-    /// What reads the metrics every now and then and exports them, where that is asked for. It belongs to [`Telemetry`], which flushes it.
-    pub fn meter_provider(&self) -> Option<&SdkMeterProvider> {
-        self.metrics.as_ref()
+    /// Has these metrics read every now and then and exported, where that is asked for. To be called once, before anything is observed.
+    pub fn export_metrics(&self, metrics: &Metrics) {
+        if let Some(provider) = &self.metrics {
+            meters::export(provider, metrics);
+        }
     }
 
     /// The log's filter, to change it while the process runs.

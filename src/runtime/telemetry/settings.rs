@@ -12,6 +12,8 @@ pub struct Settings {
     pub traces: Option<Endpoint>,
     /// Points of metrics.
     pub metrics: Option<Endpoint>,
+    /// How long between two exports of them, where it is said.
+    pub metrics_interval: Option<Duration>,
     /// Log records.
     pub logs: Option<Endpoint>,
     /// Which traces are recorded.
@@ -136,13 +138,20 @@ impl Settings {
             Some(other) => return wrong("OTEL_SDK_DISABLED", format!("{other:?} is neither true nor false")),
         };
         let [traces, metrics, logs] = SIGNALS.map(|signal| variables.endpoint(signal));
-        let (traces, metrics, logs) = (traces?, metrics?, logs?);
+        let (traces, mut metrics, logs) = (traces?, metrics?, logs?);
+        let metrics_interval = variables.number("OTEL_METRIC_EXPORT_INTERVAL", 1)?.map(Duration::from_millis);
+        // The SDK knows one deadline of a request: the earlier of the two that there are.
+        if let (Some(metrics), Some(ms)) = (&mut metrics, variables.number("OTEL_METRIC_EXPORT_TIMEOUT", 1)?) {
+            metrics.timeout = metrics.timeout.min(Duration::from_millis(ms));
+        }
+        variables.temporality()?;
         let mut resource = variables.resource()?;
         let named = resource.iter().position(|(name, _)| name == "service.name").map(|at| resource.remove(at).1);
         let service_name = variables.get("OTEL_SERVICE_NAME").or(named).unwrap_or_else(|| "eventpulse".into());
         let on = |endpoint: Option<Endpoint>| endpoint.filter(|_| !disabled);
         let sampler = variables.sampler()?;
-        Ok(Self { traces: on(traces), metrics: on(metrics), logs: on(logs), sampler, resource, service_name })
+        let (traces, metrics, logs) = (on(traces), on(metrics), on(logs));
+        Ok(Self { traces, metrics, metrics_interval, logs, sampler, resource, service_name })
     }
 }
 
@@ -223,6 +232,15 @@ impl Variables<'_> {
             text = format!("{}/v1/{}", text.trim_end_matches('/'), signal.to_ascii_lowercase());
         }
         Ok(Some(text))
+    }
+
+    /// The exporter reads it itself, but would only warn of what it does not know.
+    fn temporality(&self) -> Result<(), SettingError> {
+        let name = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE";
+        match self.get(name).map(|text| text.to_ascii_lowercase()).as_deref() {
+            None | Some("cumulative" | "delta" | "lowmemory") => Ok(()),
+            Some(other) => wrong(name, format!("{other:?} is none of cumulative, delta and lowmemory")),
+        }
     }
 
     fn sampler(&self) -> Result<Sampler, SettingError> {
@@ -382,6 +400,10 @@ mod tests {
             ("OTEL_SDK_DISABLED", "yes", "\"yes\" is neither true nor false"),
             ("OTEL_BSP_MAX_QUEUE_SIZE", "-1", "\"-1\" is no whole number"),
             ("OTEL_BLRP_SCHEDULE_DELAY", "1.5", "\"1.5\" is no whole number"),
+            ("OTEL_METRIC_EXPORT_INTERVAL", "60s", "\"60s\" is no whole number from 1"),
+            ("OTEL_METRIC_EXPORT_INTERVAL", "0", "\"0\" is no whole number from 1"),
+            ("OTEL_METRIC_EXPORT_TIMEOUT", "-5", "\"-5\" is no whole number from 1"),
+            ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "diff", "\"diff\" is none of cumulative"),
             ("OTEL_RESOURCE_ATTRIBUTES", "a=b,c", "\"c\" is no KEY=VALUE"),
         ] {
             let error = read(&[(name, value)]).unwrap_err();
@@ -392,6 +414,26 @@ mod tests {
                 read(&[("OTEL_TRACES_SAMPLER", "traceidratio"), ("OTEL_TRACES_SAMPLER_ARG", value)]).unwrap_err();
             assert!(error.starts_with("OTEL_TRACES_SAMPLER_ARG: "), "{error}");
         }
+    }
+
+    #[test]
+    fn metrics_have_an_interval_and_the_earlier_of_two_deadlines() {
+        let of = |ms: &'static str| {
+            let settings = read(&[
+                ("OTEL_METRICS_EXPORTER", "otlp"),
+                ("OTEL_METRIC_EXPORT_INTERVAL", " 500 "),
+                ("OTEL_METRIC_EXPORT_TIMEOUT", ms),
+                ("OTEL_EXPORTER_OTLP_METRICS_TIMEOUT", "3000"),
+                ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "Delta"),
+            ]);
+            let settings = settings.unwrap();
+            assert_eq!((settings.traces, settings.logs), (None, None));
+            (settings.metrics_interval, settings.metrics.unwrap().timeout)
+        };
+        let ms = Duration::from_millis;
+        assert_eq!(of("2000"), (Some(ms(500)), ms(2000)));
+        assert_eq!(of("4000"), (Some(ms(500)), ms(3000)));
+        assert_eq!(read(&[("OTEL_METRICS_EXPORTER", "otlp")]).unwrap().metrics_interval, None);
     }
 
     #[test]

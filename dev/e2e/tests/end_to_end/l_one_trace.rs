@@ -1,5 +1,6 @@
 //! (l) One trace from the webhook to the patch and to the message, in a real OpenTelemetry Collector; also when the process that began
-//! it was killed. Logs carry its id. A Collector that is away fails nothing, and what is said changes at run time.
+//! it was killed. Logs carry its id, and metrics say what `/metrics` says. A Collector that is away fails nothing, and what is said
+//! changes at run time.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -121,12 +122,69 @@ async fn whole(shop: &Shop, trace: &str, names: &[&str], is_meant: impl Fn(&Span
     .await
 }
 
-fn exporting(launcher: Launcher, endpoint: &str, protocol: &str) -> Launcher {
+/// The last point of a metric with these labels that the process told: the metric, and the point in it.
+fn point(collector: &Collector, process: &str, name: &str, labels: &[(&str, &str)]) -> Option<(Value, Value)> {
+    let labels: BTreeMap<String, String> = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    let mut last = None;
+    for document in collector.received(Signal::Metrics).unwrap() {
+        let resources = list(&document, "resourceMetrics");
+        let of_process = |resource: &&Value| attributes(&resource["resource"])["service.instance.id"] == process;
+        let scopes = resources.filter(of_process).flat_map(|resource| list(resource, "scopeMetrics"));
+        for metric in scopes.flat_map(|scope| list(scope, "metrics")).filter(|metric| metric["name"] == name) {
+            let kinds = ["sum", "gauge", "histogram"].into_iter().flat_map(|kind| list(&metric[kind], "dataPoints"));
+            let meant = kinds.filter(|point| attributes(point) == labels).last();
+            last = meant.map(|point| (metric.clone(), point.clone())).or(last);
+        }
+    }
+    last
+}
+
+/// A counter and a histogram of an alert that was acted on, as `/metrics` had them (`text`).
+async fn metrics_arrive(shop: &Shop, process: &str, text: &str) {
+    let get = |name: &str, labels: &[(&str, &str)]| point(shop.environment.collector(), process, name, labels);
+    let one = |found: &(Value, Value)| found.1["asInt"] == "1";
+    let what = "a counter, of actions";
+    let finished = || get("eventpulse_actions_finished", &[("result", "completed")]).filter(one);
+    let (counter, _) = shop.wait_for(what, finished).await;
+    assert_eq!((&counter["sum"]["isMonotonic"], &counter["sum"]["aggregationTemporality"]), (&true.into(), &2.into()));
+    let (metric, took) = shop
+        .wait_for("a histogram", || {
+            get("eventpulse_alert_to_action_seconds", &[]).filter(|(_, point)| point["count"] == "1")
+        })
+        .await;
+    assert_eq!(metric["unit"], "s");
+    let line = |start: &str| text.lines().find_map(|line| line.strip_prefix(start)).map(str::to_owned);
+    let sum: f64 = line("eventpulse_alert_to_action_seconds_sum ").unwrap().parse().unwrap();
+    assert!((took["sum"].as_f64().unwrap() - sum).abs() < 1e-9, "{took:#} and {sum}");
+    let bounds: Vec<f64> = list(&took, "explicitBounds").map(|bound| bound.as_f64().unwrap()).collect();
+    let counts: Vec<u64> = list(&took, "bucketCounts").map(text_number).collect();
+    let own = text.lines().filter_map(|line| line.strip_prefix("eventpulse_alert_to_action_seconds_bucket{le=\""));
+    let own: Vec<(String, u64)> = own
+        .map(|line| line.split_once("\"} ").unwrap())
+        .map(|(bound, rest)| (bound.to_owned(), rest.split(' ').next().unwrap().parse().unwrap()))
+        .collect();
+    assert_eq!((own.len(), counts.len()), (bounds.len() + 1, bounds.len() + 1), "{own:?} {bounds:?}");
+    let mut up_to = 0;
+    for (at, (bound, count)) in own.iter().enumerate() {
+        up_to += counts[at];
+        assert_eq!(up_to, *count, "{own:?} and {counts:?}");
+        assert!(bounds.get(at).is_none_or(|known| bound.parse::<f64>().unwrap() == *known), "{own:?} and {bounds:?}");
+    }
+}
+
+/// A whole number, which OTLP/JSON writes as a text.
+fn text_number(value: &Value) -> u64 {
+    value.as_str().and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("{value} is no number"))
+}
+
+/// Metrics go out every so many milliseconds, and at the end.
+fn exporting(launcher: Launcher, endpoint: &str, protocol: &str, interval_ms: u64) -> Launcher {
     launcher
         .env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
         .env("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
         .env("OTEL_BSP_SCHEDULE_DELAY", "100")
         .env("OTEL_BLRP_SCHEDULE_DELAY", "100")
+        .env("OTEL_METRIC_EXPORT_INTERVAL", &interval_ms.to_string())
         .env("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test")
         .arg("--log-format=json")
 }
@@ -160,7 +218,7 @@ fn own_lines(log: &str, trace: &str) -> Vec<Value> {
 async fn l_a_process_that_was_killed_is_joined_by_the_one_that_goes_on_for_it() {
     let (mut shop, proxy, launcher) = Shop::open_behind_a_proxy("e2e-l").await.unwrap();
     let collector = shop.environment.start_collector().await.unwrap().http();
-    let eventpulse = exporting(launcher, &collector, "http/protobuf").start(START).await.unwrap();
+    let eventpulse = exporting(launcher, &collector, "http/protobuf", 3_600_000).start(START).await.unwrap();
     let held = proxy.limited_rule("the first patch", When::patch_of_replicas(), Fault::Hang, 0, 1);
     let senders = format!("00-{SENDERS_TRACE}-{SENDERS_SPAN}-01");
     post(&eventpulse, Some(&senders), Alert::cpu_high("svc-a", Timestamp::now())).await;
@@ -213,7 +271,14 @@ async fn l_a_process_that_was_killed_is_joined_by_the_one_that_goes_on_for_it() 
     let own = own.iter().find(|line| line["message"] == "An action came to its end.").unwrap();
     assert_eq!(own["action_id"], ended.1["action_id"].as_str());
     assert_eq!(own["span_id"], patch.parent.as_str(), "{own:#}");
+
+    // Of this process nothing has gone out yet: at the end all does.
+    let told = again.metrics().await;
+    assert!(
+        point(shop.environment.collector(), &patch.process, "eventpulse_incidents", &[("phase", "Resolved")]).is_none()
+    );
     assert!(again.stop(START).await);
+    metrics_arrive(&shop, &patch.process, &told).await;
     shop.environment.stop().await;
 }
 
@@ -222,7 +287,7 @@ async fn l_over_kafka_and_grpc_a_request_without_a_trace_begins_one() {
     let mut shop = Shop::open("e2e-l-kafka", true).await.unwrap();
     let collector = shop.environment.start_collector().await.unwrap().grpc();
     let kafka = shop.environment.kafka().bootstrap();
-    let launcher = exporting(shop.launcher("eventpulse").kafka(&kafka, ""), &collector, "grpc");
+    let launcher = exporting(shop.launcher("eventpulse").kafka(&kafka, ""), &collector, "grpc", 200);
     let eventpulse = launcher.start(START).await.unwrap();
     let hostile = format!("00-{SENDERS_TRACE}-0000000000000000-01");
     post(&eventpulse, Some(&hostile), Alert::cpu_high("svc-a", Timestamp::now())).await;
@@ -239,6 +304,22 @@ async fn l_over_kafka_and_grpc_a_request_without_a_trace_begins_one() {
         by_kind(2).map(|span| span.attributes["http.response.status_code"].clone()).collect::<Vec<_>>(),
         ["200"]
     );
+    // While it runs, metrics come every now and then.
+    let process = by_kind(2).next().unwrap().process;
+    let told = eventpulse.metrics().await;
+    metrics_arrive(&shop, &process, &told).await;
+    let opened = || point(shop.environment.collector(), &process, "eventpulse_alerts_decided", &[("reason", "opened")]);
+    let is_one = || opened().is_some_and(|(_, point)| point["asInt"] == "1").then_some(());
+    shop.wait_for("the counter of what was decided", is_one).await;
+    assert_eq!(eventpulse.metric("eventpulse_alerts_decided_total", "reason=\"opened\"").await, 1.0);
+    let kinds = ["process_resident_memory_bytes", "process_cpu_seconds"]
+        .map(|name| point(shop.environment.collector(), &process, name, &[]).unwrap());
+    assert_eq!((&kinds[0].0["unit"], &kinds[1].0["unit"]), (&"By".into(), &"s".into()));
+    assert!(kinds[0].1["asInt"].as_str().unwrap().parse::<u64>().unwrap() > 1_000_000, "{kinds:#?}");
+    let incidents = || point(shop.environment.collector(), &process, "eventpulse_incidents", &[("phase", "Resolved")]);
+    let one = || incidents().filter(|(_, point)| point["asInt"] == "1");
+    let (gauge, _) = shop.wait_for("a gauge, of incidents", one).await;
+    assert!(gauge["gauge"].is_object() && gauge["unit"].as_str().unwrap_or_default().is_empty(), "{gauge:#}");
     // What is still in the queues goes out at the end.
     assert!(eventpulse.stop(START).await);
     shop.wait_for("the last line", || {
@@ -254,16 +335,20 @@ async fn l_a_collector_that_is_away_fails_nothing_and_the_filter_of_the_log_chan
     let shop = Shop::open("e2e-l-away", false).await.unwrap();
     let filter = shop.environment.dir().join("filter");
     let nobody = format!("http://127.0.0.1:{}", free_port());
-    let launcher = exporting(shop.launcher("eventpulse"), &nobody, "grpc").env("OTEL_BSP_MAX_QUEUE_SIZE", "8");
+    let launcher = exporting(shop.launcher("eventpulse"), &nobody, "grpc", 200).env("OTEL_BSP_MAX_QUEUE_SIZE", "8");
     let launcher = launcher.env("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "8");
     let eventpulse = launcher.arg(format!("--log-filter-file={}", filter.display())).start(START).await.unwrap();
     post(&eventpulse, None, Alert::cpu_high("svc-a", Timestamp::now())).await;
     let incident = shop.incidents_in(1, &["Resolved"]).await.remove(0);
     shop.messages(1).await;
     let log = || eventpulse.process().log();
-    shop.wait_for("the line of telemetry", || log().contains("Telemetry is not taken").then_some(())).await;
     let count = |text: &str| log().matches(text).count();
-    assert_eq!(count("\"signal\":\"traces\""), 1, "said once");
+    for signal in ["traces", "metrics"] {
+        let line = format!("\"signal\":\"{signal}\"");
+        shop.wait_for("the line of telemetry", || log().contains(&line).then_some(())).await;
+        assert_eq!(count(&line), 1, "{signal}: said once");
+        assert!(log().lines().any(|found| found.contains(&line) && found.contains("Telemetry is not taken")));
+    }
     let trace = text(&incident["spec"]["traceparent"]).split('-').nth(1).unwrap().to_owned();
     assert!(own_lines(&log(), &trace).iter().any(|line| !line["action_id"].is_null()), "{}", log());
 
