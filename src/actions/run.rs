@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 use jiff::Timestamp;
 
 use super::{
+    claim::is_terminal,
     end::reason_of,
     look::{Asked, object_of},
     service::Actions,
@@ -158,7 +159,7 @@ impl Actions {
         // Only a plan that nobody has planned after may be sent as it is.
         let mut fresh = self.queues.take_plan(name).filter(|fresh| work.plans == [fresh.plan.clone()]);
         loop {
-            if work.action.status.as_ref().is_some_and(|status| status.phase.is_terminal()) {
+            if is_terminal(&work.action) {
                 // What is terminal was decided once; what it had to say may not be out yet.
                 return self.store.transact(name, |_| Step::Unchanged { publish: Vec::new() }).await.map(drop);
             }
@@ -182,6 +183,10 @@ impl Actions {
             }
             if self.ctx.shutdown.is_cancelled() {
                 return Err(StoreError::Shutdown);
+            }
+            if is_terminal(&work.action) {
+                // Read or written by this very worker, and with what it had to say: nothing is left to read.
+                return Ok(());
             }
             let Some(action) = self.store.fetch(name).await? else { return Ok(()) };
             // Outcomes that only this sender knows are kept where nobody else has planned since.

@@ -92,6 +92,9 @@ pub const TOPICS: [Topic; 7] = [
     Topic::NotificationFailed,
 ];
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// How long an event waits for those right behind it, so that what happens at once (opened and requested, completed and delivered) is
+/// one write. No other service waits for an Incident, and people do not see so short a time.
+const FOLD_WINDOW: Duration = Duration::from_millis(50);
 
 /// Runs until shutdown.
 pub async fn run(ctx: Context, config: IncidentsConfig) -> Result<(), IncidentsError> {
@@ -105,7 +108,7 @@ pub async fn run(ctx: Context, config: IncidentsConfig) -> Result<(), IncidentsE
         ctx: ctx.clone(),
     });
     let service = Arc::new(Service {
-        mailboxes: Mailboxes::new(&ctx, "incident", config.concurrency, incidents),
+        mailboxes: Mailboxes::lingering(&ctx, "incident", config.concurrency, FOLD_WINDOW, incidents),
         ownership: Ownership::new(Arc::clone(&ctx.bus), Topic::IncidentOpened),
         store: Arc::clone(&store),
         config: config.clone(),

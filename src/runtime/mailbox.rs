@@ -8,7 +8,7 @@ use std::{
     collections::HashMap,
     hash::Hash,
     sync::{Arc, Mutex, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -44,6 +44,8 @@ struct Inner<K, I> {
     shutdown: CancellationToken,
     handler: Arc<dyn Handler<K, I>>,
     permits: Semaphore,
+    /// How long what comes for a key waits for more of it.
+    linger: Duration,
     metrics: Metrics,
     /// A key is here as long as it has a worker.
     waiting: Mutex<HashMap<K, Vec<I>>>,
@@ -56,9 +58,21 @@ where
 {
     /// At most `concurrency` keys are worked on at once.
     pub fn new(ctx: &Context, name: &'static str, concurrency: usize, handler: Arc<dyn Handler<K, I>>) -> Self {
+        Self::lingering(ctx, name, concurrency, Duration::ZERO, handler)
+    }
+
+    /// The same, and what comes for a key waits for so long, and never longer, for what comes right behind it: both are one call.
+    /// While it waits it takes no place of those that are worked on.
+    pub fn lingering(
+        ctx: &Context,
+        name: &'static str,
+        concurrency: usize,
+        linger: Duration,
+        handler: Arc<dyn Handler<K, I>>,
+    ) -> Self {
         let (tasks, shutdown, metrics) = (ctx.tasks.clone(), ctx.shutdown.clone(), ctx.metrics.clone());
         let permits = Semaphore::new(concurrency.max(1));
-        Self(Arc::new(Inner { name, tasks, shutdown, handler, permits, metrics, waiting: Mutex::default() }))
+        Self(Arc::new(Inner { name, tasks, shutdown, handler, permits, linger, metrics, waiting: Mutex::default() }))
     }
 
     /// Puts an input behind those that wait for the same key.
@@ -102,6 +116,9 @@ where
 {
     async fn work(&self, key: K) {
         loop {
+            if !self.linger.is_zero() && self.lock().get(&key).is_some_and(|inputs| !inputs.is_empty()) {
+                tokio::time::sleep(self.linger).await;
+            }
             // The semaphore is never closed; without a permit there would be no bound, not no work.
             let _permit = tokio::select! {
                 biased;
@@ -162,6 +179,10 @@ mod tests {
     type Calls = mpsc::UnboundedReceiver<(u8, Vec<u32>)>;
 
     fn mailboxes(concurrency: usize) -> (Mailboxes<u8, u32>, Arc<Recorder>, Calls) {
+        lingering(concurrency, Duration::ZERO)
+    }
+
+    fn lingering(concurrency: usize, linger: Duration) -> (Mailboxes<u8, u32>, Arc<Recorder>, Calls) {
         let (calls, receiver) = mpsc::unbounded_channel();
         let recorder = Arc::new(Recorder { calls, gate: Semaphore::new(0) });
         let inner = Inner {
@@ -170,6 +191,7 @@ mod tests {
             shutdown: CancellationToken::new(),
             handler: recorder.clone(),
             permits: Semaphore::new(concurrency),
+            linger,
             metrics: Metrics::default(),
             waiting: Mutex::default(),
         };
@@ -194,6 +216,29 @@ mod tests {
         }
         boxes.send(1, 30);
         assert_eq!(calls.recv().await, Some((1, vec![30])));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_right_behind_is_folded_into_the_same_call_and_nothing_waits_longer() {
+        let linger = Duration::from_millis(25);
+        let (boxes, recorder, mut calls) = lingering(1, linger);
+        recorder.gate.add_permits(10);
+        let began = tokio::time::Instant::now();
+        boxes.send(1, 10);
+        for input in [11, 12] {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            boxes.send(1, input);
+        }
+        // What comes later does not make the first wait anew.
+        assert_eq!(calls.recv().await, Some((1, vec![10, 11, 12])));
+        assert_eq!(began.elapsed(), linger);
+        boxes.send(1, 13);
+        boxes.send(2, 20);
+        let mut later = [calls.recv().await.unwrap(), calls.recv().await.unwrap()];
+        later.sort();
+        assert_eq!(later, [(1, vec![13]), (2, vec![20])]);
+        // They have waited side by side, although only one is worked on at once.
+        assert_eq!(began.elapsed(), 2 * linger);
     }
 
     #[tokio::test]
