@@ -1,6 +1,7 @@
 //! What to write for an incident, given what waits for it: several inputs become one write. Pure.
 
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 
 use super::{
     evolve::{Input, apply, known, to_status},
@@ -204,11 +205,22 @@ fn is_verified(incident: &Incident, since: Option<Timestamp>) -> bool {
         .managed_fields
         .iter()
         .flatten()
-        .filter(|entry| entry.fields_v1.as_ref().is_some_and(|fields| !fields.0["f:spec"]["f:decidedBy"].is_null()))
+        .filter(|entry| names_who_decided(entry))
         .filter_map(|entry| entry.time.as_ref())
         .map(|time| time.0)
         .max();
     matches!((written, since), (Some(written), Some(since)) if written > since)
+}
+
+fn names_who_decided(entry: &ManagedFieldsEntry) -> bool {
+    entry.fields_v1.as_ref().is_some_and(|fields| !fields.0["f:spec"]["f:decidedBy"].is_null())
+}
+
+/// Leaves of the managed fields what [`fold`] reads of them: they are larger in memory than all else of an incident.
+pub fn forget_all_but_who_decided(incident: &mut Incident) {
+    let all = incident.metadata.managed_fields.take().unwrap_or_default();
+    let kept: Vec<ManagedFieldsEntry> = all.into_iter().filter(names_who_decided).collect();
+    incident.metadata.managed_fields = Some(kept).filter(|kept| !kept.is_empty());
 }
 
 fn decision_id(name: &NamespacedName, kind: IncidentDecisionType) -> EventId {

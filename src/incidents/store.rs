@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tracing::Instrument as _;
 
 use super::{
-    fold::{Change, Circumstances, fold},
+    fold::{Change, Circumstances, fold, forget_all_but_who_decided},
     policy::PolicyState,
     retention::GRACE,
     told::Transition,
@@ -36,6 +36,11 @@ impl Owned for Incident {
 
     fn set_outbox(&mut self, entries: Vec<OutboxEntry>) {
         self.status.get_or_insert_default().outbox = entries;
+    }
+
+    /// Who wrote `decidedBy`, and when, says whether a decision is verified; nothing else of the managed fields is read.
+    fn forget_unread(&mut self) {
+        forget_all_but_who_decided(self);
     }
 }
 

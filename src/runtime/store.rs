@@ -29,7 +29,7 @@ use super::{
     kube_api::{CALL_TIMEOUT, ask, find},
     metrics::catalogue::RETRIES,
     random::exponential,
-    watch_cache::{Cached, name_of, version_of},
+    watch_cache::{Cached, forget_managed_fields, name_of, version_of},
 };
 use crate::{
     api::v1alpha1::{OUTBOX_MAX, OutboxEntry},
@@ -57,6 +57,10 @@ pub trait Owned: Cached + Serialize {
     fn outbox(&self) -> &[OutboxEntry];
     /// Replaces what it still has to say.
     fn set_outbox(&mut self, entries: Vec<OutboxEntry>);
+    /// Takes out, before it is kept in memory, what neither a decision nor a write needs (promise 6).
+    fn forget_unread(&mut self) {
+        forget_managed_fields(self);
+    }
 }
 
 /// What a decision wants done.
@@ -122,7 +126,11 @@ enum Attempt<K> {
 impl<K: Owned> Store<K> {
     /// Hand [`Store::run`] to the tasks.
     pub fn new(ctx: &Context) -> Arc<Self> {
-        Arc::new(Self { ctx: ctx.clone(), cache: WatchCache::new(), acknowledged: Mutex::default() })
+        Arc::new(Self {
+            ctx: ctx.clone(),
+            cache: WatchCache::projected(K::forget_unread),
+            acknowledged: Mutex::default(),
+        })
     }
 
     /// Follows the watch until shutdown.
@@ -355,6 +363,8 @@ impl<K: Owned> Store<K> {
             }
         };
         object.meta_mut().resource_version = Some(base);
+        // Memory has only a part of them; of what a write does not say the API server keeps all.
+        object.meta_mut().managed_fields = None;
         let result = if K::STATUS_SUBRESOURCE {
             self.ask(api.replace_status(&name.name, &params, &object)).await
         } else {
@@ -369,7 +379,13 @@ impl<K: Owned> Store<K> {
         }
     }
 
-    async fn write_main(&self, name: &NamespacedName, object: K, retry: &mut u32) -> Result<Attempt<K>, StoreError> {
+    async fn write_main(
+        &self,
+        name: &NamespacedName,
+        mut object: K,
+        retry: &mut u32,
+    ) -> Result<Attempt<K>, StoreError> {
+        object.meta_mut().managed_fields = None;
         match self.ask(self.api(name).replace(&name.name, &PostParams::default(), &object)).await {
             Ok(stored) => Ok(Attempt::Written(self.cache.upsert(stored))),
             Err(failure) => self.not_written(name, failure, retry).await,

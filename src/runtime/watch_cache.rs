@@ -85,6 +85,8 @@ pub enum WatchState {
 
 /// See the module's text.
 pub struct WatchCache<K> {
+    /// Takes out of an object what nobody reads, before it is kept.
+    project: fn(&mut K),
     objects: RwLock<HashMap<NamespacedName, Arc<K>>>,
     invalid: RwLock<HashMap<NamespacedName, Arc<InvalidObject>>>,
     changes: broadcast::Sender<NamespacedName>,
@@ -96,7 +98,15 @@ pub struct WatchCache<K> {
 impl<K: Cached> WatchCache<K> {
     /// An empty cache. Hand [`WatchCache::run`] to the tasks.
     pub fn new() -> Arc<Self> {
+        Self::projected(forget_managed_fields)
+    }
+
+    /// The same, of which `project` says what is kept of each object (promise 6): it takes out what nobody reads. An object that is
+    /// written back must still hold all that the write says; what the API server keeps by itself where a write says nothing of it, as
+    /// with `managedFields`, may go.
+    pub fn projected(project: fn(&mut K)) -> Arc<Self> {
         Arc::new(Self {
+            project,
             objects: RwLock::default(),
             invalid: RwLock::default(),
             changes: broadcast::channel(CHANGES_MAX).0,
@@ -243,7 +253,8 @@ impl<K: Cached> WatchCache<K> {
     }
 
     /// Takes an object over if it is newer than the one that is known. Gives the newest.
-    pub fn upsert(&self, object: K) -> Arc<K> {
+    pub fn upsert(&self, mut object: K) -> Arc<K> {
+        (self.project)(&mut object);
         let name = name_of(&object);
         let newest = {
             let mut objects = self.write();
@@ -365,6 +376,12 @@ impl<K: Cached> WatchCache<K> {
     fn write(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<NamespacedName, Arc<K>>> {
         self.objects.write().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Which manager wrote which field is a tree of small maps, larger in memory than all else of an object. A write that says nothing of it
+/// leaves it as it is (k8s.io/apimachinery/pkg/util/managedfields).
+pub fn forget_managed_fields<K: Resource<DynamicType = ()>>(object: &mut K) {
+    object.meta_mut().managed_fields = None;
 }
 
 /// An object's resourceVersion as a number; 0 for one that has none.

@@ -38,6 +38,26 @@ fn a_slow_watch_does_not_take_back_what_was_written() {
 }
 
 #[test]
+fn what_nobody_reads_is_not_kept() {
+    let managed = || {
+        let mut object = object("a", 9, "u");
+        object.metadata.managed_fields = Some(vec![Default::default()]);
+        object.data = Some([("key".into(), "value".into())].into());
+        object
+    };
+    let cache = cache();
+    for kept in [cache.upsert(managed()), cache.get(&name("a")).unwrap()] {
+        assert_eq!(kept.metadata.managed_fields, None);
+        assert!(kept.data.is_some());
+    }
+    let cache = WatchCache::projected(|object: &mut ConfigMap| object.data = None);
+    cache.upsert(managed());
+    let kept = cache.get(&name("a")).unwrap();
+    assert_eq!(kept.data, None);
+    assert!(kept.metadata.managed_fields.is_some());
+}
+
+#[test]
 fn an_object_of_the_same_name_and_another_uid_is_another_object() {
     let cache = cache();
     cache.upsert(object("a", 10, "old"));

@@ -7,7 +7,7 @@ use super::make::*;
 use crate::{
     api::v1alpha1::{Incident, IncidentActionState, IncidentAlertState, IncidentPhase, IncidentStatus},
     events::*,
-    incidents::fold::{Change, Circumstances, fold},
+    incidents::fold::{Change, Circumstances, fold, forget_all_but_who_decided},
 };
 
 fn circumstances() -> Circumstances {
@@ -236,6 +236,28 @@ fn a_name_is_verified_only_if_the_policy_was_there_before_it_was_written() {
     acknowledged.metadata.managed_fields = None;
     let at = Circumstances { verified_since: Some(after(0)), ..circumstances() };
     assert!(!write(Some(&acknowledged), &[], &at).0.status.unwrap().decisions[0].verified);
+}
+
+#[test]
+fn who_decided_is_kept_of_the_managed_fields_and_nothing_else() {
+    let (mut incident, _) = write(None, &[event(opened(header()), after(0), "o")], &circumstances());
+    let foreign = ManagedFieldsEntry {
+        time: Some(Time(after(50_000))),
+        fields_v1: Some(FieldsV1(json!({"f:status": {"f:phase": {}}, "f:spec": {"f:summary": {}}}))),
+        ..ManagedFieldsEntry::default()
+    };
+    incident.metadata.managed_fields = Some(vec![foreign.clone()]);
+    forget_all_but_who_decided(&mut incident);
+    assert_eq!(incident.metadata.managed_fields, None);
+    let at = Circumstances { verified_since: Some(after(49_000)), ..circumstances() };
+    let mut whole = decided(&incident, true, false, "alice", 2);
+    whole.metadata.managed_fields.get_or_insert_default().insert(0, foreign);
+    let mut kept = whole.clone();
+    forget_all_but_who_decided(&mut kept);
+    assert_eq!(kept.metadata.managed_fields.as_ref().map(Vec::len), Some(1));
+    let status = |incident| write(Some(incident), &[], &at).0.status.unwrap();
+    assert!(status(&kept).decisions[0].verified);
+    assert_eq!(status(&kept), status(&whole));
 }
 
 #[test]
