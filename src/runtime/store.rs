@@ -237,7 +237,7 @@ impl<K: Owned> Store<K> {
             let oldest = object.outbox().iter().map(|entry| entry.time).min();
             oldest.is_some_and(|oldest| now.duration_since(oldest) >= SWEEP_AGE)
         };
-        let due: Vec<Arc<K>> = self.list().into_iter().filter(|object| owns(object) && is_due(object)).collect();
+        let due: Vec<Arc<K>> = self.list().into_iter().filter(|object| is_due(object) && owns(object)).collect();
         for objects in due.chunks(SWEEP_PUBLISH_BATCH) {
             self.publish_outboxes(objects.iter().map(|object| (name_of(object.as_ref()), object.outbox()))).await?;
         }
