@@ -163,15 +163,41 @@ async fn n_a_target_of_argo_cd_is_refused_until_the_runbook_says_that_it_leaves_
     shop.environment.stop().await;
 }
 
+/// As a quota or somebody's webhook would, but at once: no Action may be created.
+const NO_ACTIONS: &str = r#"
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata: {name: no-actions}
+spec:
+  failurePolicy: Fail
+  matchConstraints:
+    resourceRules: [{apiGroups: [eventpulse.io], apiVersions: ["*"], operations: [CREATE], resources: [actions]}]
+  validations: [{expression: "false", message: no actions here}]
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata: {name: no-actions}
+spec: {policyName: no-actions, validationActions: [Deny]}
+"#;
+const ANY_ACTION: &str = r#"{"apiVersion": "eventpulse.io/v1alpha1", "kind": "Action", "metadata": {"name": "any", "namespace": "shop"},
+    "spec": {"incidentRef": {"name": "any"}, "ruleRef": {"name": "any"}, "step": "any", "attempt": 1, "request": "{}",
+        "target": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "any"},
+        "decidedAt": "2026-01-01T00:00:00Z", "deadline": "2026-01-01T00:00:00Z"}}"#;
+
 #[tokio::test(flavor = "multi_thread")]
-async fn n_an_action_that_a_quota_forbids_has_failed_and_the_incident_says_it() {
+async fn n_an_action_that_may_not_be_created_has_failed_and_the_incident_says_it() {
     let shop = Shop::open("e2e-n4", false).await.unwrap();
-    let quota = "apiVersion: v1\nkind: ResourceQuota\nmetadata: {name: none, namespace: shop}\nspec:\n  hard: \
-                 {count/actions.eventpulse.io: \"0\"}\n";
-    shop.environment.plane().apply(quota).unwrap();
-    shop.wait_for("the quota is counted", || {
-        let counted = shop.get("resourcequotas").iter().any(|quota| quota["status"]["used"].is_object());
-        counted.then_some(())
+    let plane = shop.environment.plane();
+    let file = shop.environment.dir().join("any-action.json");
+    std::fs::write(&file, ANY_ACTION).unwrap();
+    let file = file.display().to_string();
+    let create = ["create", "--dry-run=server", "-f", &file];
+    plane.run_kubectl(&create).expect("before the policy it may be created");
+    plane.apply(NO_ACTIONS).unwrap();
+    shop.wait_for("the policy is in force", || {
+        let refused =
+            plane.run_kubectl(&create).err().is_some_and(|error| error.to_string().contains("no actions here"));
+        refused.then_some(())
     })
     .await;
     let eventpulse = shop.launcher("eventpulse").start(START).await.unwrap();

@@ -73,7 +73,7 @@ async fn the_story_is_told(name: &str, kafka: bool) {
             &["What happened", "accepted CPUHigh", "requested step add-replica", "3 → 4", "is Resolved", "Now"],
         );
     }
-    says(&story, &["+ shop/cpu-high: Every matcher matches", "opened: rule shop/cpu-high", "again 2 times"]);
+    says(&story, &["+ shop/cpu-high: Every matcher matches", "again 2 times", "opened: rule shop/cpu-high"]);
     assert_eq!(story.matches("action.completed").count(), 1, "{story}");
 
     // As JSON, by the alert's id.
