@@ -157,10 +157,20 @@ fn late_write(proxy: &Proxy, rule: &Rule) -> Option<Write> {
     proxy.writes().into_iter().find(|write| write.rule.as_deref() == Some(rule.name()) && write.upstream.is_some())
 }
 
+/// A Deployment that is paused cannot be restarted, and a restart is what follows where every scaling is refused.
+fn resume(shop: &Shop, target: &str) {
+    shop.patch(&format!("deployment/{target}"), r#"{"spec": {"paused": false}}"#).unwrap();
+    let plane = shop.environment.plane();
+    plane.run_kubectl(&["rollout", "status", "-n", "shop", &format!("deployment/{target}"), "--timeout=60s"]).unwrap();
+}
+
 /// One replica freezes at this point, the other takes over and ends the story, the first one wakes up with what it was about.
 async fn freeze_at(shop: &Shop, replicas: &[Replica; 2], i: usize, point: &Point, expected: Expected) {
     let label = format!("{i} {} ({:?})", point.step, point.fault);
     let target = format!("t{i}");
+    if point.before == Before::AllRefused {
+        resume(shop, &target);
+    }
     let spoils = replicas.each_ref().map(|replica| {
         let of_it = When::patch_of_replicas().path_ends(&format!("/deployments/{target}"));
         replica.proxy.limited_rule("refused", of_it, Fault::Answer(503), 0, point.before.limit())
