@@ -19,6 +19,7 @@ use crate::{
     actions::ActionsConfig,
     api::v1alpha1::Duration,
     bus::{self, BusConfig, EmbeddedConfig, KafkaConfig, Retention},
+    events::Topic,
     incidents::IncidentsConfig,
     ingest::IngestConfig,
     notify::NotifyConfig,
@@ -34,6 +35,8 @@ const RETENTION_LEAST: Duration = Duration::from_secs(60);
 const RETENTION_MOST: Duration = Duration::from_secs(400 * 24 * 3600);
 /// Where the embedded log is, below the data directory.
 const EMBEDDED_LOG: &str = "log";
+/// The bound of Kafka.
+const TOPIC_NAME_MAX: usize = 249;
 const GRACE_LEAST: Duration = Duration::from_secs(1);
 const GRACE_MOST: Duration = Duration::from_secs(24 * 3600);
 const OUTBOX_MAX_ALERTS: u64 = 1_000_000;
@@ -117,6 +120,11 @@ pub struct RunFlags {
     #[command(flatten)]
     pub log: LogFlags,
 
+    /// A topic of Kafka that is not EventPulse's, from which ingest takes alerts too: JSON as Alertmanager's webhook sends it, or one
+    /// alert or a list of them as /api/v2/alerts takes it. By its whole name: no prefix is put before it. It is never created.
+    #[arg(long, env = "EVENTPULSE_ALERTS_TOPIC", value_name = "TOPIC")]
+    pub alerts_topic: Option<String>,
+
     /// Partitions of a topic that has to be created. Fixed for a topic's life.
     #[arg(long, env = "EVENTPULSE_PARTITIONS", default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub partitions: u32,
@@ -165,6 +173,23 @@ pub struct RunFlags {
     #[arg(long, env = "EVENTPULSE_GROUP_TTL", default_value = "168h", value_name = "DURATION")]
     pub group_ttl: Duration,
 
+    /// The most finished Actions that one namespace keeps. What ended less than --topic-retention ago stays beside them.
+    #[arg(long, env = "EVENTPULSE_ACTION_COUNT", default_value_t = 5_000, value_name = "N", value_parser = count())]
+    pub action_count: u32,
+
+    /// The most finished Notifications that one namespace keeps. One whose deadline has not passed stays beside them.
+    #[arg(long, env = "EVENTPULSE_NOTIFICATION_COUNT", default_value_t = 5_000, value_name = "N", value_parser = count())]
+    pub notification_count: u32,
+
+    /// The most finished Incidents that one namespace keeps. What ended less than two hours ago stays beside them.
+    #[arg(long, env = "EVENTPULSE_INCIDENT_COUNT", default_value_t = 1_000, value_name = "N", value_parser = count())]
+    pub incident_count: u32,
+
+    /// The most AlertGroups without an incident, and without an alert that fires, that one namespace keeps. What ended less than
+    /// --topic-retention ago stays beside them. At least --incident-count.
+    #[arg(long, env = "EVENTPULSE_GROUP_COUNT", default_value_t = 5_000, value_name = "N", value_parser = count())]
+    pub group_count: u32,
+
     /// How log lines are written.
     #[arg(long, env = "EVENTPULSE_LOG_FORMAT", value_enum, default_value_t)]
     pub log_format: LogFormat,
@@ -180,6 +205,11 @@ pub struct RunFlags {
     /// How long each stage of the stop may take.
     #[command(flatten)]
     pub shutdown: ShutdownFlags,
+}
+
+/// Of finished objects: a namespace keeps some, and no more than the API server can list.
+fn count() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(10..=100_000)
 }
 
 /// A value that does not do, by its flag or its variable.
@@ -264,6 +294,8 @@ impl RunFlags {
         let services = self.services();
         let (mut problems, bus) = self.bus(&services);
         problems.extend(self.check_retention());
+        problems.extend(self.check_counts());
+        problems.extend(self.check_alerts_topic());
         problems.extend(self.check_ingest(&services));
         problems.extend(self.shutdown.problems());
         let (log, telemetry) = match (self.log(), telemetry::Settings::from_environment()) {
@@ -286,18 +318,34 @@ impl RunFlags {
                 auth_token_file: self.auth_token_file.clone(),
                 allow_unauthenticated: self.allow_unauthenticated,
                 source: self.source.clone(),
+                alerts_topic: self.alerts_topic.clone(),
                 data_dir: self.log.data_dir.clone(),
                 outbox_max_alerts: self.outbox_max_alerts,
                 ..IngestConfig::default()
             },
             rules: RulesConfig {
                 retention: self.group_ttl,
+                max_quiet: self.group_count as usize,
+                repeats_for: self.topic_retention,
                 ends_at_grace: self.ends_at_grace,
                 ..RulesConfig::default()
             },
-            actions: ActionsConfig { ttl: self.action_ttl.as_signed(), ..ActionsConfig::default() },
-            incidents: IncidentsConfig { ttl: self.incident_ttl, ..IncidentsConfig::default() },
-            notify: NotifyConfig { ttl: self.action_ttl, ..NotifyConfig::default() },
+            actions: ActionsConfig {
+                ttl: self.action_ttl.as_signed(),
+                max_finished: self.action_count as usize,
+                repeats_for: self.topic_retention.as_signed(),
+                ..ActionsConfig::default()
+            },
+            incidents: IncidentsConfig {
+                ttl: self.incident_ttl,
+                max_finished: self.incident_count as usize,
+                ..IncidentsConfig::default()
+            },
+            notify: NotifyConfig {
+                ttl: self.action_ttl,
+                max_finished: self.notification_count as usize,
+                ..NotifyConfig::default()
+            },
         })
     }
 
@@ -310,6 +358,7 @@ impl RunFlags {
                 ("auth-token-file", self.auth_token_file.is_some()),
                 ("allow-unauthenticated", self.allow_unauthenticated),
                 ("source", self.source != SOURCE),
+                ("alerts-topic", self.alerts_topic.is_some()),
                 ("outbox-max-alerts", self.outbox_max_alerts != OUTBOX_MAX_ALERTS),
             ];
             for (flag, _) in given.iter().filter(|(_, given)| *given) {
@@ -348,6 +397,36 @@ impl RunFlags {
             problems.push(wrong("ends-at-grace", problem));
         }
         problems
+    }
+
+    /// An incident is kept no longer than the group that remembers its alerts.
+    fn check_counts(&self) -> Option<ConfigError> {
+        let (groups, incidents) = (self.group_count, self.incident_count);
+        let problem = format!(
+            "{groups} is less than --incident-count, which is {incidents}: an incident would be kept whose alerts nobody remembers; \
+             give at least {incidents}, or a smaller --incident-count"
+        );
+        (groups < incidents).then(|| wrong("group-count", problem))
+    }
+
+    /// The topic of others is theirs: named as it is, and none of ours.
+    fn check_alerts_topic(&self) -> Option<ConfigError> {
+        let name = self.alerts_topic.as_ref()?;
+        let flag = "alerts-topic";
+        if self.log.kafka_brokers.is_empty() {
+            return Some(wrong(flag, format!("{name:?} is a topic of Kafka; give --kafka-brokers, or leave it out")));
+        }
+        if !(1..=TOPIC_NAME_MAX).contains(&name.len()) || !is_topic_text(name) || name == "." || name == ".." {
+            let problem =
+                format!("{name:?} is no name of a topic: 1 to {TOPIC_NAME_MAX} letters, digits, '.', '_' and '-'");
+            return Some(wrong(flag, problem));
+        }
+        let ours = Topic::ALL.into_iter().find(|topic| *name == format!("{}{topic}", self.log.topic_prefix))?;
+        let problem = format!(
+            "{name:?} is EventPulse's own topic {ours}; name the one that your producer writes. One that writes alert.raised itself, as \
+             docs/events says, needs no flag"
+        );
+        Some(wrong(flag, problem))
     }
 
     fn log(&self) -> Result<LogSettings, ConfigError> {
@@ -490,9 +569,12 @@ fn share_a_port(one: SocketAddr, other: SocketAddr) -> bool {
 }
 
 /// Kafka's rule for topic names (`org.apache.kafka.common.internals.Topic`): letters, digits, `.`, `_` and `-`, 249 in all.
+fn is_topic_text(text: &str) -> bool {
+    text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
+}
+
 fn check_prefix(prefix: &str) -> Option<ConfigError> {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    let fits = prefix.len() <= 200 && prefix.chars().all(allowed);
+    let fits = prefix.len() <= 200 && is_topic_text(prefix);
     (!fits).then(|| wrong("topic-prefix", format!("{prefix:?} may hold at most 200 letters, digits, '.', '_' and '-'")))
 }
 

@@ -27,7 +27,7 @@ const SHARED: [(&str, &[&str]); 8] = [
 const TOP: [&str; 5] = ["main.rs", "lib.rs", "cli", "config.rs", "config"];
 
 /// Files and folders that decide and compute, and do nothing else. Each must exist.
-const PURE: [&str; 34] = [
+const PURE: [&str; 35] = [
     "actions/breaker.rs",
     "actions/budget.rs",
     "actions/judge.rs",
@@ -60,6 +60,7 @@ const PURE: [&str; 34] = [
     "rules/input.rs",
     "rules/matching.rs",
     "rules/routing.rs",
+    "rules/storms.rs",
     "rules/timers.rs",
     "template",
 ];

@@ -9,6 +9,9 @@ use crate::api::v1alpha1::CircuitBreaker;
 /// How long the one call of a half-open breaker may stay without an answer before another one is let through.
 const PROBE_TIMEOUT: SignedDuration = SignedDuration::from_secs(60);
 
+/// The most breakers of which something is known (promise 6): runbooks come and go. One more is taken for a closed one.
+const BREAKERS_MAX: usize = 4_096;
+
 /// Whether a call may be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
@@ -78,6 +81,17 @@ impl Breakers {
 
     /// A call was not answered, or with 5xx. True when the breaker opens with it.
     pub fn failure(&mut self, key: &str, settings: &CircuitBreaker, now: Timestamp) -> bool {
+        if self.states.len() >= BREAKERS_MAX && !self.states.contains_key(key) {
+            // Those that are closed, or whose time is long over, say nothing that a few calls would not say again.
+            let recent = |until: Timestamp| now.duration_since(until) < PROBE_TIMEOUT;
+            self.states.retain(|_, state| match *state {
+                State::Closed { .. } => false,
+                State::Open { until } | State::HalfOpen { probe_until: until, .. } => recent(until),
+            });
+            if self.states.len() >= BREAKERS_MAX {
+                return false;
+            }
+        }
         let open = State::Open { until: now.saturating_add(settings.open_duration.as_signed()).unwrap_or(now) };
         let state = self.states.entry(key.to_owned()).or_insert(State::Closed { failures: 0 });
         let next = match *state {
@@ -121,6 +135,21 @@ mod tests {
 
     fn settings() -> CircuitBreaker {
         CircuitBreaker { failure_threshold: 3, open_duration: Duration::from_secs(30) }
+    }
+
+    #[test]
+    fn breakers_of_runbooks_that_are_gone_are_forgotten() {
+        let mut breakers = Breakers::default();
+        for n in 0..BREAKERS_MAX {
+            breakers.failure(&format!("gone-{n}"), &CircuitBreaker { failure_threshold: 1, ..settings() }, at(0));
+        }
+        let fails_thrice = |breakers: &mut Breakers, now| {
+            (0..3).map(|_| breakers.failure("a", &settings(), at(now))).collect::<Vec<_>>()
+        };
+        assert_eq!(fails_thrice(&mut breakers, 1), [false, false, false], "as many are open as may be");
+        assert_eq!(breakers.states.len(), BREAKERS_MAX);
+        assert_eq!(fails_thrice(&mut breakers, 200), [false, false, true]);
+        assert_eq!(breakers.states.len(), 1);
     }
 
     #[test]

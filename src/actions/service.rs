@@ -7,7 +7,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{autoscaling::v2::HorizontalPodAutoscaler, core::v1::Namespace};
 use kube::{Api, ResourceExt as _};
 use tokio::{
@@ -34,6 +34,7 @@ use crate::{
         consume::{bury, bury_and_tell, consume},
         kube_api::{CALL_TIMEOUT, call},
         metrics::catalogue::{ACTIONS_QUEUED, BREAKERS, RETRY_BUDGET, TARGET_CALLS},
+        retention::{self, Finished, Limits, expired},
         telemetry::{Ids, scope},
         watch_cache::name_of,
     },
@@ -64,6 +65,10 @@ pub struct ActionsConfig {
     pub keep_interval: Duration,
     /// How long finished actions are kept: at least as long as the topics keep their requests.
     pub ttl: SignedDuration,
+    /// The most finished ones that one namespace keeps, beside those that tell a repetition.
+    pub max_finished: usize,
+    /// How long the topics keep their records: for so long an action stays, however many there are.
+    pub repeats_for: SignedDuration,
 }
 
 impl Default for ActionsConfig {
@@ -77,6 +82,8 @@ impl Default for ActionsConfig {
             backoff_max: Duration::from_secs(2),
             keep_interval: Duration::from_secs(2),
             ttl: SignedDuration::from_hours(7 * 24),
+            max_finished: 5_000,
+            repeats_for: SignedDuration::from_hours(24),
         }
     }
 }
@@ -430,18 +437,18 @@ impl Keeper {
     }
 
     async fn delete_old(&self) {
-        let now = self.actions.ctx.clock.now();
-        for action in self.actions.store.list().into_iter().filter(|action| self.owns(action)) {
-            if self.actions.ctx.shutdown.is_cancelled() {
-                return;
-            }
-            let finished_at = action.status.as_ref().and_then(|status| status.finished_at);
-            let old = finished_at.is_some_and(|at| now.duration_since(at) > self.actions.config.ttl);
-            let deleting = action.metadata.deletion_timestamp.is_some();
-            if old && !is_held(&action) && !deleting && self.actions.store.delete(&action).await.is_err() {
-                tracing::warn!(action = %name_of(action.as_ref()), "An old Action could not be deleted; it is tried again.");
-            }
-        }
+        let config = &self.actions.config;
+        let finished = self.actions.store.list().into_iter().filter_map(|action| {
+            let at = action.status.as_ref()?.finished_at?;
+            let needed_until = at.checked_add(config.repeats_for).unwrap_or(Timestamp::MAX);
+            Some(Finished { object: action, at, needed_until })
+        });
+        let limits = Limits { ttl: config.ttl, count: config.max_finished };
+        let mut over = expired(finished, limits, self.actions.ctx.clock.now());
+        over.retain(|(action, _)| {
+            self.owns(action) && !is_held(action) && action.metadata.deletion_timestamp.is_none()
+        });
+        retention::delete(&self.actions.ctx, &self.actions.store, "action", over).await;
     }
 
     /// Asks once for each namespace.

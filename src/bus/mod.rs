@@ -158,6 +158,18 @@ pub trait Bus: Send + Sync + 'static {
     /// Joins a consumer group. Deliveries begin at the group's stored offset, or at the oldest record where there is none.
     async fn subscribe(&self, options: SubscribeOptions) -> Result<Subscription, BusError>;
 
+    /// Joins a consumer group on a topic that is not ours, by its whole name: no prefix is put before it, it is never created, and its
+    /// settings are nobody's business here. Its deliveries say [`Topic::AlertRaised`], which it feeds; `options.topics` counts for
+    /// nothing. On Kafka only.
+    async fn subscribe_foreign(&self, topic: &str, _options: SubscribeOptions) -> Result<Subscription, BusError> {
+        Err(BusError::Topic { topic: topic.into(), problem: "is not ours, and only Kafka has topics of others".into() })
+    }
+
+    /// Whether the topics that are not ours can be read. It is no part of the health: nothing else waits for them.
+    fn foreign_health(&self) -> Result<(), String> {
+        Ok(())
+    }
+
     /// How many partitions a topic has. Fixed for a topic's life.
     fn partitions(&self, topic: Topic) -> u32;
 

@@ -47,6 +47,9 @@ impl Retention {
     }
 }
 
+/// The size of the embedded log, in bytes.
+pub const EMBEDDED_LOG_BYTES: u64 = 1 << 30;
+
 /// The embedded log's settings.
 #[derive(Clone, Debug)]
 pub struct EmbeddedConfig {
@@ -64,7 +67,12 @@ pub struct EmbeddedConfig {
 impl EmbeddedConfig {
     /// With the defaults: 4 partitions, one day and seven, 1 GiB.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
-        Self { directory: directory.into(), partitions: 4, retention: Retention::default(), max_bytes: 1 << 30 }
+        Self {
+            directory: directory.into(),
+            partitions: 4,
+            retention: Retention::default(),
+            max_bytes: EMBEDDED_LOG_BYTES,
+        }
     }
 }
 

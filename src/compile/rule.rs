@@ -8,8 +8,8 @@ use kube::ResourceExt;
 use super::one_line;
 use crate::{
     api::v1alpha1::{
-        Duration, LadderStep, OnUnknownOutcome, ParameterValue, ResolveOn, Rule, RuleAction, RuleSnapshot,
-        SnapshotNotification, StepWhen, TargetReference,
+        Duration, IncidentEvent, LadderStep, OnUnknownOutcome, ParameterValue, ResolveOn, Rule, RuleAction,
+        RuleSnapshot, SnapshotNotification, StepWhen, TargetReference,
     },
     events::{CorrelationId, NamespacedName},
     expression::{COST_MAX, Condition, ExpressionError, Scope, Template, Variable},
@@ -21,6 +21,8 @@ pub const RULE_NAME_MAX: usize = 40;
 const SEVERITY_MAX: usize = 128;
 const SUMMARY_MAX: usize = 1024;
 const NAME_MAX: usize = 253;
+/// Of a storm's incident: while it lasts, alerts have no effect.
+const STORM_SEVERITY: &str = "critical";
 const PARAMETER_MAX: usize = 1024;
 /// The most bytes of one value of a groupBy label in the group's resource.
 pub const GROUP_VALUE_MAX: usize = 256;
@@ -415,6 +417,44 @@ impl CompiledRule {
             expire_after: self.expire_after,
         };
         Ok(Plan { severity, summary, rule, note })
+    }
+}
+
+impl CompiledRule {
+    /// What its storm's incident is opened with, beyond so many open groups: no alert, no action, one message for its beginning and one
+    /// for its end to each channel of the rule.
+    pub fn storm_plan(&self, threshold: usize) -> Plan {
+        let mut notifications: Vec<SnapshotNotification> = Vec::new();
+        for known in &self.notifications {
+            if notifications.iter().any(|told| told.channel == known.channel) {
+                continue;
+            }
+            for (template, event) in
+                [("IncidentOpened", IncidentEvent::Opened), ("IncidentResolved", IncidentEvent::Resolved)]
+            {
+                notifications.push(SnapshotNotification {
+                    channel: known.channel.clone(),
+                    template: template.into(),
+                    events: vec![event],
+                    repeat_interval: None,
+                    deadline: known.deadline,
+                });
+            }
+        }
+        let rule = RuleSnapshot {
+            uid: self.uid.clone(),
+            generation: self.generation,
+            resolve_on: ResolveOn::AlertResolved,
+            ladder: Vec::new(),
+            notifications,
+            cooldown: Duration::default(),
+            expire_after: self.expire_after,
+        };
+        let summary = format!(
+            "Storm: {threshold} incidents of rule {} are open at once; its further alerts open none until fewer are",
+            self.name.name
+        );
+        Plan { severity: STORM_SEVERITY.into(), summary, rule, note: String::new() }
     }
 }
 

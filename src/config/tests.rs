@@ -47,6 +47,19 @@ fn a_wrong_value_is_named_with_its_remedy() {
         (&["--kafka-config", "a=b"], "--kafka-config: a is given, but no --kafka-brokers"),
         (&["--kafka-brokers", "k:1", "--kafka-config", "=b"], "--kafka-config: setting 1 is no KEY=VALUE"),
         (&["--topic-prefix", "a/b"], "--topic-prefix: \"a/b\""),
+        (&["--alerts-topic", "theirs"], "--alerts-topic: \"theirs\" is a topic of Kafka; give --kafka-brokers"),
+        (&["--kafka-brokers", "k:1", "--alerts-topic", ""], "--alerts-topic: \"\" is no name of a topic"),
+        (&["--kafka-brokers", "k:1", "--alerts-topic", ".."], "--alerts-topic: \"..\" is no name"),
+        (&["--kafka-brokers", "k:1", "--alerts-topic", "a/b"], "--alerts-topic: \"a/b\" is no name"),
+        (
+            &["--kafka-brokers", "k:1", "--alerts-topic", "alert.raised"],
+            "--alerts-topic: \"alert.raised\" is EventPulse's own topic alert.raised",
+        ),
+        (
+            &["--kafka-brokers", "k:1", "--topic-prefix", "ep-", "--alerts-topic", "ep-dead.letter"],
+            "--alerts-topic: \"ep-dead.letter\" is EventPulse's own",
+        ),
+        (&["--incident-count", "6000"], "--group-count: 5000 is less than --incident-count, which is 6000"),
         (&["--source", "http://pod-1"], "--source: \"http://pod-1\""),
         (&["--action-ttl", "1h"], "--action-ttl: 1h is less than --topic-retention, which is 24h"),
         (&["--topic-retention", "169h"], "--action-ttl: 168h is less than --topic-retention"),
@@ -80,6 +93,26 @@ fn retention_reaches_every_service() {
     assert_eq!(log.retention.events.as_secs(), 3600);
     assert_eq!((config.actions.ttl.as_hours(), hours(config.notify.ttl)), (2, 2));
     assert_eq!((hours(config.incidents.ttl), hours(config.rules.retention)), (3, 4));
+    assert_eq!((config.actions.repeats_for.as_hours(), hours(config.rules.repeats_for)), (1, 1));
+    let counts = ["--action-count=11", "--notification-count=12", "--incident-count=13", "--group-count=14"];
+    let config = resolve(&counts).unwrap();
+    let kept = (config.actions.max_finished, config.notify.max_finished);
+    assert_eq!((kept, config.incidents.max_finished, config.rules.max_quiet), ((11, 12), 13, 14));
+}
+
+#[test]
+fn a_count_of_none_or_of_millions_is_refused() {
+    for (flag, value) in [("--action-count", "0"), ("--group-count", "100001"), ("--incident-count", "-1")] {
+        let line = Line::try_parse_from(["run", &format!("{flag}={value}")]);
+        let error = line.err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(error.contains(flag) && error.contains(value), "{error}");
+    }
+}
+
+#[test]
+fn the_topic_of_others_is_named_as_it_is() {
+    let args = ["--kafka-brokers", "k:1", "--topic-prefix", "ep-", "--alerts-topic", "alert.raised"];
+    assert_eq!(resolve(&args).unwrap().ingest.alerts_topic.as_deref(), Some("alert.raised"));
 }
 
 #[test]

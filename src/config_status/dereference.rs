@@ -5,10 +5,13 @@ use std::{collections::BTreeMap, sync::Arc};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, ResourceExt};
 
-use super::validate::{ChannelReferences, Referent, RuleReferences, SecretFact, secrets};
+use super::{
+    status::Storm,
+    validate::{ChannelReferences, Referent, RuleReferences, SecretFact, secrets},
+};
 use crate::{
-    api::v1alpha1::{Fitness, NotificationChannel, Rule, Runbook, StepType, TargetReference},
-    events::NamespacedName,
+    api::v1alpha1::{AlertGroup, Fitness, NotificationChannel, Rule, Runbook, StepType, TargetReference},
+    events::{CorrelationId, NamespacedName},
     runtime::{
         ApiFailure, Context, Kinds, WatchCache,
         kube_api::{CALL_TIMEOUT, call},
@@ -16,27 +19,38 @@ use crate::{
     },
 };
 
+/// Of all AlertGroups those that are storms ([`crate::api::v1alpha1::LABEL_STORM`]).
+const SELECT_STORMS: &str = "eventpulse.io/storm=true";
+
 /// What the service knows of the cluster.
 #[derive(Clone)]
 pub(super) struct Caches {
     pub rules: Arc<WatchCache<Rule>>,
     pub runbooks: Arc<WatchCache<Runbook>>,
     pub channels: Arc<WatchCache<NotificationChannel>>,
+    /// The storms of rules; nothing else of rules' own memory.
+    pub storms: Arc<WatchCache<AlertGroup>>,
 }
 
 impl Caches {
-    /// Begins the three watches.
+    /// Begins the watches.
     pub fn start(ctx: &Context) -> Self {
-        let caches = Self { rules: WatchCache::new(), runbooks: WatchCache::new(), channels: WatchCache::new() };
+        let caches = Self {
+            rules: WatchCache::new(),
+            runbooks: WatchCache::new(),
+            channels: WatchCache::new(),
+            storms: WatchCache::labelled(SELECT_STORMS),
+        };
         ctx.tasks.spawn_loop("watch Rule", Arc::clone(&caches.rules).run(ctx.clone()));
         ctx.tasks.spawn_loop("watch Runbook", Arc::clone(&caches.runbooks).run(ctx.clone()));
         ctx.tasks.spawn_loop("watch NotificationChannel", Arc::clone(&caches.channels).run(ctx.clone()));
+        ctx.tasks.spawn_loop("watch storms", Arc::clone(&caches.storms).run(ctx.clone()));
         caches
     }
 
     /// Waits for the first complete lists: before them every reference would look broken.
     pub async fn ready(&self) {
-        tokio::join!(self.rules.ready(), self.runbooks.ready(), self.channels.ready());
+        tokio::join!(self.rules.ready(), self.runbooks.ready(), self.channels.ready(), self.storms.ready());
     }
 
     /// What a rule refers to. A kind of which nobody can say anything now counts as fit: the action will tell.
@@ -55,6 +69,16 @@ impl Caches {
             channels: channels.map(|name| (name.clone(), referent(&self.channels, &namespace, name))).collect(),
             unfit_kinds,
         }
+    }
+
+    /// The storm of a rule that goes on.
+    pub fn storm_of(&self, rule: &Rule) -> Option<Storm> {
+        let (namespace, name) = (rule.namespace().unwrap_or_default(), rule.name_any());
+        let correlation = CorrelationId::of_storm(&namespace, &name).to_string();
+        let group = self.storms.get(&NamespacedName { namespace, name: correlation })?;
+        let began_at = group.spec.storm.as_ref().filter(|storm| storm.ended_at.is_none())?.began_at;
+        let incident = group.spec.episode.as_ref().map(|episode| episode.incident_id.to_string());
+        Some(Storm { began_at, incident })
     }
 
     /// The rules of a namespace that refer to this runbook or channel.

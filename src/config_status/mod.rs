@@ -1,7 +1,7 @@
 //! The service `config`: says in the status of each Rule, Runbook and NotificationChannel whether it can be used, and why not.
 //!
-//! In: watches of the three kinds, and reads of the Secrets that channels refer to. Out: the condition `Ready`, by server-side apply
-//! as `eventpulse-config`, only where it differs. It owns these statuses; the other services never ask it: each compiles what it
+//! In: watches of the three kinds and of the storms of rules, and reads of the Secrets that channels refer to. Out: the condition `Ready`, and of a Rule
+//! `Storm`, by server-side apply as `eventpulse-config`, only where they differ. It owns these statuses; the other services never ask it: each compiles what it
 //! uses itself. May not touch: the log, and every other service.
 //!
 //! A resource goes one way: `dereference` (I/O only) → `validate` (pure) → `status` (pure) → `reconcile` writes. One that cannot be
@@ -40,7 +40,8 @@ pub async fn run(ctx: Context) -> Result<(), Infallible> {
     ctx.health.works_without_log();
     let caches = Caches::start(&ctx);
     // Before the lists are looked at, so that nothing falls between.
-    let mut changes = (caches.rules.changes(), caches.runbooks.changes(), caches.channels.changes());
+    let mut changes =
+        (caches.rules.changes(), caches.runbooks.changes(), caches.channels.changes(), caches.storms.changes());
     tokio::select! {
         () = ctx.shutdown.cancelled() => return Ok(()),
         () = waiting(caches.ready()) => {}
@@ -58,6 +59,8 @@ pub async fn run(ctx: Context) -> Result<(), Infallible> {
             change = changes.0.recv() => send(affected(&caches, Kind::Rule, change)),
             change = changes.1.recv() => send(affected(&caches, Kind::Runbook, change)),
             change = changes.2.recv() => send(affected(&caches, Kind::NotificationChannel, change)),
+            // Storms are few, and so are their changes.
+            change = changes.3.recv() => if !matches!(change, Err(RecvError::Closed)) { send(all_of(Kind::Rule, &caches)) },
             _ = round.tick() => {
                 send(reconciler.take_left_over());
                 send(all_of(Kind::NotificationChannel, &caches));

@@ -2,6 +2,10 @@
 
 /// The condition that says whether a resource can be used.
 pub const READY: &str = "Ready";
+/// The condition of a Rule that is there while so many incidents of it are open that no further one opens.
+pub const STORM: &str = "Storm";
+/// The reason of [`STORM`].
+pub const TOO_MANY_OPEN: &str = "TooManyOpen";
 /// Everything compiles and everything that it refers to is there.
 pub const VALID: &str = "Valid";
 /// The resource cannot be read at all.
@@ -46,7 +50,8 @@ pub const SECRET_KEY_NOT_FOUND: &str = "SecretKeyNotFound";
 pub const SECRET_FORBIDDEN: &str = "SecretForbidden";
 
 /// Every reason.
-pub const ALL: [&str; 21] = [
+pub const ALL: [&str; 22] = [
+    TOO_MANY_OPEN,
     VALID,
     MALFORMED,
     INVALID_MATCHER,

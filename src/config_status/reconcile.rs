@@ -18,7 +18,7 @@ use serde_json::json;
 use super::{
     dereference::{Caches, references_of_channel},
     reason,
-    status::{Known, ready},
+    status::{Known, Storm, conditions},
     validate::{self, Problem},
 };
 use crate::{
@@ -102,6 +102,7 @@ impl Reconciler {
                     known(rule.as_ref(), status.observed_generation, status.conditions),
                     &rule.metadata,
                     &problems,
+                    self.caches.storm_of(&rule).as_ref(),
                 )
                 .await
             }
@@ -117,6 +118,7 @@ impl Reconciler {
                     known(runbook.as_ref(), status.observed_generation, status.conditions),
                     &runbook.metadata,
                     &problems,
+                    None,
                 )
                 .await
             }
@@ -132,6 +134,7 @@ impl Reconciler {
                     known(channel.as_ref(), status.observed_generation, status.conditions),
                     &channel.metadata,
                     &problems,
+                    None,
                 )
                 .await
             }
@@ -160,14 +163,21 @@ impl Reconciler {
             conditions,
         };
         let problem = Problem { field: "spec".into(), reason: reason::MALFORMED, message: invalid.error.clone() };
-        self.write(kind, known, &now.metadata, &[problem]).await
+        self.write(kind, known, &now.metadata, &[problem], None).await
     }
 
-    async fn write(&self, kind: Kind, known: Known, meta: &ObjectMeta, problems: &[Problem]) -> Result<(), ApiFailure> {
+    async fn write(
+        &self,
+        kind: Kind,
+        known: Known,
+        meta: &ObjectMeta,
+        problems: &[Problem],
+        storm: Option<&Storm>,
+    ) -> Result<(), ApiFailure> {
         if meta.deletion_timestamp.is_some() {
             return Ok(());
         }
-        let Some(condition) = ready(&known, problems, self.ctx.clock.now()) else { return Ok(()) };
+        let Some(wanted) = conditions(&known, problems, storm, self.ctx.clock.now()) else { return Ok(()) };
         let (namespace, name) = (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default());
         let resource = kind.resource();
         // With the version that was looked at: what another replica has written since is not taken back (lastTransitionTime).
@@ -175,14 +185,14 @@ impl Reconciler {
             "apiVersion": resource.api_version,
             "kind": resource.kind,
             "metadata": {"name": name, "namespace": namespace, "uid": meta.uid, "resourceVersion": meta.resource_version},
-            "status": {"observedGeneration": known.generation, "conditions": [condition]},
+            "status": {"observedGeneration": known.generation, "conditions": wanted},
         });
         let parameters = PatchParams::apply(FIELD_MANAGER).force();
         let api = self.api(kind, &namespace);
         let result = call(CALL_TIMEOUT, api.patch_status(&name, &parameters, &Patch::Apply(patch))).await;
         let outcome = result.as_ref().map_or_else(ApiFailure::category, |_| "written");
         self.ctx.metrics.count(&CONFIG_STATUS_WRITES, [kind.label(), outcome], 1);
-        if result.is_ok() && !problems.is_empty() {
+        if let Some(condition) = wanted.first().filter(|_| result.is_ok() && !problems.is_empty()) {
             tracing::info!(
                 kind = kind.label(),
                 namespace,

@@ -1,4 +1,4 @@
-//! The `Ready` condition from a list of problems. Pure.
+//! The conditions from a list of problems, and of a rule from its storm. Pure.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -21,9 +21,50 @@ pub(super) struct Known {
     pub conditions: Vec<Condition>,
 }
 
-/// The `Ready` condition that should be written, or none when what is known says the same already.
-/// `lastTransitionTime` moves only with the status.
-pub(super) fn ready(known: &Known, problems: &[Problem], now: Timestamp) -> Option<Condition> {
+/// A storm of a rule that goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Storm {
+    /// Since when.
+    pub began_at: Timestamp,
+    /// Its incident; none when a person has resolved it.
+    pub incident: Option<String>,
+}
+
+/// The conditions that should be written, or none when what is known says the same already. `Ready` comes first; `Storm` is there only
+/// while one goes on, and what is not written any more the API server takes away.
+pub(super) fn conditions(
+    known: &Known,
+    problems: &[Problem],
+    storm: Option<&Storm>,
+    now: Timestamp,
+) -> Option<Vec<Condition>> {
+    let of_type = |kind: &str| known.conditions.iter().find(|condition| condition.type_ == kind);
+    let wanted: Vec<Condition> =
+        std::iter::once(ready(known, problems, now)).chain(storm.map(|storm| storming(known, storm))).collect();
+    let same = wanted.iter().all(|condition| of_type(&condition.type_) == Some(condition))
+        && of_type(reason::STORM).is_some() == storm.is_some()
+        && known.observed_generation == known.generation;
+    (!same).then_some(wanted)
+}
+
+fn storming(known: &Known, storm: &Storm) -> Condition {
+    let incident =
+        storm.incident.as_ref().map_or_else(|| "resolved by a person".to_owned(), |name| format!("incident {name}"));
+    let began = Timestamp::from_second(storm.began_at.as_second()).unwrap_or(storm.began_at);
+    Condition {
+        type_: reason::STORM.into(),
+        status: "True".into(),
+        reason: reason::TOO_MANY_OPEN.into(),
+        message: format!(
+            "Since {began} so many incidents of this rule are open that further alerts open none ({incident})."
+        ),
+        observed_generation: known.generation,
+        last_transition_time: Time(began),
+    }
+}
+
+/// The `Ready` condition. `lastTransitionTime` moves only with the status.
+fn ready(known: &Known, problems: &[Problem], now: Timestamp) -> Condition {
     let before = known.conditions.iter().find(|condition| condition.type_ == reason::READY);
     let status = if problems.is_empty() { "True" } else { "False" };
     let mut wanted = Condition {
@@ -37,8 +78,7 @@ pub(super) fn ready(known: &Known, problems: &[Problem], now: Timestamp) -> Opti
     if let Some(before) = before.filter(|before| before.status == wanted.status) {
         wanted.last_transition_time = before.last_transition_time.clone();
     }
-    let same = before == Some(&wanted) && known.observed_generation == known.generation;
-    (!same).then_some(wanted)
+    wanted
 }
 
 fn message(problems: &[Problem]) -> String {
@@ -71,7 +111,7 @@ mod tests {
     }
 
     fn written(known: &mut Known, problems: &[Problem], now: Timestamp) -> Condition {
-        let condition = ready(known, problems, now).expect("something to write");
+        let condition = conditions(known, problems, None, now).expect("something to write").remove(0);
         known.observed_generation = known.generation;
         known.conditions = vec![condition.clone()];
         condition
@@ -81,10 +121,10 @@ mod tests {
     fn the_same_status_is_not_written_twice() {
         let mut known = Known { generation: Some(1), ..Known::default() };
         assert_eq!(written(&mut known, &[], at(1)).status, "True");
-        assert_eq!(ready(&known, &[], at(2)), None);
+        assert_eq!(conditions(&known, &[], None, at(2)), None);
         known.generation = Some(2);
         assert_eq!(written(&mut known, &[], at(3)).observed_generation, Some(2));
-        assert_eq!(ready(&known, &[], at(4)), None);
+        assert_eq!(conditions(&known, &[], None, at(4)), None);
     }
 
     #[test]
@@ -102,7 +142,7 @@ mod tests {
         let mut known = Known { generation: Some(1), ..Known::default() };
         let mine = written(&mut known, &[], at(1));
         known.conditions = vec![Condition { type_: "Audited".into(), ..mine.clone() }, mine];
-        assert_eq!(ready(&known, &[], at(2)), None);
+        assert_eq!(conditions(&known, &[], None, at(2)), None);
     }
 
     #[test]
@@ -114,12 +154,27 @@ mod tests {
                 message: "ä".repeat(2_000),
             })
             .collect();
-        let condition = ready(&Known::default(), &problems, at(1)).unwrap();
+        let condition = conditions(&Known::default(), &problems, None, at(1)).unwrap().remove(0);
         assert_eq!((condition.status.as_str(), condition.reason.as_str()), ("False", "InvalidMatcher"));
         assert!(
             condition.message.len() < MESSAGE_LEN_MAX + 50 && condition.message.ends_with("and 32 more"),
             "{}",
             condition.message.len()
         );
+    }
+
+    #[test]
+    fn a_storm_is_a_condition_beside_ready_as_long_as_it_lasts() {
+        let mut known = Known { generation: Some(1), ..Known::default() };
+        known.conditions = vec![written(&mut known, &[], at(1))];
+        let storm = Storm { began_at: at(5), incident: Some("cpu-high-x".into()) };
+        let both = conditions(&known, &[], Some(&storm), at(9)).unwrap();
+        let told: Vec<_> = both.iter().map(|condition| (condition.type_.as_str(), condition.status.as_str())).collect();
+        assert_eq!(told, [("Ready", "True"), ("Storm", "True")]);
+        assert_eq!((both[0].last_transition_time.0, both[1].last_transition_time.0), (at(1), at(5)));
+        assert!(both[1].message.contains("incident cpu-high-x"), "{}", both[1].message);
+        known.conditions = both;
+        assert_eq!(conditions(&known, &[], Some(&storm), at(10)), None);
+        assert_eq!(conditions(&known, &[], None, at(11)).unwrap().len(), 1, "it is over");
     }
 }

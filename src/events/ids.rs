@@ -137,6 +137,11 @@ impl CorrelationId {
         parts.extend_from_slice(values);
         Self(derive("correlation", &parts, ID_LEN))
     }
+
+    /// Of a rule's storm, which is no group of its alerts.
+    pub fn of_storm(rule_namespace: &str, rule_name: &str) -> Self {
+        Self(derive("storm", &[rule_namespace, rule_name], ID_LEN))
+    }
 }
 
 impl IncidentId {

@@ -193,6 +193,8 @@ pub enum ResolvedReason {
     AlertsResolved,
     /// Some alerts were not repeated in time and are taken as resolved.
     AlertsExpired,
+    /// It was a rule's storm, and the storm is over.
+    StormOver,
 }
 
 /// incident.resolved: the alerts ended.

@@ -168,7 +168,8 @@ prefix of `--topic-prefix`, where one is given; the type does not. Consumers ign
 const README_PRODUCER: &str = "
 ## A producer of your own
 
-`alert.raised` may be written by anyone. In its data `source`, `status`, `labels`, `startsAt` and `acceptedAt` are needed; `alertID`
+`alert.raised` may be written by anyone. (A producer that knows Alertmanager's JSON only writes a topic of its own: `--alerts-topic`,
+[receiving alerts](../ingest.md).) In its data `source`, `status`, `labels`, `startsAt` and `acceptedAt` are needed; `alertID`
 and `fingerprint` are computed where they are missing, and another `alertID` than the computed one is refused. Use one key for all that
 you say about one alert, so that its beginning and its end keep their order: the fingerprint will do. An alert is told apart by source,
 fingerprint and `startsAt`, so a repetition is no second alert; one that was accepted longer ago than the rule's `acceptWindow` opens

@@ -1,7 +1,5 @@
-//! Which incidents are deleted: finished ones after their time, and the oldest finished ones beyond a count. Never one that is not
-//! finished (promise 6). Pure.
-
-use std::{collections::BTreeMap, sync::Arc};
+//! Which incidents are finished, and until when each stays at least (promise 6). Pure; what is deleted of them is for every kind the
+//! same.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -11,60 +9,10 @@ use crate::api::v1alpha1::{Incident, IncidentPhase};
 /// of a message and an hour more. Longer would let a flood of short incidents grow far beyond the count.
 pub const GRACE: SignedDuration = SignedDuration::from_hours(2);
 
-/// How long and how many.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// How long a finished incident is kept.
-    pub ttl: SignedDuration,
-    /// The most finished incidents of one namespace: no tenant's flood evicts another's.
-    pub count: usize,
-    /// A finished incident is kept at least so long, whatever the count.
-    pub grace: SignedDuration,
-}
-
-/// Why an incident is deleted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Expired {
-    /// It was finished long enough ago.
-    Ttl,
-    /// There are too many younger ones.
-    Count,
-}
-
-impl Expired {
-    /// A bounded label for metrics.
-    pub fn label(self) -> &'static str {
-        match self {
-            Expired::Ttl => "ttl",
-            Expired::Count => "count",
-        }
-    }
-}
-
-/// The incidents of `all` to delete now.
-pub fn expired(all: &[Arc<Incident>], limits: Limits, now: Timestamp) -> Vec<(Arc<Incident>, Expired)> {
-    let mut by_namespace: BTreeMap<&str, Vec<(Timestamp, &Arc<Incident>)>> = BTreeMap::new();
-    for incident in all {
-        if let Some(at) = finished_at(incident) {
-            by_namespace
-                .entry(incident.metadata.namespace.as_deref().unwrap_or_default())
-                .or_default()
-                .push((at, incident));
-        }
-    }
-    let mut expired = Vec::new();
-    for mut finished in by_namespace.into_values() {
-        finished.sort_by(|(a, left), (b, right)| b.cmp(a).then_with(|| left.metadata.name.cmp(&right.metadata.name)));
-        for (rank, (at, incident)) in finished.into_iter().enumerate() {
-            let age = now.duration_since(at);
-            if age >= limits.ttl {
-                expired.push((Arc::clone(incident), Expired::Ttl));
-            } else if rank >= limits.count && age >= limits.grace {
-                expired.push((Arc::clone(incident), Expired::Count));
-            }
-        }
-    }
-    expired
+/// When an incident ended, and until when it stays whatever its age; none for one that is not finished.
+pub fn ended(incident: &Incident, grace: SignedDuration) -> Option<(Timestamp, Timestamp)> {
+    let at = finished_at(incident)?;
+    Some((at, at.checked_add(grace).unwrap_or(Timestamp::MAX)))
 }
 
 /// When an incident was over. None for one that is not, or that still has something to say.
@@ -80,18 +28,22 @@ fn finished_at(incident: &Incident) -> Option<Timestamp> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::{
         api::v1alpha1::{IncidentSpec, IncidentStatus, LocalReference, OutboxEntry},
-        runtime::watch_cache::name_of,
+        runtime::{
+            retention::{Expired, Limits, expired, finished},
+            watch_cache::name_of,
+        },
     };
 
     fn at(hours: i64) -> Timestamp {
         Timestamp::from_second(hours * 3600).unwrap()
     }
 
-    const LIMITS: Limits =
-        Limits { ttl: SignedDuration::from_hours(48), count: 2, grace: SignedDuration::from_hours(1) };
+    const LIMITS: Limits = Limits { ttl: SignedDuration::from_hours(48), count: 2 };
 
     fn incident(namespace: &str, name: &str, phase: IncidentPhase, resolved_at: Option<Timestamp>) -> Arc<Incident> {
         let spec = IncidentSpec {
@@ -112,7 +64,11 @@ mod tests {
     }
 
     fn names(all: &[Arc<Incident>], now: Timestamp) -> Vec<(String, Expired)> {
-        expired(all, LIMITS, now).iter().map(|(incident, why)| (name_of(incident.as_ref()).to_string(), *why)).collect()
+        let over = finished(all.to_vec(), |incident| ended(incident, SignedDuration::from_hours(1)));
+        expired(over, LIMITS, now)
+            .iter()
+            .map(|(incident, why)| (name_of(incident.as_ref()).to_string(), *why))
+            .collect()
     }
 
     #[test]
@@ -141,7 +97,7 @@ mod tests {
         all.push(incident("other", "x", IncidentPhase::Resolved, Some(at(1))));
         assert_eq!(
             names(&all, at(13)),
-            [("shop/i1".to_owned(), Expired::Count), ("shop/i0".to_owned(), Expired::Count)]
+            [("shop/i0".to_owned(), Expired::Count), ("shop/i1".to_owned(), Expired::Count)]
         );
         assert_eq!(names(&all, at(11)), [("shop/i0".to_owned(), Expired::Count)]);
     }

@@ -20,6 +20,8 @@ pub const REASON_ACTION_COMPLETED: &str = "ActionCompleted";
 pub const REASON_ALERTS_RESOLVED: &str = "AlertsResolved";
 /// Reason of the condition `Resolved`: every alert was resolved or not repeated in time.
 pub const REASON_ALERTS_EXPIRED: &str = "AlertsExpired";
+/// Reason of the condition `Resolved`: it was a rule's storm, and that is over.
+pub const REASON_STORM_OVER: &str = "StormOver";
 /// Reason of the condition `Failed`: the last step failed.
 pub const REASON_LADDER_EXHAUSTED: &str = "LadderExhausted";
 /// Reason of the condition `Failed`: nobody can know whether a step took effect, and the rule stops there.
@@ -40,13 +42,15 @@ pub fn said(event: &Event) -> Option<Facts> {
         }
         Payload::IncidentResolved(data) => {
             let (reason, message) = match data.reason {
+                ResolvedReason::StormOver => (REASON_STORM_OVER, "the storm of the rule is over"),
                 ResolvedReason::AlertsResolved => (REASON_ALERTS_RESOLVED, "every alert is resolved"),
                 ResolvedReason::AlertsExpired => {
                     (REASON_ALERTS_EXPIRED, "every alert is resolved or was not repeated in time")
                 }
             };
             facts.resolution = Some(Mark::new(event.time, reason, message));
-            ("alerts".to_owned(), format!("resolved: {message}"))
+            let by = if data.reason == ResolvedReason::StormOver { rule(header) } else { "alerts".to_owned() };
+            (by, format!("resolved: {message}"))
         }
         Payload::ActionRequested(data) => requested(&mut facts, data, event),
         Payload::ActionCompleted(data) => completed(&mut facts, data, event),
@@ -117,7 +121,8 @@ fn failed(facts: &mut Facts, data: &ActionFailed, event: &Event) -> Entry {
     let verb = if state == IncidentActionState::SkippedStale { "skipped" } else { "failed" };
     let message = if data.message.is_empty() { String::new() } else { format!(": {}", data.message) };
     let what = format!("{} on {} {verb}: {reason}{message}", step(&data.step, data.attempt), data.target.display());
-    if data.ends_ladder {
+    // A step that a suspended rule let go is asked for anew when the rule is taken up again.
+    if data.ends_ladder && data.reason != ActionFailureReason::Suspended {
         let why = if data.reason == ActionFailureReason::OutcomeUnknown {
             REASON_OUTCOME_UNKNOWN
         } else {

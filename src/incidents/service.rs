@@ -10,7 +10,7 @@ use tokio::{
 use super::{
     fold::subject,
     policy::{PolicyState, watch_policy},
-    retention::{GRACE, Limits, expired},
+    retention::{GRACE, ended},
     store::{Incidents, Waiting},
 };
 use crate::{
@@ -21,8 +21,9 @@ use crate::{
         Context, Gate, Inbound, KubeEvents, Mailboxes, Ownership, Store, StoreError,
         consume::{bury, consume},
         liveness::waiting,
-        metrics::catalogue::{INCIDENTS, INCIDENTS_DELETED},
-        watch_cache::{name_of, version_of},
+        metrics::catalogue::INCIDENTS,
+        retention::{self, Limits, expired, finished},
+        watch_cache::name_of,
     },
 };
 
@@ -237,25 +238,10 @@ impl Service {
     }
 
     async fn delete_expired(&self) {
-        let limits = Limits { ttl: self.config.ttl.as_signed(), count: self.config.max_finished, grace: GRACE };
-        for (incident, why) in expired(&self.store.list(), limits, self.ctx.clock.now()) {
-            if self.ctx.shutdown.is_cancelled() {
-                return;
-            }
-            let name = name_of(incident.as_ref());
-            if !self.owns(&name) {
-                continue;
-            }
-            match self.store.delete(&incident).await {
-                Ok(true) => {
-                    self.store.cache().remove(&name, version_of(incident.as_ref()));
-                    tracing::info!(incident = %name, reason = why.label(), "A finished incident was deleted.");
-                    self.ctx.metrics.count(&INCIDENTS_DELETED, [why.label()], 1);
-                }
-                Ok(false) => {}
-                Err(error) => tracing::warn!(%error, "A finished incident could not be deleted; it is tried again."),
-            }
-        }
+        let limits = Limits { ttl: self.config.ttl.as_signed(), count: self.config.max_finished };
+        let mut over = expired(finished(self.store.list(), |one| ended(one, GRACE)), limits, self.ctx.clock.now());
+        over.retain(|(incident, _)| self.owns(&name_of(incident.as_ref())));
+        retention::delete(&self.ctx, &self.store, "incident", over).await;
     }
 }
 

@@ -25,6 +25,7 @@ use super::{
     bounds,
     intake::{Intake, IntakeError},
     normalise::{Batch, Format, normalise},
+    said::Said,
 };
 use crate::{
     events::{DeadLetter, Event, EventId, Topic, TraceContext},
@@ -47,6 +48,9 @@ pub(super) struct Endpoint {
     pub webhook_source: String,
     pub alerts_source: String,
     pub body_timeout: Duration,
+    /// Lines about senders without a token, and about alerts that are none.
+    pub unauthorised: Said,
+    pub rejected: Said,
     /// Whether alerts were refused since it was last found that they are taken.
     pub refuses: AtomicBool,
 }
@@ -96,6 +100,9 @@ impl Endpoint {
         };
         let authorization = request.headers().get(header::AUTHORIZATION).map(|value| value.as_bytes());
         if self.tokens.as_ref().is_some_and(|tokens| !tokens.allow(authorization)) {
+            if let Some(refused) = self.unauthorised.tell(1) {
+                tracing::warn!(refused, "Requests without a valid token were refused.");
+            }
             return closing(StatusCode::UNAUTHORIZED, "a valid token is needed: Authorization: Bearer TOKEN");
         }
         if request.method() != Method::POST {
@@ -144,7 +151,7 @@ impl Endpoint {
             Ok(batch) => batch,
             Err(error) => return answer(StatusCode::BAD_REQUEST, &json!({"error": error.to_string()})),
         };
-        let letters = batch.rejected.iter().map(|letter| self.letter_event(letter.clone()));
+        let letters = batch.rejected.iter().map(|letter| letter_event(&self.ctx, letter.clone()));
         let mut events: Vec<Event> = batch.accepted.iter().cloned().chain(letters).collect();
         let first = events.first().map(|event| event.id.to_string()).unwrap_or_default();
         let (at, count) = (now.as_nanosecond().to_string(), events.len().to_string());
@@ -188,6 +195,10 @@ impl Endpoint {
             return answer;
         }
         self.count(batch);
+        if let Some(rejected) = self.rejected.tell(batch.rejected.len()) {
+            let first = batch.rejected.first().map_or("", |letter| &letter.message);
+            tracing::warn!(rejected, first, "Alerts were rejected; each is a dead letter.");
+        }
         let errors: Vec<&str> =
             batch.rejected.iter().take(bounds::ANSWER_ERRORS).map(|letter| letter.message.as_str()).collect();
         answer(
@@ -218,22 +229,27 @@ impl Endpoint {
         }
     }
 
-    fn letter_event(&self, letter: DeadLetter) -> Event {
-        Event {
-            id: EventId::new(Topic::DeadLetter.name(), &letter.origin, &format!("{}{}", letter.message, letter.data)),
-            time: self.ctx.clock.now(),
-            source: self.ctx.source(),
-            subject: letter.origin.clone(),
-            key: letter.origin.clone(),
-            traceparent: None,
-            payload: letter.into(),
-        }
-    }
-
     fn count(&self, batch: &Batch) {
-        for (result, count) in [("accepted", batch.accepted.len()), ("rejected", batch.rejected.len())] {
-            self.ctx.metrics.count(&INGEST_ALERTS, [result], count as u64);
-        }
+        count_alerts(&self.ctx, batch.accepted.len(), batch.rejected.len());
+    }
+}
+
+/// A rejected alert's dead letter, to be put where the accepted ones go.
+pub(super) fn letter_event(ctx: &Context, letter: DeadLetter) -> Event {
+    Event {
+        id: EventId::new(Topic::DeadLetter.name(), &letter.origin, &format!("{}{}", letter.message, letter.data)),
+        time: ctx.clock.now(),
+        source: ctx.source(),
+        subject: letter.origin.clone(),
+        key: letter.origin.clone(),
+        traceparent: None,
+        payload: letter.into(),
+    }
+}
+
+pub(super) fn count_alerts(ctx: &Context, accepted: usize, rejected: usize) {
+    for (result, count) in [("accepted", accepted), ("rejected", rejected)] {
+        ctx.metrics.count(&INGEST_ALERTS, [result], count as u64);
     }
 }
 

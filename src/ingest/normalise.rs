@@ -65,6 +65,61 @@ pub struct Request<'a> {
     pub now: Timestamp,
 }
 
+/// The configured names of the senders, by the shape of what they send: an alert that comes by HTTP and on a topic is one.
+#[derive(Clone, Copy, Debug)]
+pub struct Senders<'a> {
+    /// Of Alertmanager's webhook.
+    pub webhook: &'a str,
+    /// Of `/api/v2/alerts`.
+    pub alerts: &'a str,
+}
+
+/// A record of a topic that is not ours.
+#[derive(Clone, Copy, Debug)]
+pub struct ForeignRecord<'a> {
+    /// Its value.
+    pub value: &'a [u8],
+    /// Where it stands.
+    pub origin: &'a str,
+    /// When it was written: that is when its alerts were accepted. Read again it says the same, and what waited for long is old.
+    pub written_at: Timestamp,
+}
+
+/// Reads a record: Alertmanager's webhook, or one alert or a list of them. An alert with a text as `status` is one of the webhook's,
+/// one without is one of `/api/v2/alerts`.
+pub fn normalise_record(record: ForeignRecord<'_>, senders: Senders<'_>) -> Result<Batch, BodyError> {
+    if record.value.len() > bounds::BODY_BYTES {
+        let (bytes, max) = (record.value.len(), bounds::BODY_BYTES);
+        return Err(BodyError::Shape(format!("the record has {bytes} bytes, at most {max} are accepted")));
+    }
+    let value: Value = serde_json::from_slice(record.value).map_err(|error| BodyError::Json(error.to_string()))?;
+    let (alerts, format): (&[Value], Option<Format>) = match &value {
+        Value::Array(alerts) => (alerts, None),
+        Value::Object(object) if object.contains_key("alerts") => (webhook_alerts(&value)?, Some(Format::Webhook)),
+        Value::Object(object) if object.contains_key("labels") => (std::slice::from_ref(&value), None),
+        _ => {
+            let problem = "the record must be Alertmanager's webhook, an alert with labels, or a list of alerts";
+            return Err(BodyError::Shape(problem.into()));
+        }
+    };
+    read_all(alerts, record.origin, |alert| {
+        let format = format.unwrap_or_else(|| format_of(alert));
+        Request {
+            format,
+            source: if format == Format::Webhook { senders.webhook } else { senders.alerts },
+            now: record.written_at,
+        }
+    })
+}
+
+/// What an alert on its own is: only the webhook's have a status, and what Alertmanager's API lists has an object in its place.
+fn format_of(alert: &Value) -> Format {
+    match alert.get("status") {
+        None | Some(Value::Null | Value::Object(_)) => Format::Alerts,
+        Some(_) => Format::Webhook,
+    }
+}
+
 /// Reads a body.
 pub fn normalise(body: &[u8], request: &Request<'_>) -> Result<Batch, BodyError> {
     let value: Value = serde_json::from_slice(body).map_err(|error| BodyError::Json(error.to_string()))?;
@@ -74,14 +129,23 @@ pub fn normalise(body: &[u8], request: &Request<'_>) -> Result<Batch, BodyError>
             value.as_array().ok_or_else(|| BodyError::Shape("the body must be a list of alerts".into()))?
         }
     };
+    read_all(alerts, request.format.path(), |_| request.clone())
+}
+
+fn read_all<'a>(
+    alerts: &[Value],
+    origin: &str,
+    request_of: impl Fn(&Value) -> Request<'a>,
+) -> Result<Batch, BodyError> {
     if alerts.len() > bounds::ALERTS {
         return Err(BodyError::TooMany(alerts.len()));
     }
     let mut batch = Batch::default();
     for (index, alert) in alerts.iter().enumerate() {
-        match read_alert(alert, request) {
-            Ok(raised) => batch.accepted.push(event_of(raised, request)),
-            Err(problem) => batch.rejected.push(letter_of(alert, index, &problem, request)),
+        let request = request_of(alert);
+        match read_alert(alert, &request) {
+            Ok(raised) => batch.accepted.push(event_of(raised, &request)),
+            Err(problem) => batch.rejected.push(letter_of(alert, index, &problem, origin)),
         }
     }
     Ok(batch)
@@ -112,19 +176,23 @@ fn read_alert(alert: &Value, request: &Request<'_>) -> Result<AlertRaised, Strin
         return Err("labels: missing or without any value".into());
     }
     let annotations = texts(alert, "annotations", bounds::ANNOTATION_VALUE_BYTES)?;
-    let ends_at = time(alert, "endsAt")?;
+    let mut ends_at = time(alert, "endsAt")?;
     let starts_at = match time(alert, "startsAt")? {
         Some(starts_at) => starts_at,
         // As Alertmanager's own API does: an alert without a beginning begins now, or ends when it begins.
         None => ends_at.filter(|ends_at| *ends_at < request.now).unwrap_or(request.now),
     };
-    if ends_at.is_some_and(|ends_at| ends_at < starts_at) {
-        return Err("endsAt: is before startsAt".into());
-    }
     if starts_at.duration_since(request.now) > bounds::AHEAD {
         return Err(format!("startsAt: {starts_at} lies in the future"));
     }
     let status = status(alert, request, ends_at)?;
+    if ends_at.is_some_and(|ends_at| ends_at < starts_at) {
+        // What begins ahead of us, by its sender's clock, may end by another clock before that: it ends when it begins.
+        if status != AlertStatus::Resolved || starts_at <= request.now {
+            return Err("endsAt: is before startsAt".into());
+        }
+        ends_at = Some(starts_at);
+    }
     let fingerprint = fingerprint(alert, request.format)?.unwrap_or_else(|| fingerprint_of(&labels));
     let generator_url = alert.get("generatorURL").and_then(Value::as_str);
     let raised = AlertRaised {
@@ -243,8 +311,8 @@ fn event_of(raised: AlertRaised, request: &Request<'_>) -> Event {
     }
 }
 
-fn letter_of(alert: &Value, index: usize, problem: &str, request: &Request<'_>) -> DeadLetter {
-    let origin = format!("{} alerts[{index}]", request.format.path());
+fn letter_of(alert: &Value, index: usize, problem: &str, origin: &str) -> DeadLetter {
+    let origin = format!("{origin} alerts[{index}]");
     let bytes = Bytes::from(alert.to_string());
     let message = format!("alerts[{index}].{problem}");
     dead_letter_of(&bytes, DeadLetterReason::InvalidAlert, message, origin, BTreeMap::new(), None)
@@ -255,183 +323,5 @@ fn cut(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use serde_json::json;
-
-    use super::*;
-    use crate::events::Payload;
-
-    const NOW: &str = "2026-01-01T12:00:00Z";
-
-    fn read(format: Format, body: &str) -> Result<Batch, BodyError> {
-        let now = NOW.parse().unwrap();
-        normalise(body.as_bytes(), &Request { format, source: "alertmanager", now })
-    }
-
-    fn webhook(alerts: Value) -> String {
-        json!({"version": "4", "status": "firing", "receiver": "x", "alerts": alerts}).to_string()
-    }
-
-    fn alert() -> Value {
-        json!({
-            "status": "firing", "labels": {"alertname": "CPUHigh", "empty": ""}, "annotations": {"summary": "busy"},
-            "startsAt": "2026-01-01T11:59:00.123456789Z", "endsAt": "0001-01-01T00:00:00Z",
-            "generatorURL": "http://prometheus/graph", "fingerprint": "0123456789abcdef",
-        })
-    }
-
-    fn raised(event: &Event) -> &AlertRaised {
-        let Payload::AlertRaised(raised) = &event.payload else { panic!("no alert") };
-        raised
-    }
-
-    #[test]
-    fn alertmanagers_webhook_is_read() {
-        let batch = read(Format::Webhook, &webhook(json!([alert()]))).unwrap();
-        let event = &batch.accepted[0];
-        let alert = raised(event);
-        assert_eq!((alert.fingerprint.as_deref(), alert.ends_at), (Some("0123456789abcdef"), None));
-        assert_eq!(alert.starts_at.to_string(), "2026-01-01T11:59:00.123Z");
-        assert_eq!(alert.labels, BTreeMap::from([("alertname".into(), "CPUHigh".into())]), "an empty value is none");
-        assert_eq!(event.key, alert_key("alertmanager", "0123456789abcdef"));
-    }
-
-    #[test]
-    fn what_prometheus_sends_is_read_as_alertmanager_does() {
-        let labels = json!({"alertname": "A"});
-        for (alert, starts_at, status) in [
-            (json!({"labels": labels}), NOW, AlertStatus::Firing),
-            (json!({"labels": labels, "endsAt": "2026-01-01T12:04:00Z"}), NOW, AlertStatus::Firing),
-            (
-                json!({"labels": labels, "endsAt": "2026-01-01T11:00:00Z"}),
-                "2026-01-01T11:00:00Z",
-                AlertStatus::Resolved,
-            ),
-            (
-                json!({"labels": labels, "startsAt": "2026-01-01T10:00:00Z", "endsAt": NOW}),
-                "2026-01-01T10:00:00Z",
-                AlertStatus::Resolved,
-            ),
-        ] {
-            let batch = read(Format::Alerts, &json!([alert]).to_string()).unwrap();
-            let read = raised(&batch.accepted[0]);
-            assert_eq!((read.starts_at.to_string().as_str(), read.status), (starts_at, status), "{alert}");
-            assert_eq!(read.fingerprint.as_deref(), Some(fingerprint_of(&read.labels).as_str()));
-        }
-    }
-
-    #[test]
-    fn an_alert_sent_again_is_the_same_event_and_with_a_later_end_a_further_one() {
-        let body = |ends_at: &str| json!([{"labels": {"a": "b"}, "startsAt": NOW, "endsAt": ends_at}]).to_string();
-        let ids = |ends_at: &str| {
-            let batch = read(Format::Alerts, &body(ends_at)).unwrap();
-            (batch.accepted[0].id.clone(), raised(&batch.accepted[0]).alert_id.clone())
-        };
-        let (first, again, later) =
-            (ids("2026-01-01T12:04:00Z"), ids("2026-01-01T12:04:00Z"), ids("2026-01-01T12:05:00Z"));
-        assert_eq!(first, again);
-        assert_eq!(first.1, later.1);
-        assert_ne!(first.0, later.0);
-    }
-
-    #[test]
-    fn a_broken_alert_is_named_by_its_field_and_the_others_are_accepted() {
-        let many: Map<String, Value> = (0..129).map(|i| (format!("l{i}"), json!("x"))).collect();
-        let huge: Map<String, Value> = (0..40).map(|i| (format!("l{i}"), json!("x".repeat(4096)))).collect();
-        for (field, value, says) in [
-            ("labels", Value::Null, "labels: missing"),
-            ("labels", json!({}), "labels: missing"),
-            ("labels", json!({"a": ""}), "labels: missing"),
-            ("labels", json!([]), "labels: is no object"),
-            ("labels", json!({"a": 1}), "labels.a: is no text"),
-            ("labels", json!({"a": null}), "labels.a: is no text"),
-            ("labels", json!({"": "x"}), "labels: a name is empty"),
-            ("labels", json!({"a".repeat(257): "x"}), "labels.aaa"),
-            ("labels", json!({"a": "x".repeat(4097)}), "labels.a: is longer than 4096 bytes"),
-            ("labels", Value::Object(many), "labels: 129 of them"),
-            ("labels", Value::Object(huge), "labels and annotations: "),
-            ("annotations", json!("x"), "annotations: is no object"),
-            ("startsAt", json!("yesterday"), "startsAt: \"yesterday\" is no RFC 3339 time"),
-            ("startsAt", json!(1_700_000_000), "startsAt: is no text"),
-            ("startsAt", json!("1969-12-31T23:59:59Z"), "startsAt: \"1969"),
-            ("startsAt", json!("99999-01-01T00:00:00Z"), "startsAt: "),
-            ("startsAt", json!("2099-01-01T00:00:00Z"), "startsAt: 2099-01-01T00:00:00Z lies in the future"),
-            ("endsAt", json!("2026-01-01T11:00:00Z"), "endsAt: is before startsAt"),
-            ("status", json!("pending"), "status: must be"),
-            ("status", Value::Null, "status: must be"),
-            ("fingerprint", json!("0123"), "fingerprint: \"0123\" is not 16"),
-            ("fingerprint", json!("0123456789ABCDEF"), "fingerprint: "),
-        ] {
-            let mut broken = alert();
-            broken[field] = value;
-            let batch = read(Format::Webhook, &webhook(json!([alert(), broken, alert()]))).unwrap();
-            assert_eq!((batch.accepted.len(), batch.rejected.len()), (2, 1), "{field} {says}");
-            let message = &batch.rejected[0].message;
-            assert!(message.starts_with(&format!("alerts[1].{says}")), "{message}");
-        }
-        let batch = read(Format::Webhook, &webhook(json!([null, 7, "x", [], alert()]))).unwrap();
-        assert_eq!((batch.accepted.len(), batch.rejected.len()), (1, 4));
-    }
-
-    #[test]
-    fn hostile_values_are_only_values() {
-        let hostile = "\u{0}\u{1b}[31m'; DROP TABLE--\n$(x){{y}}<script>\u{202e}\u{10ffff}";
-        let mut odd = alert();
-        odd["labels"][hostile] = json!(hostile);
-        let batch = read(Format::Webhook, &webhook(json!([odd]))).unwrap();
-        assert_eq!(raised(&batch.accepted[0]).labels[hostile], hostile);
-        assert_eq!(batch.accepted[0].encode().unwrap().decode().unwrap(), batch.accepted[0]);
-    }
-
-    #[test]
-    fn a_body_that_is_no_list_of_alerts_says_where() {
-        let deep = "[".repeat(100_000);
-        let many = json!(vec![json!({}); 5_001]).to_string();
-        for (format, body, says) in [
-            (Format::Webhook, "", "the body is no JSON: EOF while parsing a value at line 1"),
-            (
-                Format::Webhook,
-                "{\"version\":\"4\",\n\"alerts\":[}",
-                "the body is no JSON: expected value at line 2 column 11",
-            ),
-            (Format::Webhook, &deep, "the body is no JSON: recursion limit"),
-            (Format::Webhook, "null", "the body must be an object"),
-            (Format::Webhook, "[]", "the body must be an object"),
-            (Format::Webhook, "{\"alerts\":[]}", "version: missing"),
-            (Format::Webhook, "{\"version\":4,\"alerts\":[]}", "version: missing or no text"),
-            (Format::Webhook, "{\"version\":\"5\",\"alerts\":[]}", "version: \"5\""),
-            (Format::Webhook, "{\"version\":\"4\"}", "alerts: missing or no list"),
-            (Format::Webhook, "{\"version\":\"4\",\"alerts\":null}", "alerts: missing or no list"),
-            (Format::Webhook, "{\"version\":\"4\",\"alerts\":[]}", "alerts: the list is empty"),
-            (Format::Alerts, "{}", "the body must be a list of alerts"),
-            (Format::Alerts, &many, "alerts: 5001 in one request"),
-        ] {
-            let error = read(format, body).unwrap_err().to_string();
-            assert!(error.starts_with(says), "{:.80}: {error}", body);
-        }
-        // As Alertmanager's own API does.
-        assert!(read(Format::Alerts, "[]").unwrap().accepted.is_empty());
-    }
-
-    proptest! {
-        #[test]
-        fn no_body_makes_it_panic(body in proptest::collection::vec(any::<u8>(), 0..400)) {
-            let text = String::from_utf8_lossy(&body);
-            let _ = read(Format::Webhook, &text);
-            let _ = read(Format::Alerts, &text);
-        }
-
-        #[test]
-        fn every_alert_is_accepted_or_rejected(kinds in proptest::collection::vec(0_u8..4, 1..20)) {
-            let alerts: Vec<Value> = kinds.iter().map(|kind| match kind {
-                0 => alert(),
-                1 => json!({"labels": {"a": 1}}),
-                2 => Value::Null,
-                _ => json!({"status": "resolved", "labels": {"a": "b"}, "endsAt": NOW}),
-            }).collect();
-            let batch = read(Format::Webhook, &webhook(json!(alerts))).unwrap();
-            prop_assert_eq!(batch.accepted.len() + batch.rejected.len(), kinds.len());
-        }
-    }
-}
+#[path = "normalise_tests.rs"]
+mod tests;

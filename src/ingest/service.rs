@@ -18,6 +18,8 @@ use super::{
     intake::Intake,
     outbox::{Bounds, Outbox, OutboxOpenError},
     relay::relay,
+    said::Said,
+    topic,
 };
 use crate::runtime::{
     Context,
@@ -39,6 +41,8 @@ pub struct IngestConfig {
     pub source: String,
     /// The same for `/api/v2/alerts`.
     pub alerts_source: String,
+    /// A topic of Kafka that is not ours, from which alerts are taken, too.
+    pub alerts_topic: Option<String>,
     /// Where the outbox is kept.
     pub data_dir: PathBuf,
     /// The most alerts that wait in the outbox; beyond it senders get 503.
@@ -65,6 +69,7 @@ impl Default for IngestConfig {
             allow_unauthenticated: false,
             source: "alertmanager".into(),
             alerts_source: "prometheus".into(),
+            alerts_topic: None,
             data_dir: PathBuf::from("eventpulse-data"),
             outbox_max_alerts: 1_000_000,
             outbox_max_bytes: 4 << 30,
@@ -121,6 +126,8 @@ pub(super) async fn serve(ctx: Context, config: IngestConfig, listener: TcpListe
         webhook_source: config.source.clone(),
         alerts_source: config.alerts_source.clone(),
         body_timeout: config.body_timeout,
+        unauthorised: Said::default(),
+        rejected: Said::default(),
         refuses: AtomicBool::new(false),
     });
     ctx.tasks.spawn_loop("ingest-intake", watch_intake(Arc::clone(&endpoint), config.intake_interval));
@@ -128,6 +135,10 @@ pub(super) async fn serve(ctx: Context, config: IngestConfig, listener: TcpListe
     tracing::info!(address = ?listener.local_addr().ok(), "Alerts are received.");
     let (intake, with_tokens) = (ctx.intake.clone(), Arc::clone(&endpoint));
     ctx.tasks.spawn_loop("ingest-tokens", keep_tokens(with_tokens, config.token_interval, intake.clone()));
+    if let Some(name) = config.alerts_topic.clone() {
+        let reader = topic::Reader::new(&ctx, name, config.source.clone(), config.alerts_source.clone());
+        ctx.tasks.spawn("ingest-topic", topic::run(ctx.clone(), reader));
+    }
     let service = service_fn(move |request| Arc::clone(&endpoint).serve(request));
     let bounds =
         HttpBounds { connections: config.max_connections, header_timeout: config.header_timeout, lifetime: None };

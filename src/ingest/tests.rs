@@ -233,6 +233,19 @@ async fn what_is_answered_with_200_is_on_the_log_and_the_rest_is_said() {
 }
 
 #[tokio::test]
+async fn an_answer_lists_some_problems_and_counts_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(remote(), config(&dir)).await;
+    let broken = vec![json!({"status": "firing", "labels": {"n": 7}}); 30];
+    let (status, text) = server.post(WEBHOOK, "", &json!({"version": "4", "alerts": broken}).to_string()).await;
+    assert_eq!(status, 200, "{text}");
+    assert!(text.contains("\"accepted\":0") && text.contains("\"rejected\":30"), "{text}");
+    assert_eq!(text.matches("labels.n: is no text").count(), bounds::ANSWER_ERRORS, "{text}");
+    assert_eq!(server.letters(30).await.len(), 30);
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn both_of_a_highly_available_pair_send_one_alert() {
     let dir = tempfile::tempdir().unwrap();
     let server = start(remote(), config(&dir)).await;
@@ -474,6 +487,8 @@ fn endpoint(dir: &tempfile::TempDir) -> (Endpoint, TestContext) {
         webhook_source: "alertmanager".into(),
         alerts_source: "prometheus".into(),
         body_timeout: Duration::from_secs(20),
+        unauthorised: Default::default(),
+        rejected: Default::default(),
         refuses: AtomicBool::new(false),
     };
     (endpoint, test)

@@ -1,7 +1,5 @@
-//! Which notifications are deleted: finished ones after their time, and the oldest finished ones of a namespace beyond a count; never
-//! one before its deadline, because its request may come again and would be sent again (promises 4 to 6). Pure.
-
-use std::{collections::BTreeMap, sync::Arc};
+//! Which notifications are finished, and until when each stays at least: never one goes before its deadline, because its request may
+//! come again and would be sent again (promises 4 to 6). Pure; what is deleted of them is for every kind the same.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -10,36 +8,21 @@ use crate::api::v1alpha1::Notification;
 /// How long after its deadline a notification stays at least: the clocks of two replicas need not agree.
 const SKEW: SignedDuration = SignedDuration::from_secs(300);
 
-/// Those of `all` to delete now. `count`: the most finished ones of one namespace, so that no tenant's flood evicts another's.
-pub fn expired(all: &[Arc<Notification>], ttl: SignedDuration, count: usize, now: Timestamp) -> Vec<Arc<Notification>> {
-    let mut by_namespace: BTreeMap<&str, Vec<(Timestamp, &Arc<Notification>)>> = BTreeMap::new();
-    for object in all {
-        if let Some(at) = object.spec.finished_at.filter(|_| object.spec.phase.is_terminal()) {
-            by_namespace
-                .entry(object.metadata.namespace.as_deref().unwrap_or_default())
-                .or_default()
-                .push((at, object));
-        }
-    }
-    let mut expired = Vec::new();
-    for mut finished in by_namespace.into_values() {
-        finished.sort_by(|(a, left), (b, right)| b.cmp(a).then_with(|| left.metadata.name.cmp(&right.metadata.name)));
-        for (rank, (at, object)) in finished.into_iter().enumerate() {
-            let too_many_or_old = rank >= count || now.duration_since(at) >= ttl;
-            if too_many_or_old && now.duration_since(object.spec.deadline) >= SKEW {
-                expired.push(Arc::clone(object));
-            }
-        }
-    }
-    expired
+/// When a notification ended, and until when it stays whatever its age; none for one that is not finished.
+pub fn ended(object: &Notification) -> Option<(Timestamp, Timestamp)> {
+    let at = object.spec.finished_at.filter(|_| object.spec.phase.is_terminal() && object.spec.outbox.is_empty())?;
+    Some((at, object.spec.deadline.checked_add(SKEW).unwrap_or(Timestamp::MAX)))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::{
         api::v1alpha1::NotificationPhase,
         notify::testing::{at, object},
+        runtime::retention::{Limits, expired, finished as finished_of},
     };
 
     #[test]
@@ -65,11 +48,11 @@ mod tests {
         let now = at("2026-01-02T12:00:00Z");
         let names = |count| {
             let ttl = SignedDuration::from_hours(24);
-            let expired = expired(&all, ttl, count, now);
-            expired.iter().map(|object| object.metadata.name.clone().unwrap()).collect::<Vec<_>>()
+            let expired = expired(finished_of(all.to_vec(), ended), Limits { ttl, count }, now);
+            expired.iter().map(|(object, _)| object.metadata.name.clone().unwrap()).collect::<Vec<_>>()
         };
         assert_eq!(names(10), ["old"]);
-        assert_eq!(names(1), ["new", "old"]);
-        assert_eq!(names(0), ["alone", "newest", "new", "old"]);
+        assert_eq!(names(1), ["old", "new"]);
+        assert_eq!(names(0), ["old", "alone", "new", "newest"]);
     }
 }

@@ -13,7 +13,7 @@ use super::{
     http::{HttpClient, HttpTransport},
     lanes::Lanes,
     record::name_of_request,
-    retention::expired,
+    retention::ended,
     secrets::Secrets,
     sender::{Input, Sender},
     smtp::{MailTransport, SmtpClient},
@@ -25,6 +25,7 @@ use crate::{
     runtime::{
         Context, Gate, Inbound, Mailboxes, Ownership, Store, StoreError, WatchCache, consume,
         metrics::catalogue::{CHANNELS_FAILING, LANES},
+        retention::{self, Limits, expired, finished},
         watch_cache::name_of,
     },
 };
@@ -259,14 +260,8 @@ fn until_due(sender: &Sender) -> Duration {
 /// Deletes what has been over for long, and beyond the bound what has been over longest (promise 6). A request for one that is gone
 /// is past its deadline, and so without effect (promise 5).
 async fn forget_finished(sender: &Sender, config: &NotifyConfig) {
-    let mut ours: Vec<Arc<Notification>> = sender.store.list();
-    ours.retain(|object| sender.owns(&object.spec) && object.spec.outbox.is_empty());
-    for object in expired(&ours, config.ttl.as_signed(), config.max_finished, sender.ctx.clock.now()) {
-        if sender.ctx.shutdown.is_cancelled() {
-            return;
-        }
-        if let Err(error) = sender.store.delete(&object).await {
-            tracing::warn!(%error, "A notification that is over could not be deleted; it is tried again.");
-        }
-    }
+    let limits = Limits { ttl: config.ttl.as_signed(), count: config.max_finished };
+    let mut over = expired(finished(sender.store.list(), ended), limits, sender.ctx.clock.now());
+    over.retain(|(object, _)| sender.owns(&object.spec));
+    retention::delete(&sender.ctx, &sender.store, "notification", over).await;
 }

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     api::v1alpha1::{
         AlertGroup, AlertGroupSpec, GROUP_SIZE_MAX, Incident, IncidentActionState, IncidentAlertState, IncidentPhase,
-        LABEL_INCIDENT, LABEL_RULE, OutboxEntry, Rule, StepOutcome,
+        LABEL_INCIDENT, LABEL_RULE, LABEL_STORM, OutboxEntry, Rule, StepOutcome,
     },
     bus::Ack,
     compile::CompiledRule,
@@ -122,10 +122,12 @@ pub(super) enum OwnedInput {
     Updated(Box<IncidentUpdated>),
     Timer,
     RuleChanged,
+    StormBegins,
+    StormEnds,
 }
 
 impl OwnedInput {
-    fn borrow(&self) -> Input<'_> {
+    fn borrow(&self, storm_threshold: usize) -> Input<'_> {
         match self {
             OwnedInput::Alert(raised) => Input::Alert(raised),
             OwnedInput::Remembered(raised) => Input::Remembered(raised),
@@ -134,7 +136,14 @@ impl OwnedInput {
             OwnedInput::Updated(update) => Input::Updated(update),
             OwnedInput::Timer => Input::Timer,
             OwnedInput::RuleChanged => Input::RuleChanged,
+            OwnedInput::StormBegins => Input::StormBegins { threshold: storm_threshold },
+            OwnedInput::StormEnds => Input::StormEnds,
         }
+    }
+
+    /// Whether nobody but the clock, or a rule's change, wants it.
+    fn is_by_itself(&self) -> bool {
+        matches!(self, Self::Timer | Self::RuleChanged | Self::StormBegins | Self::StormEnds)
     }
 }
 
@@ -202,17 +211,24 @@ impl Groups {
         }
     }
 
-    fn view<'a>(&self, name: &NamespacedName, compiled: Option<&'a CompiledRule>, behind: bool) -> RuleView<'a> {
+    fn index<T>(&self, work: impl FnOnce(&mut GroupIndex) -> T) -> T {
+        work(&mut self.index.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn view<'a>(
+        &self,
+        name: &NamespacedName,
+        compiled: Option<&'a CompiledRule>,
+        behind: bool,
+        storm: bool,
+    ) -> RuleView<'a> {
         // The newest known spec, whether it compiles or not: a broken edit does not take `suspend` back.
         let suspended = self.rules.get(name).is_none_or(|rule| rule.spec.suspend);
-        let (open, waiting) = {
-            let index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
-            (index.open_groups(name), index.waiting_groups(name))
-        };
+        let waiting = self.index(|index| index.waiting_groups(name));
         RuleView {
             rule: compiled,
             suspended,
-            storm: open >= self.storm_threshold,
+            storm,
             crowded: waiting >= self.storm_threshold,
             behind,
             limits: self.limits,
@@ -232,7 +248,13 @@ impl Groups {
     }
 
     /// Decides as many inputs as fit one write, in their order. Gives the step, and how many inputs are in it.
-    fn fold(&self, items: &[Work], current: Option<&AlertGroup>, now: Timestamp) -> (Step<AlertGroup>, usize) {
+    fn fold(
+        &self,
+        name: &NamespacedName,
+        items: &[Work],
+        current: Option<&AlertGroup>,
+        now: Timestamp,
+    ) -> (Step<AlertGroup>, usize) {
         let rule_set = self.rule_set();
         let mut group: Option<AlertGroupSpec> = current.map(|object| object.spec.clone());
         let (mut changed, mut certain, mut taken) = (false, true, 0);
@@ -240,24 +262,32 @@ impl Groups {
         let mut said: BTreeSet<String> = BTreeSet::new();
         let behind = self.is_behind();
         for item in items {
-            if behind && matches!(item.input, OwnedInput::Timer | OwnedInput::RuleChanged) {
+            if behind && item.input.is_by_itself() {
                 // It may have waited for its write through an outage, and an alert that waits in the log may have ended. The clock
                 // comes back to it when the log is read.
                 taken += 1;
                 continue;
             }
             let compiled = rule_set.get(&item.key.rule);
-            let view = self.view(&item.key.rule, compiled.map(Arc::as_ref), behind);
+            // A group that may open takes its place before it does: many are decided side by side.
+            let may_open = group.as_ref().is_none_or(|spec| spec.episode.is_none() && spec.storm.is_none());
+            let storm = may_open && !self.index(|index| index.reserve(&item.key.rule, name, self.storm_threshold));
+            let view = self.view(&item.key.rule, compiled.map(Arc::as_ref), behind, storm);
             let incident = group.is_none().then(|| self.unfinished_incident(&item.key)).flatten();
             // An existing group knows its rule best: an event's header may be somebody else's making.
             let key = group.as_ref().map_or_else(|| item.key.clone(), |spec| key_of(&item.key.rule.namespace, spec));
-            let decision = decide(&key, group.as_ref(), incident.as_ref(), item.input.borrow(), view, now);
+            let input = item.input.borrow(self.storm_threshold);
+            let decision = decide(&key, group.as_ref(), incident.as_ref(), input, view, now);
             taken += 1;
             changed |= decision.changed;
             certain &= decision.certain;
             let concerned = [&decision.group, &group].map(|group| group.as_ref().and_then(trace_of));
             concerned.into_iter().flatten().next().inspect(|trace| item.link(*trace));
             group = decision.group;
+            let opens = group.as_ref().is_some_and(|spec| spec.episode.is_some() && spec.storm.is_none());
+            if may_open && !opens {
+                self.index(|index| index.release(&item.key.rule, name));
+            }
             let decided = decision.outputs.into_iter().map(|event| item.caused(event));
             outputs.extend(decided.filter(|event| said.insert(event.id.to_string())));
             if outputs.len() >= FOLD_OUTPUTS_MAX {
@@ -279,16 +309,25 @@ impl Groups {
     async fn take(&self, name: &NamespacedName, items: &[Work]) -> Result<usize, StoreError> {
         let mut taken = 0;
         let mut reasons = Vec::new();
-        self.store
+        let written = self
+            .store
             .transact(name, |current| {
-                let (step, count) = self.fold(items, current, self.ctx.clock.now());
+                let (step, count) = self.fold(name, items, current, self.ctx.clock.now());
                 taken = count;
                 if let Step::Write { publish, .. } | Step::Nothing { publish } | Step::Unchanged { publish } = &step {
                     reasons.clone_from(publish);
                 }
                 step
             })
-            .await?;
+            .await;
+        // What was written counts at once, and what was not has no place.
+        self.index(|index| {
+            if written.is_ok() {
+                index.update(name, self.store.get(name).as_deref());
+            }
+            items.iter().for_each(|item| index.release(&item.key.rule, name));
+        });
+        written?;
         reasons.iter().for_each(|event| self.count(event));
         Ok(taken)
     }
@@ -376,6 +415,9 @@ fn object_of(namespace: &str, current: Option<&AlertGroup>, spec: AlertGroupSpec
     });
     let labels = metadata.labels.get_or_insert_default();
     labels.insert(LABEL_RULE.into(), spec.rule_ref.name.clone());
+    if spec.storm.is_some() {
+        labels.insert(LABEL_STORM.into(), "true".into());
+    }
     if let Some(incident) = incident {
         labels.insert(LABEL_INCIDENT.into(), incident);
     }

@@ -167,8 +167,15 @@ pub enum Input<'a> {
     Updated(&'a IncidentUpdated),
     /// Something may be due.
     Timer,
-    /// The rule was changed, suspended, taken up again or deleted.
+    /// The rule was changed, suspended, taken up again or deleted, or its storm has room.
     RuleChanged,
+    /// So many groups of the rule are open that no further one opens. For the storm's own group.
+    StormBegins {
+        /// How many that are.
+        threshold: usize,
+    },
+    /// They are fewer again. For the storm's own group.
+    StormEnds,
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! `incident.opened`, `incident.resolved`, `action.requested`, `notification.requested`, and `alert.decided`, the ledger.
 //! Owns: `AlertGroup`, named by correlation id, which is its memory and its outbox. May not touch: another service.
 //!
-//! `matching`, `routing`, `input`, `decide`, `timers` and `backlog` are pure.
+//! `matching`, `routing`, `input`, `decide`, `timers`, `storms` and `backlog` are pure.
 
 mod backlog;
 mod decide;
@@ -13,9 +13,10 @@ mod input;
 mod matching;
 mod routing;
 mod service;
+mod storms;
 mod timers;
 
-pub use decide::{Adopted, Decision, GroupKey, Limits, RuleView, decide, is_evictable, next_timer};
+pub use decide::{Adopted, Decision, GroupKey, Limits, RuleView, decide, next_timer, quiet_since};
 pub use input::{Input, InvalidAlert, RaisedAlert};
 pub use matching::{RuleMatch, RuleSet, scope_of};
 pub use service::{RulesConfig, RulesError, run};

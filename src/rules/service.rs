@@ -9,11 +9,12 @@ use std::{
 use tokio::sync::{broadcast, watch};
 
 use super::{
-    decide::{GroupKey, Limits, decided, is_evictable},
+    decide::{GroupKey, Limits, decided, quiet_since},
     group::{Groups, Ledger, Origin, OwnedInput, Work, key_of},
-    input::RaisedAlert,
+    input::{RaisedAlert, plus},
     matching::RuleSet,
     routing::{Route, remembers, route},
+    storms::{StormStep, Storms},
     timers::{GroupIndex, rule_of},
 };
 use crate::{
@@ -29,7 +30,8 @@ use crate::{
         consume::{bury, consume},
         kube_api::can_be_worked_with,
         liveness::waiting,
-        metrics::catalogue::{ALERT_TO_RULES, RULES},
+        metrics::catalogue::{ALERT_TO_RULES, RULES, STORMS},
+        retention::{self, Finished, expired},
         telemetry::Processing,
         watch_cache::{WatchState, name_of},
     },
@@ -45,12 +47,18 @@ pub struct RulesConfig {
     pub max_in_flight: usize,
     /// The most groups that are worked on at once.
     pub concurrency: usize,
-    /// How long the topics keep their records: for so long a repetition may come, and what ended is remembered.
+    /// For how long what ended is remembered: at least as long as the topics keep their records.
     pub retention: RuleDuration,
+    /// The most groups of one namespace that are over, beside those that tell a repetition.
+    pub max_quiet: usize,
+    /// How long the topics keep their records: for so long a group that is over stays, however many there are.
+    pub repeats_for: RuleDuration,
     /// How long after its `endsAt` an alert is believed: Prometheus moves it with every repetition.
     pub ends_at_grace: RuleDuration,
-    /// With so many open groups of one rule, further ones are only counted.
+    /// With so many open groups of one rule no further one opens; so many wait for room, and the rest is only counted.
     pub storm_threshold: usize,
+    /// For how long a tenth of them must be free before a storm is over.
+    pub storm_calm: RuleDuration,
     /// After a takeover or an outage no timer fires until the log is read up to the present: alerts come that were accepted since,
     /// or none comes for so long.
     pub takeover_grace: Duration,
@@ -68,8 +76,11 @@ impl Default for RulesConfig {
             max_in_flight: 512,
             concurrency: 64,
             retention: RuleDuration::from_secs(7 * 24 * 3600),
+            max_quiet: 5_000,
+            repeats_for: RuleDuration::from_secs(24 * 3600),
             ends_at_grace: RuleDuration::from_secs(5 * 60),
             storm_threshold: 1_000,
+            storm_calm: RuleDuration::from_secs(60),
             takeover_grace: Duration::from_secs(10),
             sweep_interval: Duration::from_secs(1),
             eviction_interval: Duration::from_secs(60),
@@ -273,6 +284,10 @@ impl Service {
     /// An input that comes from no event, for a group of the cache.
     fn send_internal(&self, name: NamespacedName, group: &AlertGroup, input: OwnedInput) {
         let key = key_of(&name.namespace, &group.spec);
+        self.send_once(name, key, input);
+    }
+
+    fn send_once(&self, name: NamespacedName, key: GroupKey, input: OwnedInput) {
         // They hold nothing but what they are, so one that waits already says as much.
         let kind = std::mem::discriminant(&input);
         let same = |waiting: &Work| waiting.origin.is_none() && std::mem::discriminant(&waiting.input) == kind;
@@ -404,6 +419,9 @@ impl Service {
         }
         self.look_at_all();
         let mut behind = true;
+        let mut storms = Storms::default();
+        let mut look = tokio::time::interval(TICK_MAX);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut again = tokio::time::interval(LOOK_AGAIN_INTERVAL);
         loop {
             tokio::select! {
@@ -422,6 +440,7 @@ impl Service {
                     self.groups.backlog(|backlog| backlog.stop(now));
                     behind = true;
                 }
+                _ = look.tick() => if !behind { self.follow_storms(&mut storms) },
                 () = tokio::time::sleep(if behind { TICK_MAX } else { self.until_due() }) => {}
                 // A timer whose write was refused has left the index, and may be carried out by now; a rule may have been taken up
                 // again while nobody looked.
@@ -492,6 +511,39 @@ impl Service {
         }
     }
 
+    fn follow_storms(&self, storms: &mut Storms) {
+        let (threshold, calm, now) =
+            (self.config.storm_threshold, self.config.storm_calm.as_signed(), self.ctx.clock.now());
+        let (steps, going_on) = self.index(|index| (storms.look(index, threshold, calm, now), index.storms().len()));
+        self.ctx.metrics.gauge(&STORMS, []).set(i64::try_from(going_on).unwrap_or(i64::MAX));
+        for step in steps {
+            match step {
+                StormStep::Begins(rule) if self.may_begin(&rule) => self.tell_storm(rule, OwnedInput::StormBegins),
+                StormStep::Begins(_) => {}
+                StormStep::Ends(rule) => self.tell_storm(rule, OwnedInput::StormEnds),
+                StormStep::Room(name) => {
+                    let group = self.groups.store.get(&name);
+                    if let Some(group) = group.filter(|group| self.owns(&group.spec.correlation_id)) {
+                        self.send_internal(name, &group, OwnedInput::RuleChanged);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A rule that is suspended, deleted or broken begins nothing.
+    fn may_begin(&self, rule: &NamespacedName) -> bool {
+        self.groups.rules.get(rule).is_some_and(|rule| !rule.spec.suspend) && self.groups.rule_set().get(rule).is_some()
+    }
+
+    fn tell_storm(&self, rule: NamespacedName, input: OwnedInput) {
+        let correlation = CorrelationId::of_storm(&rule.namespace, &rule.name);
+        if self.owns(&correlation) {
+            let name = NamespacedName { namespace: rule.namespace.clone(), name: correlation.to_string() };
+            self.send_once(name, GroupKey { rule, correlation, group_by: Default::default() }, input);
+        }
+    }
+
     fn look_at_all(&self) {
         // Within the lock: what it is told in between is not newer than what is listed here.
         self.index(|index| {
@@ -503,20 +555,17 @@ impl Service {
 
     async fn evict(&self) {
         let now = self.ctx.clock.now();
-        for group in self.groups.store.list() {
-            if self.ctx.shutdown.is_cancelled() {
-                return;
-            }
+        let finished = self.groups.store.list().into_iter().filter_map(|group| {
+            let at = quiet_since(&group.spec, now)?;
             let rule = self.groups.rule_set().get(&rule_of(&name_of(group.as_ref()).namespace, &group.spec)).cloned();
             let window = rule.map(|rule| rule.accept_window.as_signed()).unwrap_or_default();
-            let memory = self.groups.limits.retention.max(window);
-            if self.owns(&group.spec.correlation_id)
-                && is_evictable(&group.spec, memory, now)
-                && let Err(error) = self.groups.store.delete(&group).await
-            {
-                tracing::warn!(%error, "A group that is over could not be deleted; it is tried again.");
-            }
-        }
+            let needed_until = plus(at, self.config.repeats_for.as_signed().max(window));
+            Some(Finished { object: group, at, needed_until })
+        });
+        let limits = retention::Limits { ttl: self.groups.limits.retention, count: self.config.max_quiet };
+        let mut over = expired(finished, limits, now);
+        over.retain(|(group, _)| self.owns(&group.spec.correlation_id));
+        retention::delete(&self.ctx, &self.groups.store, "alertgroup", over).await;
     }
 
     fn owns(&self, correlation: &CorrelationId) -> bool {

@@ -17,7 +17,12 @@ pub(super) struct GroupIndex {
     groups: HashMap<NamespacedName, Known>,
     /// By rule: how many groups have an open incident, and how many only alerts that wait for one.
     open: HashMap<NamespacedName, usize>,
-    waiting: HashMap<NamespacedName, usize>,
+    /// The latter by when their first alert began: in this order they open when a storm has room.
+    waiting: HashMap<NamespacedName, BTreeSet<(Timestamp, NamespacedName)>>,
+    /// The rules whose storm goes on.
+    storms: BTreeSet<NamespacedName>,
+    /// By rule: groups that are about to open. What is decided side by side counts before it is written.
+    opening: HashMap<NamespacedName, HashSet<NamespacedName>>,
     /// By fingerprint: the groups that know it.
     knowing: HashMap<String, BTreeSet<NamespacedName>>,
 }
@@ -27,7 +32,8 @@ struct Known {
     due: Option<Timestamp>,
     rule: NamespacedName,
     open: bool,
-    waiting: bool,
+    waiting: Option<Timestamp>,
+    storm: bool,
     fingerprints: HashSet<String>,
 }
 
@@ -42,15 +48,24 @@ impl GroupIndex {
             if known.open {
                 less(&mut self.open, &known.rule);
             }
-            if known.waiting {
-                less(&mut self.waiting, &known.rule);
+            if let Some(since) = known.waiting
+                && let Some(waiting) = self.waiting.get_mut(&known.rule)
+            {
+                waiting.remove(&(since, name.clone()));
+                if waiting.is_empty() {
+                    self.waiting.remove(&known.rule);
+                }
+            }
+            if known.storm {
+                self.storms.remove(&known.rule);
             }
         }
         let known = group.map(|group| Known {
             due: group.spec.next_timer,
             rule: rule_of(&name.namespace, &group.spec),
-            open: group.spec.episode.is_some(),
-            waiting: group.spec.episode.is_none() && group.spec.alerts.iter().any(|alert| alert.facts.is_some()),
+            open: group.spec.episode.is_some() && group.spec.storm.is_none(),
+            waiting: waiting_since(&group.spec),
+            storm: group.spec.storm.as_ref().is_some_and(|storm| storm.ended_at.is_none()),
             fingerprints: group.spec.alerts.iter().map(|alert| alert.fingerprint.clone()).collect(),
         });
         self.update_knowing(name, before.as_ref(), known.as_ref());
@@ -61,8 +76,11 @@ impl GroupIndex {
         if known.open {
             *self.open.entry(known.rule.clone()).or_default() += 1;
         }
-        if known.waiting {
-            *self.waiting.entry(known.rule.clone()).or_default() += 1;
+        if let Some(since) = known.waiting {
+            self.waiting.entry(known.rule.clone()).or_default().insert((since, name.clone()));
+        }
+        if known.storm {
+            self.storms.insert(known.rule.clone());
         }
         self.groups.insert(name.clone(), known);
     }
@@ -89,9 +107,47 @@ impl GroupIndex {
         self.knowing.get(fingerprint).into_iter().flatten().cloned().collect()
     }
 
-    /// Forgets everything, before all groups are looked at anew.
+    /// Forgets everything, before all groups are looked at anew. What is being decided is no group yet, and stays.
     pub fn clear(&mut self) {
-        *self = Self::default();
+        *self = Self { opening: std::mem::take(&mut self.opening), ..Self::default() };
+    }
+
+    /// Takes a place among a rule's open groups for one that may open; false when so many have none left. It keeps the place until
+    /// [`GroupIndex::release`].
+    pub fn reserve(&mut self, rule: &NamespacedName, group: &NamespacedName, most: usize) -> bool {
+        let is_counted = |name: &NamespacedName| self.groups.get(name).is_some_and(|known| known.open);
+        let opening = self.opening.get(rule).into_iter().flatten();
+        let others = opening.filter(|name| *name != group && !is_counted(name)).count();
+        let fits = self.open_groups(rule) + others < most;
+        if fits {
+            self.opening.entry(rule.clone()).or_default().insert(group.clone());
+        }
+        fits
+    }
+
+    /// The group did not open, or is in the index as one that has.
+    pub fn release(&mut self, rule: &NamespacedName, group: &NamespacedName) {
+        if let Some(opening) = self.opening.get_mut(rule) {
+            opening.remove(group);
+            if opening.is_empty() {
+                self.opening.remove(rule);
+            }
+        }
+    }
+
+    /// Every rule that has an open group, and how many.
+    pub fn open_by_rule(&self) -> impl Iterator<Item = (&NamespacedName, usize)> {
+        self.open.iter().map(|(rule, open)| (rule, *open))
+    }
+
+    /// The rules whose storm goes on.
+    pub fn storms(&self) -> &BTreeSet<NamespacedName> {
+        &self.storms
+    }
+
+    /// The groups of a rule that wait, those first whose alerts began first.
+    pub fn waiting_of(&self, rule: &NamespacedName) -> impl Iterator<Item = &NamespacedName> {
+        self.waiting.get(rule).into_iter().flatten().map(|(_, name)| name)
     }
 
     /// How many groups of a rule have an open incident.
@@ -99,9 +155,9 @@ impl GroupIndex {
         self.open.get(rule).copied().unwrap_or_default()
     }
 
-    /// How many groups of a rule have no incident, but alerts that wait for one.
+    /// How many groups of a rule have no incident and no cooldown, but alerts that wait for an incident.
     pub fn waiting_groups(&self, rule: &NamespacedName) -> usize {
-        self.waiting.get(rule).copied().unwrap_or_default()
+        self.waiting.get(rule).map_or(0, BTreeSet::len)
     }
 
     /// Takes the groups out that have something due. Each comes back with its next change, or when everything is looked at anew.
@@ -122,6 +178,12 @@ impl GroupIndex {
     pub fn next_due(&self) -> Option<Timestamp> {
         self.due.first().map(|(due, _)| *due)
     }
+}
+
+/// Since when a group waits for nothing but room, or for its rule to be taken up again. What a cooldown holds has a timer of its own.
+fn waiting_since(spec: &AlertGroupSpec) -> Option<Timestamp> {
+    let held = spec.alerts.iter().filter(|alert| alert.facts.is_some()).map(|alert| alert.starts_at);
+    held.min().filter(|_| spec.episode.is_none() && spec.cooldown_until.is_none())
 }
 
 fn less(counts: &mut HashMap<NamespacedName, usize>, rule: &NamespacedName) {

@@ -98,13 +98,44 @@ where
             .into_iter()
             .for_each(|outcome| ctx.metrics.count(&INPUTS, [ctx.service, topic.name(), outcome], 0));
     }
+    consume_records(ctx, None, options, ownership, gate, |delivery| decode(ctx, delivery, &mut dispatch)).await
+}
+
+/// The same for a topic that is not ours: its records come as they are.
+pub async fn consume_foreign<F>(
+    ctx: &Context,
+    topic: &str,
+    options: SubscribeOptions,
+    dispatch: F,
+) -> Result<(), BusError>
+where
+    F: FnMut(Delivery) + Send,
+{
+    let name = format!("{} consumer of {topic}", ctx.service);
+    let consuming = consume_records(ctx, Some(topic), options, None, None, dispatch);
+    ctx.tasks.liveness().follow(name, LOOP_BOUND, consuming).await
+}
+
+async fn consume_records<F>(
+    ctx: &Context,
+    foreign: Option<&str>,
+    options: SubscribeOptions,
+    ownership: Option<Arc<Ownership>>,
+    gate: Option<watch::Receiver<Gate>>,
+    mut dispatch: F,
+) -> Result<(), BusError>
+where
+    F: FnMut(Delivery) + Send,
+{
     let mut gate = gate.unwrap_or_else(|| watch::Sender::new(Gate::Open).subscribe());
     while !ctx.shutdown.is_cancelled() {
         if !wait_until_not_left(ctx, &mut gate).await {
             break;
         }
-        let Some(subscription) = join(ctx, &options).await? else { break };
-        let member = Member { ctx, ownership: ownership.as_deref(), subscription, partitions: BTreeSet::new() };
+        let Some(subscription) = join(ctx, foreign, &options).await? else { break };
+        let is_foreign = foreign.is_some();
+        let member =
+            Member { ctx, ownership: ownership.as_deref(), subscription, partitions: BTreeSet::new(), is_foreign };
         member.run(&mut gate, &mut dispatch).await;
         if let Some(ownership) = &ownership {
             ownership.clear();
@@ -123,11 +154,21 @@ async fn wait_until_not_left(ctx: &Context, gate: &mut watch::Receiver<Gate>) ->
 }
 
 /// None on shutdown.
-async fn join(ctx: &Context, options: &SubscribeOptions) -> Result<Option<Subscription>, BusError> {
+async fn join(
+    ctx: &Context,
+    foreign: Option<&str>,
+    options: &SubscribeOptions,
+) -> Result<Option<Subscription>, BusError> {
     let mut retry = 0;
-    ctx.health.not_ready(PARTITIONS, format!("consumer group {} has not been joined yet", options.group));
+    if foreign.is_none() {
+        ctx.health.not_ready(PARTITIONS, format!("consumer group {} has not been joined yet", options.group));
+    }
     loop {
-        match ctx.bus.subscribe(options.clone()).await {
+        let joined = match foreign {
+            Some(topic) => ctx.bus.subscribe_foreign(topic, options.clone()).await,
+            None => ctx.bus.subscribe(options.clone()).await,
+        };
+        match joined {
             Ok(subscription) => {
                 ctx.health.ready("bus");
                 return Ok(Some(subscription));
@@ -152,11 +193,13 @@ struct Member<'a> {
     ownership: Option<&'a Ownership>,
     subscription: Subscription,
     partitions: BTreeSet<TopicPartition>,
+    /// Of a topic that is not ours: the service is ready without it.
+    is_foreign: bool,
 }
 
 impl Member<'_> {
     /// Until shutdown, the group is to be left, or the log ends the membership.
-    async fn run<F: FnMut(Inbound) + Send>(mut self, gate: &mut watch::Receiver<Gate>, dispatch: &mut F) {
+    async fn run<F: FnMut(Delivery) + Send>(mut self, gate: &mut watch::Receiver<Gate>, dispatch: &mut F) {
         let mut gate_has_sender = true;
         loop {
             match *gate.borrow_and_update() {
@@ -176,7 +219,7 @@ impl Member<'_> {
         self.leave().await;
     }
 
-    fn handle<F: FnMut(Inbound)>(&mut self, event: SubscriptionEvent, dispatch: &mut F) {
+    fn handle<F: FnMut(Delivery)>(&mut self, event: SubscriptionEvent, dispatch: &mut F) {
         if let Some(ownership) = self.ownership {
             ownership.apply(&event);
         }
@@ -191,24 +234,15 @@ impl Member<'_> {
                 self.partitions.retain(|at| !partitions.contains(at));
                 self.tell_of_partitions();
             }
-            SubscriptionEvent::Message(delivery) => match delivery.record.decode() {
-                Ok(mut event) => {
-                    let Delivery { record, at, offset, timestamp, ack } = delivery;
-                    let (processing, ack) = self.ctx.tracer.process(self.ctx.service, &event, ack, &self.ctx.clock);
-                    event.traceparent = Some(processing.context.to_string());
-                    let ack = measured(self.ctx, at.topic, event.traceparent.clone(), ack);
-                    dispatch(Inbound { event, record, at, offset, timestamp, ack, processing });
-                }
-                Err(error) => {
-                    let letter = delivery.record.to_dead_letter(error.reason(), error.to_string(), delivery.origin());
-                    bury(self.ctx, letter, measured(self.ctx, delivery.at.topic, None, delivery.ack));
-                }
-            },
+            SubscriptionEvent::Message(delivery) => dispatch(delivery),
         }
     }
 
     /// One without any waits for the others, and is ready to take over.
     fn tell_of_partitions(&self) {
+        if self.is_foreign {
+            return;
+        }
         self.ctx.health.ready_with(PARTITIONS, format!("{} partitions", self.partitions.len()));
     }
 
@@ -246,6 +280,23 @@ fn measured(ctx: &Context, topic: Topic, traceparent: Option<String>, ack: Ack) 
             metrics.observe_traced(&INPUT_DURATION, [service, topic.name()], began.elapsed(), traceparent.as_deref());
         }
     })
+}
+
+/// Hands over what can be read, and buries what cannot.
+fn decode(ctx: &Context, delivery: Delivery, dispatch: &mut impl FnMut(Inbound)) {
+    match delivery.record.decode() {
+        Ok(mut event) => {
+            let Delivery { record, at, offset, timestamp, ack } = delivery;
+            let (processing, ack) = ctx.tracer.process(ctx.service, &event, ack, &ctx.clock);
+            event.traceparent = Some(processing.context.to_string());
+            let ack = measured(ctx, at.topic, event.traceparent.clone(), ack);
+            dispatch(Inbound { event, record, at, offset, timestamp, ack, processing });
+        }
+        Err(error) => {
+            let letter = delivery.record.to_dead_letter(error.reason(), error.to_string(), delivery.origin());
+            bury(ctx, letter, measured(ctx, delivery.at.topic, None, delivery.ack));
+        }
+    }
 }
 
 /// Publishes a dead letter in a task of its own, and acknowledges its record then.

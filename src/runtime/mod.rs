@@ -20,6 +20,7 @@ pub mod mailbox;
 pub mod metrics;
 pub mod ownership;
 pub mod random;
+pub mod retention;
 pub mod shutdown;
 pub mod store;
 pub mod supervisor;

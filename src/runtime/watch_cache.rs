@@ -93,6 +93,8 @@ pub struct WatchCache<K> {
     state: watch::Sender<WatchState>,
     /// When anything was heard of the watch.
     heard: Mutex<Instant>,
+    /// Only objects with these labels; empty: all.
+    labels: &'static str,
 }
 
 impl<K: Cached> WatchCache<K> {
@@ -105,8 +107,18 @@ impl<K: Cached> WatchCache<K> {
     /// written back must still hold all that the write says; what the API server keeps by itself where a write says nothing of it, as
     /// with `managedFields`, may go.
     pub fn projected(project: fn(&mut K)) -> Arc<Self> {
+        Self::of(project, "")
+    }
+
+    /// The same for the objects that a label selector selects.
+    pub fn labelled(labels: &'static str) -> Arc<Self> {
+        Self::of(forget_managed_fields, labels)
+    }
+
+    fn of(project: fn(&mut K), labels: &'static str) -> Arc<Self> {
         Arc::new(Self {
             project,
+            labels,
             objects: RwLock::default(),
             invalid: RwLock::default(),
             changes: broadcast::channel(CHANGES_MAX).0,
@@ -159,7 +171,7 @@ impl<K: Cached> WatchCache<K> {
     async fn follow(&self, ctx: &Context, part: &'static str, retry: &mut u32) -> Result<Infallible, ApiFailure> {
         let api: Api<DeserializeGuard<K>> = Api::all(ctx.kube.clone());
         let mut version = self.list_anew(&api).await?;
-        let params = WatchParams::default().timeout(WATCH_S);
+        let params = WatchParams::default().timeout(WATCH_S).labels(self.labels);
         let mut early = 0;
         loop {
             let began = Instant::now();
@@ -188,7 +200,7 @@ impl<K: Cached> WatchCache<K> {
 
     /// Takes a complete list over, page by page. Gives the version that it was made at.
     async fn list_anew(&self, api: &Api<DeserializeGuard<K>>) -> Result<String, ApiFailure> {
-        let mut params = ListParams::default().limit(LIST_PAGE);
+        let mut params = ListParams::default().limit(LIST_PAGE).labels(self.labels);
         let (mut listed, mut unreadable) = (HashSet::new(), HashSet::new());
         let mut made_at: Option<String> = None;
         loop {

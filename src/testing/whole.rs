@@ -34,30 +34,7 @@ impl Whole {
     }
 
     async fn raise(&self, status: AlertStatus) {
-        let labels = [("alertname", "CPUHigh"), ("severity", "warning"), ("service", "svc-a")];
-        let time = |text: &str| text.parse().unwrap();
-        let alert = AlertRaised {
-            alert_id: None,
-            source: "prom".into(),
-            fingerprint: None,
-            status,
-            labels: labels.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
-            annotations: [("summary".to_owned(), "CPU of svc-a".to_owned())].into(),
-            starts_at: time("2026-01-01T11:59:00Z"),
-            ends_at: (status == AlertStatus::Resolved).then(|| time("2026-01-01T12:00:00Z")),
-            generator_url: None,
-            accepted_at: time("2026-01-01T12:00:00Z"),
-        };
-        let event = Event {
-            id: EventId::new("alert.raised", "x", &format!("{status:?}")),
-            time: time("2026-01-01T12:00:00Z"),
-            source: "test".into(),
-            subject: "x".into(),
-            key: "x".into(),
-            traceparent: None,
-            payload: alert.into(),
-        };
-        self.bus.publish(vec![event.encode().unwrap()]).await.unwrap();
+        self.bus.publish(vec![alert("svc-a", status).encode().unwrap()]).await.unwrap();
     }
 
     async fn phase(&self, phase: &str) -> Value {
@@ -86,6 +63,33 @@ impl Whole {
             tokio::time::timeout(Duration::from_secs(20), service.ctx.tasks.finished()).await.expect("it stops");
             assert_eq!(service.failures.try_recv().ok(), None, "a task failed");
         }
+    }
+}
+
+/// An alert of a service.
+fn alert(service: &str, status: AlertStatus) -> Event {
+    let labels = [("alertname", "CPUHigh"), ("severity", "warning"), ("service", service)];
+    let time = |text: &str| text.parse().unwrap();
+    let alert = AlertRaised {
+        alert_id: None,
+        source: "prom".into(),
+        fingerprint: None,
+        status,
+        labels: labels.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
+        annotations: [("summary".to_owned(), "CPU of svc-a".to_owned())].into(),
+        starts_at: time("2026-01-01T11:59:00Z"),
+        ends_at: (status == AlertStatus::Resolved).then(|| time("2026-01-01T12:00:00Z")),
+        generator_url: None,
+        accepted_at: time("2026-01-01T12:00:00Z"),
+    };
+    Event {
+        id: EventId::new("alert.raised", service, &format!("{status:?}")),
+        time: time("2026-01-01T12:00:00Z"),
+        source: "test".into(),
+        subject: "x".into(),
+        key: service.into(),
+        traceparent: None,
+        payload: alert.into(),
     }
 }
 
@@ -223,5 +227,65 @@ async fn what_was_scaled_for_an_incident_is_put_back_when_its_alert_ends() {
     let incident = whole.phase("Resolved").await;
     let states: Vec<&Value> = incident["status"]["actions"].as_array().unwrap().iter().map(|a| &a["state"]).collect();
     assert!(states.contains(&&json!("Completed")), "{incident:#}");
+    whole.stop().await;
+}
+
+/// Three thousand groups of one rule at once: a thousand incidents and one for the storm, each alert with one reason, and nothing done.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storm_of_thousands_opens_a_thousand_incidents_and_one_for_itself() {
+    const GROUPS: usize = 3_000;
+    const BOUND: usize = 1_000;
+    let api = scenario();
+    let mut rule = api.get(&format!("{KINDS}/rules"), "shop", "cpu-high").unwrap();
+    rule["spec"]["actions"] = json!([]);
+    api.put(&format!("{KINDS}/rules"), rule);
+    let whole = Whole::start(api);
+    let told = |status, services: std::ops::Range<usize>| {
+        services.map(move |n| alert(&format!("svc-{n}"), status).encode().unwrap()).collect::<Vec<_>>()
+    };
+    whole.bus.publish(told(AlertStatus::Firing, 0..GROUPS)).await.unwrap();
+    // The log is read up to the present: what waits may open.
+    whole.services[0].clock.advance(jiff::SignedDuration::from_secs(20));
+    let incidents = || whole.api.all(&format!("{KINDS}/incidents"));
+    let until = async |what: &str, holds: &dyn Fn() -> bool| {
+        for _ in 0..1_200 {
+            if holds() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("{what}: {} incidents, {} decided", incidents().len(), whole.bus.records(Topic::AlertDecided).len());
+    };
+    until("every alert has its reason", &|| whole.bus.records(Topic::AlertDecided).len() >= GROUPS).await;
+    until("the incidents", &|| incidents().len() == BOUND + 1).await;
+    let count = |reason: &str| {
+        let text = whole.services[0].ctx.metrics.encode().unwrap();
+        let line = format!("eventpulse_alerts_decided_total{{reason=\"{reason}\"}} ");
+        text.lines().find_map(|found| found.strip_prefix(&line)?.parse::<usize>().ok()).unwrap_or_default()
+    };
+    assert_eq!((count("opened"), count("storm")), (BOUND, GROUPS - BOUND));
+    let is_storm = |incident: &&Value| incident["spec"]["summary"].as_str().unwrap().starts_with("Storm: ");
+    assert_eq!(incidents().iter().filter(is_storm).count(), 1);
+    let groups = whole.api.all(&format!("{KINDS}/alertgroups"));
+    let waiting = groups.iter().filter(|group| group["spec"]["episode"].is_null()).count();
+    assert!((BOUND..BOUND + 100).contains(&waiting), "{waiting} groups wait; the rest is only counted");
+
+    // Five hundred of the open ones end: as many that waited open, none beyond the bound.
+    let open: Vec<String> = groups
+        .iter()
+        .filter(|group| !group["spec"]["episode"].is_null() && group["spec"]["storm"].is_null())
+        .map(|group| group["spec"]["groupBy"]["service"].as_str().unwrap().to_owned())
+        .take(BOUND / 2)
+        .collect();
+    let ended = open.iter().map(|service| alert(service, AlertStatus::Resolved).encode().unwrap()).collect();
+    whole.bus.publish(ended).await.unwrap();
+    until("their successors", &|| incidents().len() == BOUND + BOUND / 2 + 1).await;
+    let is_open = |incident: &&Value| incident["status"]["phase"] != "Resolved";
+    until("the ends", &|| incidents().iter().filter(is_open).count() == BOUND + 1).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(incidents().iter().filter(is_open).count(), BOUND + 1, "no more than the bound, and the storm");
+    let of_storm = |record: &&crate::events::Record| String::from_utf8_lossy(&record.value).contains("Storm: ");
+    assert_eq!(whole.bus.records(Topic::NotificationRequested).iter().filter(of_storm).count(), 1);
+    assert_eq!(whole.bus.records(Topic::ActionRequested).len(), 0);
     whole.stop().await;
 }

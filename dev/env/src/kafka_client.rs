@@ -16,6 +16,8 @@ use crate::{
     process::{clean, last_lines},
 };
 
+/// The largest record that the console producer sends; its own default is 1 MiB.
+const REQUEST_BYTES: usize = 8 << 20;
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// Between key and value, and between headers: characters that no record here holds.
 const FIELD: &str = "\u{2}";
@@ -80,9 +82,30 @@ impl KafkaClient {
         Self { jars: jars.to_owned(), dir: dir.to_owned(), bootstrap }
     }
 
+    /// Makes a topic that nobody else makes, with these settings.
+    pub async fn create_topic(&self, topic: &str, partitions: u32, settings: &[(&str, &str)]) -> Result<()> {
+        let partitions = partitions.to_string();
+        let mut args: Vec<String> =
+            ["--create", "--topic", topic, "--partitions", &partitions].map(str::to_owned).to_vec();
+        for (name, value) in settings {
+            args.extend(["--config".to_owned(), format!("{name}={value}")]);
+        }
+        self.run("org.apache.kafka.tools.TopicCommand", &args, "").await.map(drop)
+    }
+
+    /// The names of all topics.
+    pub async fn topics(&self) -> Result<Vec<String>> {
+        let text = self.run("org.apache.kafka.tools.TopicCommand", &["--list".to_owned()], "").await?;
+        Ok(text.lines().map(str::to_owned).collect())
+    }
+
     /// Writes records to a topic; they are acknowledged when this returns.
     pub async fn produce(&self, topic: &str, records: &[PlainRecord]) -> Result<()> {
         let mut args = vec!["--topic".to_owned(), topic.to_owned(), "--sync".to_owned()];
+        // `--sync` waits for each record, and by default each lingers for a second.
+        for property in [format!("max.request.size={REQUEST_BYTES}"), "linger.ms=0".to_owned()] {
+            args.extend(["--producer-property".to_owned(), property]);
+        }
         for property in [
             "parse.headers=true".to_owned(),
             "parse.key=true".to_owned(),

@@ -60,12 +60,26 @@ async fn a_deleted_claim_goes_at_once_only_with_its_namespace() {
 
 #[tokio::test(start_paused = true)]
 async fn a_finished_action_is_deleted_after_its_time() {
-    let (api, test, request) = completed(ActionsConfig { ttl: SignedDuration::from_hours(1), ..config() }).await;
-    test.clock.advance(SignedDuration::from_hours(1));
+    let hour = SignedDuration::from_hours(1);
+    let (api, test, request) = completed(ActionsConfig { ttl: hour, repeats_for: hour, ..config() }).await;
+    test.clock.advance(SignedDuration::from_mins(59));
     many_looks().await;
     assert!(!is_held(&api, &request));
     assert_eq!(phase(&action_of(&api, &request)), "Completed");
-    test.clock.advance(SignedDuration::from_secs(1));
+    test.clock.advance(SignedDuration::from_mins(1));
     until("it is gone", || api.get(ACTIONS, "shop", request.action_id.as_str()).is_none()).await;
+    stop(test).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn finished_actions_beyond_the_count_go_when_their_requests_are_gone() {
+    let (api, test, request) = completed(ActionsConfig { max_finished: 0, ..config() }).await;
+    test.clock.advance(SignedDuration::from_hours(23));
+    many_looks().await;
+    assert_eq!(phase(&action_of(&api, &request)), "Completed", "its request may still come again");
+    test.clock.advance(SignedDuration::from_hours(1));
+    until("it is gone", || api.get(ACTIONS, "shop", request.action_id.as_str()).is_none()).await;
+    let metrics = test.ctx.metrics.encode().unwrap();
+    assert!(metrics.contains("eventpulse_retention_deleted_total{kind=\"action\",reason=\"count\"} 1"), "{metrics}");
     stop(test).await;
 }

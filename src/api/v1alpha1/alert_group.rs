@@ -69,6 +69,9 @@ pub struct AlertGroupSpec {
     /// No incident opens before. Set when one ends, from the rule's cooldown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cooldown_until: Option<Timestamp>,
+    /// Where the group is no group of alerts, but its rule's storm: so many groups of the rule are open that no further one opens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storm: Option<GroupStorm>,
     /// The next time at which something is due by itself: an expiry, a repeated notification, the cooldown's end, an overdue step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_timer: Option<Timestamp>,
@@ -83,6 +86,17 @@ pub struct AlertGroupSpec {
 
 // One write may hold a whole opening beside what it carries over.
 const _: () = assert!(OUTBOX_MAX <= 64);
+
+/// A storm of a rule. Its incident has no alerts and no actions; a person may resolve it, and the storm goes on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GroupStorm {
+    /// When it began.
+    pub began_at: Timestamp,
+    /// When it was over; none while it goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Timestamp>,
+}
 
 /// An open incident, with the rule as it was when it opened: an edit of the rule changes the next one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -161,7 +175,7 @@ pub struct RuleSnapshot {
     pub on_resolved: Vec<LadderStep>,
     /// Who is told what, and when.
     #[serde(default)]
-    #[schemars(length(max = 16))]
+    #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = kube::core::ListMerge::Atomic)]
     pub notifications: Vec<SnapshotNotification>,
     /// No new incident for so long after this one ended.
@@ -282,6 +296,8 @@ pub enum EpisodeEnd {
     AlertsExpired,
     /// A person decided so.
     Decision,
+    /// It was a storm, and the storm is over.
+    StormOver,
 }
 
 /// The incident that ended last.

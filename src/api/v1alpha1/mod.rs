@@ -37,6 +37,8 @@ pub const GROUP: &str = "eventpulse.io";
 pub const VERSION: &str = "v1alpha1";
 /// Label on Incident, Action, Notification and AlertGroup: the name of the rule they belong to.
 pub const LABEL_RULE: &str = "eventpulse.io/rule";
+/// Label of an AlertGroup that is its rule's storm.
+pub const LABEL_STORM: &str = "eventpulse.io/storm";
 /// Label on Incident, Action, Notification and AlertGroup: the name of the incident that they are about.
 pub const LABEL_INCIDENT: &str = "eventpulse.io/incident";
 /// Annotation on targets: the bounded ring of applied action ids (design, section 5, actions).

@@ -25,6 +25,7 @@ use super::{Duration, LocalReference, ParameterValue, TargetReference, duration:
     validation = kube::core::Rule::new("!self.metadata.name.contains('.')")
         .message("metadata.name: no dots, because incidents are named after the rule"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Storm", type_ = "string", json_path = ".status.conditions[?(@.type==\"Storm\")].status"),
     printcolumn(name = "Suspended", type_ = "boolean", json_path = ".spec.suspend"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", priority = 1),

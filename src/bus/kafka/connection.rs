@@ -41,6 +41,8 @@ pub(super) struct Connection {
     secrets: Secrets,
     pub(super) health: BrokerHealth,
     pub(super) faults: Faults,
+    /// The one topic of this connection, which is not ours; it goes by its whole name.
+    foreign: Option<Arc<str>>,
 }
 
 impl Connection {
@@ -51,16 +53,27 @@ impl Connection {
         }
         let secrets = Secrets::of(&config.extra);
         let (health, faults) = (BrokerHealth::default(), Faults::default());
-        Ok(Self { config: Arc::new(config), secrets, health, faults })
+        Ok(Self { config: Arc::new(config), secrets, health, faults, foreign: None })
+    }
+
+    /// The same brokers, for a consumer of a topic that is not ours. What is wrong there is said in `faults`, apart from what is ours.
+    pub(super) fn to_foreign(&self, topic: &str, faults: Faults) -> Self {
+        Self { foreign: Some(topic.into()), faults, ..self.clone() }
     }
 
     /// The topic's name on the brokers.
     pub(super) fn topic_name(&self, topic: Topic) -> String {
+        if let Some(foreign) = &self.foreign {
+            return foreign.to_string();
+        }
         format!("{}{}", self.config.topic_prefix, topic.name())
     }
 
     /// The topic of a name on the brokers.
     pub(super) fn topic_of(&self, name: &str) -> Option<Topic> {
+        if let Some(foreign) = &self.foreign {
+            return (**foreign == *name).then_some(Topic::AlertRaised);
+        }
         name.strip_prefix(&self.config.topic_prefix)?.parse().ok()
     }
 
@@ -100,7 +113,10 @@ impl Connection {
     }
 
     pub(super) fn consumer(&self, group: &str) -> ClientConfig {
+        // What is ours is there before anybody consumes it; what is not may appear, and grow, at any time.
+        let metadata_ms = if self.foreign.is_some() { "10000" } else { "300000" };
         self.settings(&[
+            ("topic.metadata.refresh.interval.ms", metadata_ms),
             ("group.id", &self.group_id(group)),
             ("auto.offset.reset", "earliest"),
             ("enable.auto.offset.store", "false"),
@@ -243,6 +259,18 @@ mod tests {
         assert_eq!(connection.topic_of("ep-alert.raised"), Some(Topic::AlertRaised));
         assert_eq!(connection.topic_of("alert.raised"), None);
         assert_eq!(connection.group_id("rules"), "ep-eventpulse-rules");
+    }
+
+    #[test]
+    fn a_topic_that_is_not_ours_goes_by_its_own_name_and_its_faults_are_not_ours() {
+        let ours = connection(&[]).unwrap();
+        let theirs = ours.to_foreign("their.alerts", Faults::default());
+        assert_eq!(theirs.topic_name(Topic::AlertRaised), "their.alerts");
+        assert_eq!(theirs.topic_of("their.alerts"), Some(Topic::AlertRaised));
+        assert_eq!((theirs.topic_of("ep-alert.raised"), theirs.topic_of("ep-their.alerts")), (None, None));
+        assert_eq!(theirs.group_id("ingest-alerts"), "ep-eventpulse-ingest-alerts");
+        theirs.faults.set("consumer group ingest-alerts", "unknown topic");
+        assert!(ours.faults.check().is_ok() && theirs.faults.check().is_err());
     }
 
     #[test]

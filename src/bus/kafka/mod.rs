@@ -31,7 +31,10 @@ use self::{
     producer::Producer,
     topics::{NotReady, Partitions},
 };
-use super::{Bus, BusError, DeliveryQueue, KafkaConfig, Membership, SubscribeOptions, Subscription, faults};
+use super::{
+    Bus, BusError, DeliveryQueue, KafkaConfig, Membership, SubscribeOptions, Subscription,
+    faults::{self, Faults},
+};
 use crate::{
     events::{Record, Topic},
     runtime::{Liveness, Metrics},
@@ -75,6 +78,8 @@ struct Inner {
     producer: Producer,
     topics: tokio_watch::Sender<Topics>,
     members: Mutex<Vec<Weak<Shared>>>,
+    /// What is wrong with topics that are not ours.
+    foreign_faults: Faults,
     closed: CancellationToken,
 }
 
@@ -98,6 +103,7 @@ impl KafkaBus {
             producer,
             topics: tokio_watch::Sender::new(Topics::Waiting("the brokers have not answered yet".into())),
             members: Mutex::default(),
+            foreign_faults: Faults::default(),
             closed: CancellationToken::new(),
         });
         let faults = inner.connection.faults.clone();
@@ -205,6 +211,34 @@ impl Inner {
             }),
         }
     }
+
+    async fn join(&self, options: SubscribeOptions, connection: Connection) -> Result<Subscription, BusError> {
+        self.ready(BusError::Subscribe).await?;
+        let queue = DeliveryQueue::new(options.max_in_flight, Arc::new(Notify::new()));
+        let shared = Arc::new(Shared {
+            group: options.group,
+            queue: Arc::clone(&queue),
+            leave: self.closed.child_token(),
+            ended: CancellationToken::new(),
+            deafen: AtomicBool::new(false),
+            faults: connection.faults.clone(),
+            metrics: self.metrics.clone(),
+            watch_interval: self.options.watch_interval,
+            liveness: self.options.liveness.clone(),
+        });
+        let member = Member::new(Arc::clone(&shared), connection, options.topics, options.max_in_flight);
+        let ended = Ended(Arc::clone(&shared));
+        // Not a task: librdkafka's calls block.
+        std::thread::Builder::new()
+            .name(format!("kafka-{}", shared.group))
+            .spawn(move || {
+                let _ended = ended;
+                member.run();
+            })
+            .map_err(|error| BusError::Subscribe(error.to_string()))?;
+        self.members.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&shared));
+        Ok(Subscription::new(queue, Arc::new(KafkaMembership(shared))))
+    }
 }
 
 #[async_trait]
@@ -215,32 +249,17 @@ impl Bus for KafkaBus {
     }
 
     async fn subscribe(&self, options: SubscribeOptions) -> Result<Subscription, BusError> {
-        let inner = &self.inner;
-        inner.ready(BusError::Subscribe).await?;
-        let queue = DeliveryQueue::new(options.max_in_flight, Arc::new(Notify::new()));
-        let shared = Arc::new(Shared {
-            group: options.group,
-            queue: Arc::clone(&queue),
-            leave: inner.closed.child_token(),
-            ended: CancellationToken::new(),
-            deafen: AtomicBool::new(false),
-            faults: inner.connection.faults.clone(),
-            metrics: inner.metrics.clone(),
-            watch_interval: inner.options.watch_interval,
-            liveness: inner.options.liveness.clone(),
-        });
-        let member = Member::new(Arc::clone(&shared), inner.connection.clone(), options.topics, options.max_in_flight);
-        let ended = Ended(Arc::clone(&shared));
-        // Not a task: librdkafka's calls block.
-        std::thread::Builder::new()
-            .name(format!("kafka-{}", shared.group))
-            .spawn(move || {
-                let _ended = ended;
-                member.run();
-            })
-            .map_err(|error| BusError::Subscribe(error.to_string()))?;
-        inner.members.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&shared));
-        Ok(Subscription::new(queue, Arc::new(KafkaMembership(shared))))
+        self.inner.join(options, self.inner.connection.clone()).await
+    }
+
+    async fn subscribe_foreign(&self, topic: &str, options: SubscribeOptions) -> Result<Subscription, BusError> {
+        let connection = self.inner.connection.to_foreign(topic, self.inner.foreign_faults.clone());
+        let options = SubscribeOptions { topics: vec![Topic::AlertRaised], ..options };
+        self.inner.join(options, connection).await
+    }
+
+    fn foreign_health(&self) -> Result<(), String> {
+        self.inner.foreign_faults.check()
     }
 
     fn partitions(&self, topic: Topic) -> u32 {

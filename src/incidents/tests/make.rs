@@ -210,7 +210,11 @@ fn some_failure() -> impl Strategy<Value = ActionFailureReason> {
 
 fn some_payload() -> impl Strategy<Value = Payload> {
     let on = || option::of("svc-[a-c]").prop_map(|name| name.map(|name| target(&name)));
-    let how = prop_oneof![Just(ResolvedReason::AlertsResolved), Just(ResolvedReason::AlertsExpired)];
+    let how = prop_oneof![
+        Just(ResolvedReason::AlertsResolved),
+        Just(ResolvedReason::AlertsExpired),
+        Just(ResolvedReason::StormOver)
+    ];
     let all: Vec<(u32, BoxedStrategy<Payload>)> = vec![
         (2, (some_header(), on()).prop_map(|(incident, target)| IncidentOpened { incident, target }.into()).boxed()),
         (1, (some_header(), how).prop_map(|(incident, reason)| IncidentResolved { incident, reason }.into()).boxed()),

@@ -21,8 +21,11 @@ use crate::{
 
 /// How long after its deadline a step should have answered.
 const OVERDUE_GRACE_S: i64 = 60;
-/// Which try of a step it is. A step is tried once: what follows a failure is the next step.
-const ATTEMPT: i32 = 1;
+/// Which try of a step it is. A step is tried once: what follows a failure is the next step. Only one that a suspended rule let go
+/// before anything was sent is asked for anew.
+const FIRST_ATTEMPT: i32 = 1;
+/// So often at most (promise 6); then it counts as failed.
+const ATTEMPTS_MAX: i32 = 8;
 /// The most bytes of what another service says, in a message's context.
 const MESSAGE_MAX: usize = 256;
 
@@ -200,6 +203,11 @@ impl Turn<'_> {
         step.outcome = StepOutcome::Failed;
         step.reason = Some(result.reason);
         step.overdue_at = None;
+        if result.reason == ActionFailureReason::Suspended && step.attempt < ATTEMPTS_MAX {
+            // Nothing was sent: the step waits for the rule, as one does that was never requested.
+            episode.step_pending = index + 1 == episode.steps.len();
+            return;
+        }
         let last = index + 1 == episode.steps.len();
         let next = episode.rule.ladder.get(episode.steps.len()).map(|step| step.name.clone());
         let ends = result.ends_ladder || next.is_none();
@@ -255,16 +263,22 @@ impl Turn<'_> {
     fn request_next_step(&mut self) {
         let (acts, now) = (self.acts(), self.now);
         let Some(episode) = &mut self.group.episode else { return };
-        let index = episode.steps.len();
+        let let_go = episode
+            .steps
+            .last()
+            .filter(|step| step.reason == Some(ActionFailureReason::Suspended) && step.attempt < ATTEMPTS_MAX);
+        let attempt = let_go.map_or(FIRST_ATTEMPT, |step| step.attempt.saturating_add(1));
+        let index = episode.steps.len() - usize::from(let_go.is_some());
         let Some(step) = episode.rule.ladder.get(index) else { return };
         episode.step_pending = !acts;
         if !acts {
             return;
         }
         let deadline = plus(now, step.deadline.as_signed());
+        episode.steps.truncate(index);
         episode.steps.push(StepState {
             step: step.name.clone(),
-            attempt: ATTEMPT,
+            attempt,
             decided_at: now,
             deadline,
             outcome: StepOutcome::Requested,
@@ -331,7 +345,7 @@ impl Turn<'_> {
     }
 
     /// Ends the incident: its alerts' repetitions are known from now on, and the cooldown begins.
-    fn end(&mut self, how: EpisodeEnd, mut context: NotificationContext) {
+    pub(super) fn end(&mut self, how: EpisodeEnd, mut context: NotificationContext) {
         // `Debug` of a member without fields is its name.
         context.reason = Some(format!("{how:?}"));
         self.notify(IncidentEvent::Resolved, "Resolved", context);
@@ -367,7 +381,9 @@ fn adopted_steps(adopted: &Adopted, rule: &RuleSnapshot, now: Timestamp) -> Vec<
     });
     let mut steps: Vec<StepState> = steps.collect();
     let place = |step: &StepState| rule.ladder.iter().position(|known| known.name == step.step);
-    steps.sort_by_key(place);
+    steps.sort_by_key(|step| (place(step), std::cmp::Reverse(step.attempt)));
+    // Of a step that was asked for anew the last attempt.
+    steps.dedup_by(|later, first| later.step == first.step);
     steps
 }
 

@@ -9,6 +9,7 @@ mod episode;
 mod events;
 #[cfg(test)]
 pub(super) mod sabotage;
+mod storm;
 mod timers;
 
 use std::collections::BTreeMap;
@@ -116,7 +117,7 @@ pub fn decide(
     };
     match (group, adopted, input) {
         (None, Some(adopted), Input::Alert(raised)) => turn.adopt(adopted, raised),
-        (None, _, Input::Alert(_) | Input::Remembered(_)) | (Some(_), ..) => {}
+        (None, _, Input::Alert(_) | Input::Remembered(_) | Input::StormBegins { .. }) | (Some(_), ..) => {}
         // A group that nobody remembers has no incident that a result or a timer could concern.
         (None, ..) => return Decision { group: None, changed: false, certain: false, outputs: Vec::new() },
     }
@@ -127,6 +128,8 @@ pub fn decide(
         Input::Updated(update) => turn.updated(update),
         Input::Timer => turn.timer(),
         Input::RuleChanged => turn.certain = true,
+        Input::StormBegins { threshold } => turn.storm_begins(threshold, adopted),
+        Input::StormEnds => turn.storm_ends(),
     }
     turn.settle();
     turn.finish_turn(group.unwrap_or(&blank), group.is_some())
@@ -142,6 +145,7 @@ fn blank(key: &GroupKey, now: Timestamp) -> AlertGroupSpec {
         alerts: Vec::new(),
         firing: 0,
         cooldown_until: None,
+        storm: None,
         next_timer: None,
         changed_at: now,
         outbox: Vec::new(),
@@ -215,16 +219,14 @@ impl Turn<'_> {
     }
 }
 
-/// Whether nothing is left to remember: no incident, no alert, and nothing of it can come again.
-pub fn is_evictable(group: &AlertGroupSpec, memory: SignedDuration, now: Timestamp) -> bool {
-    group.episode.is_none()
+/// Since when a group is over: no incident, no alert that fires, nothing more to say; none while it is not.
+pub fn quiet_since(group: &AlertGroupSpec, now: Timestamp) -> Option<Timestamp> {
+    let is_over = group.episode.is_none()
+        && group.storm.as_ref().is_none_or(|storm| storm.ended_at.is_some())
         && group.outbox.is_empty()
         && group.cooldown_until.is_none_or(|until| until <= now)
-        && plus(group.changed_at, memory) <= now
-        && group
-            .alerts
-            .iter()
-            .all(|alert| alert.status == AlertStatus::Resolved && plus(last_touched(alert), memory) <= now)
+        && group.alerts.iter().all(|alert| alert.status == AlertStatus::Resolved);
+    is_over.then(|| group.alerts.iter().map(last_touched).fold(group.changed_at, Timestamp::max))
 }
 
 fn last_touched(alert: &GroupAlert) -> Timestamp {

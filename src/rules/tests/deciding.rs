@@ -383,6 +383,33 @@ fn a_rule_that_is_taken_up_again_goes_on_where_it_was() {
 }
 
 #[test]
+fn a_step_that_a_suspended_rule_let_go_is_asked_for_anew_and_not_used_up() {
+    let mut group = Scenario::seed();
+    group.alert(firing(1, 0));
+    let first = group.request();
+    let let_go = failed(&first, ActionFailureReason::Suspended);
+    // Suspended for a moment: by the time the answer comes the rule is taken up again.
+    assert_eq!(topics(&group.input(crate::rules::Input::Failed(&let_go))), ["action.requested"]);
+    let second = group.request();
+    assert_eq!((second.step.as_str(), second.step_index, second.attempt), (first.step.as_str(), 0, 2));
+    assert_ne!(second.action_id, first.action_id);
+    assert!(group.input(crate::rules::Input::Failed(&let_go)).is_empty(), "told again it says nothing");
+    // And for longer, twice.
+    group.suspended = true;
+    assert!(group.fails(ActionFailureReason::Suspended).is_empty() && group.episode().step_pending);
+    group.suspended = false;
+    assert_eq!(topics(&group.input(crate::rules::Input::RuleChanged)), ["action.requested"]);
+    assert_eq!((group.request().step_index, group.request().attempt), (0, 3));
+    // A real failure goes on to the next step.
+    group.fails(ActionFailureReason::RetriesExhausted);
+    assert_eq!((group.request().step.as_str(), group.request().attempt), ("restart", 1));
+    assert_eq!(group.episode().steps.len(), 2);
+    group.fails(ActionFailureReason::Suspended);
+    assert_eq!((group.request().step.as_str(), group.request().attempt), ("restart", 2));
+    assert_eq!(topics(&group.completes()), ["notification.requested"]);
+}
+
+#[test]
 fn a_deleted_rule_ends_its_incident_with_its_alerts() {
     let mut group = Scenario::seed();
     group.alert(firing(1, 0));

@@ -9,7 +9,7 @@ use crate::{
     events::{
         ActionFailureReason, ActionId, AlertLink, AlertStatus, DecisionReason::*, IncidentId, Topic, UpdateCause,
     },
-    rules::{Adopted, Input, group::fitted, is_evictable},
+    rules::{Adopted, Input, group::fitted, quiet_since},
 };
 
 #[test]
@@ -340,7 +340,9 @@ fn a_group_is_deleted_only_when_nothing_of_it_can_come_again() {
     let week = jiff::SignedDuration::from_hours(24 * 7);
     let mut group = Scenario::seed();
     group.alert(firing(1, 0));
-    let evictable = |group: &Scenario, now: i64| is_evictable(group.group.as_ref().unwrap(), week, at(now));
+    let evictable = |group: &Scenario, now: i64| {
+        quiet_since(group.group.as_ref().unwrap(), at(now)).is_some_and(|since| at(now).duration_since(since) >= week)
+    };
     assert!(!evictable(&group, 30 * 24 * 3600), "an incident is open");
     group.completes();
     assert!(!evictable(&group, 30 * 24 * 3600), "an alert fires");

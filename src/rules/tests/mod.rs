@@ -9,3 +9,4 @@ mod incidents;
 mod properties;
 mod routing;
 mod serving;
+mod storms;

@@ -8,12 +8,14 @@ use super::describe::{Amount, Counter, Entry, Gauge, Histogram, Total};
 const SERVICES: &str = "`ingest`, `rules`, `actions`, `incidents`, `notify`, `config`";
 /// The consumer groups: each service that consumes has its own.
 const GROUPS: &str = "`rules`, `actions`, `incidents`, `notify`";
+/// The same, and that of the topic of others (`--alerts-topic`), which is told as the topic that it feeds.
+const CONSUMER_GROUPS: &str = "`rules`, `actions`, `incidents`, `notify`, `ingest-alerts`";
 /// The topics that are consumed.
 const TOPICS: &str = "`alert.raised`, `incident.opened`, `incident.resolved`, `incident.updated`, `action.requested`, \
      `action.completed`, `action.failed`, `notification.requested`, `notification.delivered`, `notification.failed`";
 /// What works behind a mailbox.
-const MAILBOXES: &str =
-    "`rules-group`, `rules-ledger`, `action-claim`, `action-run`, `incident`, `notification`, `config status`";
+const MAILBOXES: &str = "`rules-group`, `rules-ledger`, `action-claim`, `action-run`, `incident`, `notification`, `config status`, \
+     `ingest-topic-partition`";
 /// Calls to the API server.
 const VERBS: &str = "`get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `other`";
 /// Kinds that are watched.
@@ -35,7 +37,13 @@ const INCIDENT_S: &[f64] =
 pub static BUS_REPAIRED_WAKEUPS: Counter<1> = Counter::new(
     "eventpulse_bus_repaired_wakeups",
     "Consumers that waited although records were there, and were repaired.",
-    [("group", GROUPS)],
+    [("group", CONSUMER_GROUPS)],
+);
+/// Every service that keeps objects.
+pub static RETENTION_DELETED: Counter<2> = Counter::new(
+    "eventpulse_retention_deleted",
+    "Finished objects that were deleted, by kind and reason.",
+    [("kind", "`incident`, `action`, `notification`, `alertgroup`"), ("reason", "`ttl`, `count`")],
 );
 /// Every service.
 pub static DEAD_LETTERS: Counter<1> = Counter::new(
@@ -67,6 +75,9 @@ pub static ALERTS_DECIDED: Counter<1> = Counter::new(
 /// rules.
 pub static RULES: Gauge<1> =
     Gauge::new("eventpulse_rules", "Rules, by whether they can be used.", [("state", "`usable`, `broken`")]);
+/// rules.
+pub static STORMS: Gauge<0> =
+    Gauge::new("eventpulse_storms", "Rules of which so many incidents are open that further alerts open none.", []);
 /// actions.
 pub static ACTIONS_FINISHED: Counter<1> = Counter::new(
     "eventpulse_actions_finished",
@@ -84,12 +95,6 @@ pub static INCIDENT_WRITES: Counter<1> = Counter::new(
     "eventpulse_incident_writes",
     "Batches of events folded into an incident, by outcome.",
     [("outcome", "`created`, `updated`, `unchanged`, `stale`")],
-);
-/// incidents.
-pub static INCIDENTS_DELETED: Counter<1> = Counter::new(
-    "eventpulse_incidents_deleted",
-    "Finished incidents that were deleted, by reason.",
-    [("reason", "`ttl`, `count`")],
 );
 /// notify.
 pub static NOTIFICATION_TRIES: Counter<1> = Counter::new(
@@ -203,7 +208,7 @@ pub static INPUTS_IN_FLIGHT: Gauge<1> =
 pub static CONSUMER_LAG: Gauge<2> = Gauge::new(
     "eventpulse_consumer_lag_records",
     "Records behind what a group has finished, of the partitions of this replica: the sum over the replicas is the group's lag.",
-    [("group", GROUPS), ("topic", TOPICS)],
+    [("group", CONSUMER_GROUPS), ("topic", TOPICS)],
 );
 /// Every service.
 pub static MAILBOX_INPUTS: Gauge<1> =
@@ -303,7 +308,7 @@ pub fn all() -> Vec<(&'static str, Vec<Entry>)> {
                 OUTBOX_AGE.entry(),
             ],
         ),
-        ("rules", vec![ALERTS_DECIDED.entry(), ALERT_TO_RULES.entry(), RULES.entry()]),
+        ("rules", vec![ALERTS_DECIDED.entry(), ALERT_TO_RULES.entry(), RULES.entry(), STORMS.entry()]),
         (
             "actions",
             vec![
@@ -315,10 +320,7 @@ pub fn all() -> Vec<(&'static str, Vec<Entry>)> {
                 TARGET_CALLS.entry(),
             ],
         ),
-        (
-            "incidents",
-            vec![INCIDENTS.entry(), ALERT_TO_RESOLVED.entry(), INCIDENT_WRITES.entry(), INCIDENTS_DELETED.entry()],
-        ),
+        ("incidents", vec![INCIDENTS.entry(), ALERT_TO_RESOLVED.entry(), INCIDENT_WRITES.entry()]),
         (
             "notify",
             vec![
@@ -348,6 +350,7 @@ fn of_every_service() -> Vec<Entry> {
         API_REQUEST_DURATION.entry(),
         WATCH_SILENCE.entry(),
         RETRIES.entry(),
+        RETENTION_DELETED.entry(),
         DEAD_LETTERS.entry(),
         READY.entry(),
         KUBE_EVENTS.entry(),

@@ -20,6 +20,7 @@ mod l_one_trace;
 mod m_liveness;
 mod n_kinds;
 mod o_mail;
+mod p_alerts_topic;
 mod producer;
 mod q_image;
 mod q_install;

@@ -2,6 +2,7 @@
 
 mod edits;
 mod replicas;
+mod storms;
 
 use std::{sync::Arc, time::Duration};
 
@@ -503,5 +504,43 @@ async fn a_group_that_is_over_is_deleted() {
     assert!(running.group().is_some(), "it was deleted although its alerts may come again");
     running.test.clock.advance(SignedDuration::from_hours(24 * 7 + 1));
     until("its deletion", || running.group().is_none().then_some(())).await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn groups_beyond_the_count_go_when_nothing_of_them_can_come_again() {
+    let api = FakeApi::new();
+    put_rule(&api, &rule(CPU_HIGH));
+    for (n, began) in [0, 600, 1_200].into_iter().enumerate() {
+        let mut over = Scenario::seed();
+        over.alert(firing(1, began));
+        over.alert(resolved(1, began, began + 60));
+        let mut spec = over.group.unwrap();
+        spec.outbox.clear();
+        (spec.cooldown_until, spec.next_timer) = (None, None);
+        spec.correlation_id = crate::events::CorrelationId::new("shop", "cpu-high", &[&format!("svc-{n}")]);
+        api.put(
+            GROUPS,
+            json!({"apiVersion": "eventpulse.io/v1alpha1", "kind": "AlertGroup",
+            "metadata": {"name": spec.correlation_id.to_string(), "namespace": "shop"},
+            "spec": serde_json::to_value(&spec).unwrap()}),
+        );
+    }
+    let running = Running::start_with(api, MemoryBus::new(4), |config| {
+        config.max_quiet = 1;
+        config.eviction_interval = Duration::from_millis(20);
+        config.sweep_interval = Duration::from_millis(10);
+    });
+    let left = || running.test.api.all(GROUPS).len();
+    // The first one of them ended a day ago, all but for a second.
+    running.test.clock.advance(SignedDuration::from_secs(24 * 3600 + 59));
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(left(), 3, "their alerts may come again");
+    running.test.clock.advance(SignedDuration::from_secs(1));
+    until("the first one's deletion", || (left() == 2).then_some(())).await;
+    running.test.clock.advance(SignedDuration::from_hours(48));
+    until("the second one's deletion", || (left() == 1).then_some(())).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(left(), 1, "the count is not reached, nor is its time");
     running.stop().await;
 }
