@@ -446,6 +446,7 @@ impl CompiledRule {
             generation: self.generation,
             resolve_on: ResolveOn::AlertResolved,
             ladder: Vec::new(),
+            on_resolved: Vec::new(),
             notifications,
             cooldown: Duration::default(),
             expire_after: self.expire_after,
