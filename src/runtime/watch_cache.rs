@@ -171,7 +171,8 @@ impl<K: Cached> WatchCache<K> {
     async fn follow(&self, ctx: &Context, part: &'static str, retry: &mut u32) -> Result<Infallible, ApiFailure> {
         let api: Api<DeserializeGuard<K>> = Api::all(ctx.kube.clone());
         let mut version = self.list_anew(&api).await?;
-        let params = WatchParams::default().timeout(WATCH_S).labels(self.labels);
+        let mut params = WatchParams::default().timeout(WATCH_S);
+        params.label_selector = self.selector();
         let mut early = 0;
         loop {
             let began = Instant::now();
@@ -198,9 +199,14 @@ impl<K: Cached> WatchCache<K> {
         }
     }
 
+    fn selector(&self) -> Option<String> {
+        (!self.labels.is_empty()).then(|| self.labels.to_owned())
+    }
+
     /// Takes a complete list over, page by page. Gives the version that it was made at.
     async fn list_anew(&self, api: &Api<DeserializeGuard<K>>) -> Result<String, ApiFailure> {
-        let mut params = ListParams::default().limit(LIST_PAGE).labels(self.labels);
+        let mut params = ListParams::default().limit(LIST_PAGE);
+        params.label_selector = self.selector();
         let (mut listed, mut unreadable) = (HashSet::new(), HashSet::new());
         let mut made_at: Option<String> = None;
         loop {

@@ -313,6 +313,13 @@ async fn every_metric_is_moved_by_running_code_and_every_label_is_of_its_list() 
     // The incidents are over, and their time is: long after the message, for which its service's clock may have gone on for days.
     system.until("an incident is resolved", || system.tells("eventpulse_incidents{phase=\"Resolved\"}")).await;
     system.clock(3, 400 * 24 * 3600);
+    system
+        .until("the incidents are deleted", || {
+            // What was told of them after that has to be two seconds old, too.
+            system.clock(3, 1);
+            system.tells("eventpulse_retention_deleted_total")
+        })
+        .await;
     system.moves(&["eventpulse_retention_deleted"]).await;
 
     let moved = system.moved.lock().unwrap().clone();
