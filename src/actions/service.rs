@@ -34,7 +34,7 @@ use crate::{
         consume::{bury, bury_and_tell, consume},
         kube_api::{CALL_TIMEOUT, call},
         metrics::catalogue::{ACTIONS_QUEUED, BREAKERS, RETRY_BUDGET, TARGET_CALLS},
-        retention::{self, Finished, Limits, expired},
+        retention::{self, Limits, Sweep},
         telemetry::{Ids, scope},
         watch_cache::name_of,
     },
@@ -437,18 +437,15 @@ impl Keeper {
     }
 
     async fn delete_old(&self) {
-        let config = &self.actions.config;
-        let finished = self.actions.store.list().into_iter().filter_map(|action| {
+        let (actions, config) = (&self.actions, &self.actions.config);
+        let ended = |action: &Action| {
             let at = action.status.as_ref()?.finished_at?;
-            let needed_until = at.checked_add(config.repeats_for).unwrap_or(Timestamp::MAX);
-            Some(Finished { object: action, at, needed_until })
-        });
+            Some((at, at.checked_add(config.repeats_for).unwrap_or(Timestamp::MAX)))
+        };
+        let may_delete =
+            |action: &Action| self.owns(action) && !is_held(action) && action.metadata.deletion_timestamp.is_none();
         let limits = Limits { ttl: config.ttl, count: config.max_finished };
-        let mut over = expired(finished, limits, self.actions.ctx.clock.now());
-        over.retain(|(action, _)| {
-            self.owns(action) && !is_held(action) && action.metadata.deletion_timestamp.is_none()
-        });
-        retention::delete(&self.actions.ctx, &self.actions.store, "action", over).await;
+        retention::sweep(&actions.ctx, &actions.store, Sweep { kind: "action", limits, ended, may_delete }).await;
     }
 
     /// Asks once for each namespace.

@@ -7,7 +7,12 @@ use crate::api::v1alpha1::{Incident, IncidentPhase};
 
 /// However many there are, a finished incident is kept so long: messages about it may still be on their way. It is the default deadline
 /// of a message and an hour more. Longer would let a flood of short incidents grow far beyond the count.
-pub const GRACE: SignedDuration = SignedDuration::from_hours(2);
+const GRACE: SignedDuration = SignedDuration::from_hours(2);
+
+/// How long a finished incident is kept at least, where it is kept for `ttl`: a shorter time to live is what was asked for.
+pub fn grace(ttl: SignedDuration) -> SignedDuration {
+    GRACE.min(ttl)
+}
 
 /// When an incident ended, and until when it stays whatever its age; none for one that is not finished.
 pub fn ended(incident: &Incident, grace: SignedDuration) -> Option<(Timestamp, Timestamp)> {
@@ -88,6 +93,23 @@ mod tests {
         let all = [incident("shop", "a", IncidentPhase::Resolved, Some(at(10)))];
         assert_eq!(names(&all, at(57)), []);
         assert_eq!(names(&all, at(58)), [("shop/a".to_owned(), Expired::Ttl)]);
+    }
+
+    #[test]
+    fn a_time_to_live_that_is_shorter_than_the_grace_is_kept_to() {
+        let all = [incident("shop", "a", IncidentPhase::Resolved, Some(at(10)))];
+        let gone = |ttl: SignedDuration, now: Timestamp| {
+            let over = finished(all.to_vec(), |incident| ended(incident, grace(ttl)));
+            !expired(over, Limits { ttl, count: 0 }, now).is_empty()
+        };
+        let after = |minutes| at(10) + SignedDuration::from_mins(minutes);
+        let (short, long) = (SignedDuration::from_mins(1), SignedDuration::from_hours(48));
+        assert_eq!((gone(short, at(10)), gone(short, after(1))), (false, true));
+        assert_eq!(
+            (gone(long, after(119)), gone(long, after(120))),
+            (false, true),
+            "beyond the count, after the grace"
+        );
     }
 
     #[test]

@@ -10,7 +10,7 @@ use tokio::{
 use super::{
     fold::subject,
     policy::{PolicyState, watch_policy},
-    retention::{GRACE, ended},
+    retention::{ended, grace},
     store::{Incidents, Waiting},
 };
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
         consume::{bury, consume},
         liveness::waiting,
         metrics::catalogue::INCIDENTS,
-        retention::{self, Limits, expired, finished},
+        retention::{self, Limits, Sweep},
         watch_cache::name_of,
     },
 };
@@ -239,9 +239,9 @@ impl Service {
 
     async fn delete_expired(&self) {
         let limits = Limits { ttl: self.config.ttl.as_signed(), count: self.config.max_finished };
-        let mut over = expired(finished(self.store.list(), |one| ended(one, GRACE)), limits, self.ctx.clock.now());
-        over.retain(|(incident, _)| self.owns(&name_of(incident.as_ref())));
-        retention::delete(&self.ctx, &self.store, "incident", over).await;
+        let grace = grace(limits.ttl);
+        let (ended, may_delete) = (|one: &Incident| ended(one, grace), |one: &Incident| self.owns(&name_of(one)));
+        retention::sweep(&self.ctx, &self.store, Sweep { kind: "incident", limits, ended, may_delete }).await;
     }
 }
 

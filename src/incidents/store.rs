@@ -10,7 +10,7 @@ use tracing::Instrument as _;
 use super::{
     fold::{Change, Circumstances, fold, forget_all_but_who_decided},
     policy::PolicyState,
-    retention::GRACE,
+    retention::grace,
     told::Transition,
 };
 use crate::{
@@ -131,7 +131,7 @@ impl Incidents {
         Circumstances {
             now,
             create_after: now.saturating_sub(self.retention).unwrap_or(now),
-            create_from_message_after: now.saturating_sub(self.retention.min(GRACE)).unwrap_or(now),
+            create_from_message_after: now.saturating_sub(grace(self.retention)).unwrap_or(now),
             verified_since: self.policy.borrow().verified_since(),
             source: self.ctx.source(),
         }

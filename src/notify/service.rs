@@ -25,7 +25,7 @@ use crate::{
     runtime::{
         Context, Gate, Inbound, Mailboxes, Ownership, Store, StoreError, WatchCache, consume,
         metrics::catalogue::{CHANNELS_FAILING, LANES},
-        retention::{self, Limits, expired, finished},
+        retention::{self, Limits, Sweep},
         watch_cache::name_of,
     },
 };
@@ -261,7 +261,6 @@ fn until_due(sender: &Sender) -> Duration {
 /// is past its deadline, and so without effect (promise 5).
 async fn forget_finished(sender: &Sender, config: &NotifyConfig) {
     let limits = Limits { ttl: config.ttl.as_signed(), count: config.max_finished };
-    let mut over = expired(finished(sender.store.list(), ended), limits, sender.ctx.clock.now());
-    over.retain(|(object, _)| sender.owns(&object.spec));
-    retention::delete(&sender.ctx, &sender.store, "notification", over).await;
+    let may_delete = |object: &Notification| sender.owns(&object.spec);
+    retention::sweep(&sender.ctx, &sender.store, Sweep { kind: "notification", limits, ended, may_delete }).await;
 }

@@ -25,8 +25,8 @@ use crate::{
     bus::Ack,
     compile::CompiledRule,
     events::{
-        ActionCompleted, ActionFailed, AlertDecided, AlertId, AlertLink, AlertStatus, DeadLetterReason, DecisionReason,
-        Event, IncidentId, IncidentUpdated, NamespacedName, Payload, Record, TraceContext,
+        ActionCompleted, ActionFailed, AlertDecided, AlertId, AlertLink, AlertStatus, DeadLetter, DeadLetterReason,
+        DecisionReason, Event, IncidentId, IncidentUpdated, NamespacedName, Payload, Record, TraceContext,
     },
     runtime::{
         ApiFailure, Context, Handler, Owned, Step, Store, StoreError, WatchCache,
@@ -64,19 +64,32 @@ pub(super) struct Work {
     pub origin: Option<Origin>,
 }
 
-/// The record that an input was read from.
+/// Where an input came from, and what is acknowledged when it is done.
 #[derive(Debug)]
 pub(super) struct Origin {
     pub ack: Ack,
+    pub source: Source,
+}
+
+/// The record that an input was read from.
+#[derive(Clone, Debug)]
+pub(super) struct Source {
     pub record: Arc<Record>,
     pub place: String,
     pub processing: Arc<Processing>,
 }
 
+impl Source {
+    /// The dead letter of the whole record.
+    pub(super) fn to_dead_letter(&self, reason: DeadLetterReason, message: String) -> DeadLetter {
+        self.record.to_dead_letter(reason, message, self.place.clone())
+    }
+}
+
 impl Work {
     /// What the input brought about belongs under the work on it, where both are of one trace.
     fn caused(&self, event: Event) -> Event {
-        let own = self.origin.as_ref().map(|origin| origin.processing.context);
+        let own = self.origin.as_ref().map(|origin| origin.source.processing.context);
         let said = TraceContext::read(event.traceparent.as_deref());
         match own.filter(|own| said.is_some_and(|said| said.trace_id == own.trace_id)) {
             Some(own) => Event { traceparent: Some(own.to_string()), ..event },
@@ -87,7 +100,7 @@ impl Work {
     /// An incident keeps the trace of the alert that opened it; whatever else concerns it is linked with that.
     fn link(&self, incident: TraceContext) {
         if let Some(origin) = &self.origin {
-            origin.processing.link(incident);
+            origin.source.processing.link(incident);
         }
     }
 }
@@ -99,7 +112,7 @@ fn trace_of(group: &AlertGroupSpec) -> Option<TraceContext> {
 
 /// What the lines that are said about some inputs belong to: the first of them that came from somewhere.
 fn scope_of(items: &[Work]) -> tracing::Span {
-    let trace = items.iter().find_map(|item| item.origin.as_ref()).map(|origin| origin.processing.context);
+    let trace = items.iter().find_map(|item| item.origin.as_ref()).map(|origin| origin.source.processing.context);
     let alert = items.iter().find_map(|item| match &item.input {
         OwnedInput::Alert(raised) | OwnedInput::Remembered(raised) => Some(raised.alert_id.as_str()),
         _ => None,
@@ -334,7 +347,7 @@ impl Groups {
 
     /// The API server refuses the group for good: the input ends with that reason, and the partition goes on.
     async fn refuse(&self, work: Work, failure: &ApiFailure) {
-        let Some(Origin { ack, record, place, .. }) = work.origin else { return };
+        let Some(Origin { ack, source }) = work.origin else { return };
         if let OwnedInput::Alert(raised) | OwnedInput::Remembered(raised) = &work.input {
             let entry = decided(
                 raised,
@@ -348,9 +361,9 @@ impl Groups {
                 return;
             }
         }
-        let letter = record.to_dead_letter(DeadLetterReason::Refused, format!("AlertGroup: {failure}"), place);
+        let letter = source.to_dead_letter(DeadLetterReason::Refused, format!("AlertGroup: {failure}"));
         if publish_dead_letter(&self.ctx, letter).await {
-            ack.done();
+            ack.buried();
         }
     }
 }

@@ -10,7 +10,7 @@ use tokio::sync::{broadcast, watch};
 
 use super::{
     decide::{GroupKey, Limits, decided, quiet_since},
-    group::{Groups, Ledger, Origin, OwnedInput, Work, key_of},
+    group::{Groups, Ledger, Origin, OwnedInput, Source, Work, key_of},
     input::{RaisedAlert, plus},
     matching::RuleSet,
     routing::{Route, remembers, route},
@@ -31,8 +31,7 @@ use crate::{
         kube_api::can_be_worked_with,
         liveness::waiting,
         metrics::catalogue::{ALERT_TO_RULES, RULES, STORMS},
-        retention::{self, Finished, expired},
-        telemetry::Processing,
+        retention::{self, Sweep},
         watch_cache::{WatchState, name_of},
     },
 };
@@ -173,52 +172,29 @@ struct Service {
     ownership: Arc<Ownership>,
 }
 
-/// Where an alert was read from.
-#[derive(Clone)]
-struct Source {
-    record: Arc<crate::events::Record>,
-    place: String,
-    processing: Arc<Processing>,
-}
-
 impl Service {
     fn dispatch(&self, inbound: Inbound) {
         let place = inbound.origin();
         let Inbound { event, record, at, ack, processing, .. } = inbound;
-        let record = Arc::new(record);
+        let source = Source { record: Arc::new(record), place, processing };
         match event.payload {
             Payload::AlertRaised(alert) => {
                 match RaisedAlert::read(event.id, event.traceparent, *alert, self.ctx.clock.now()) {
-                    Ok(raised) => {
-                        self.dispatch_alert(Arc::new(raised), at.partition, ack, Source { record, place, processing });
-                    }
+                    Ok(raised) => self.dispatch_alert(Arc::new(raised), at.partition, ack, source),
                     Err(error) => {
-                        let letter = record.to_dead_letter(DeadLetterReason::InvalidAlert, error.to_string(), place);
-                        bury(&self.ctx, letter, ack);
+                        bury(&self.ctx, source.to_dead_letter(DeadLetterReason::InvalidAlert, error.to_string()), ack);
                     }
                 }
             }
             Payload::ActionCompleted(result) => {
-                self.send(
-                    &result.incident.clone(),
-                    OwnedInput::Completed(result),
-                    Origin { ack, record, place, processing },
-                );
+                self.send(&result.incident.clone(), OwnedInput::Completed(result), Origin { ack, source });
             }
             Payload::ActionFailed(result) => {
-                self.send(
-                    &result.incident.clone(),
-                    OwnedInput::Failed(result),
-                    Origin { ack, record, place, processing },
-                );
+                self.send(&result.incident.clone(), OwnedInput::Failed(result), Origin { ack, source });
             }
             // Only a person's decision counts, everything else the rules have decided themselves.
             Payload::IncidentUpdated(update) if update.cause == UpdateCause::Decision => {
-                self.send(
-                    &update.incident.clone(),
-                    OwnedInput::Updated(update),
-                    Origin { ack, record, place, processing },
-                );
+                self.send(&update.incident.clone(), OwnedInput::Updated(update), Origin { ack, source });
             }
             _ => ack.done(),
         }
@@ -249,8 +225,7 @@ impl Service {
             let alert = Arc::clone(&raised);
             let input = if matched { OwnedInput::Alert(alert) } else { OwnedInput::Remembered(alert) };
             let name = NamespacedName { namespace: key.rule.namespace.clone(), name: key.correlation.to_string() };
-            let Source { record, place, processing } = source.clone();
-            let origin = Some(Origin { ack, record, place, processing });
+            let origin = Some(Origin { ack, source: source.clone() });
             self.mailboxes.send(name, Work { key, input, origin });
         }
     }
@@ -267,9 +242,8 @@ impl Service {
 
     fn send(&self, header: &IncidentHeader, input: OwnedInput, origin: Origin) {
         if !is_namespace(&header.rule.namespace) {
-            let Origin { ack, record, place, .. } = origin;
             let message = "incident.rule.namespace: is no name of a namespace".to_owned();
-            bury(&self.ctx, record.to_dead_letter(DeadLetterReason::InvalidData, message, place), ack);
+            bury(&self.ctx, origin.source.to_dead_letter(DeadLetterReason::InvalidData, message), origin.ack);
             return;
         }
         let name = NamespacedName { namespace: header.rule.namespace.clone(), name: header.correlation_id.to_string() };
@@ -555,17 +529,15 @@ impl Service {
 
     async fn evict(&self) {
         let now = self.ctx.clock.now();
-        let finished = self.groups.store.list().into_iter().filter_map(|group| {
+        let ended = |group: &AlertGroup| {
             let at = quiet_since(&group.spec, now)?;
-            let rule = self.groups.rule_set().get(&rule_of(&name_of(group.as_ref()).namespace, &group.spec)).cloned();
+            let rule = self.groups.rule_set().get(&rule_of(&name_of(group).namespace, &group.spec)).cloned();
             let window = rule.map(|rule| rule.accept_window.as_signed()).unwrap_or_default();
-            let needed_until = plus(at, self.config.repeats_for.as_signed().max(window));
-            Some(Finished { object: group, at, needed_until })
-        });
+            Some((at, plus(at, self.config.repeats_for.as_signed().max(window))))
+        };
+        let may_delete = |group: &AlertGroup| self.owns(&group.spec.correlation_id);
         let limits = retention::Limits { ttl: self.groups.limits.retention, count: self.config.max_quiet };
-        let mut over = expired(finished, limits, now);
-        over.retain(|(group, _)| self.owns(&group.spec.correlation_id));
-        retention::delete(&self.ctx, &self.groups.store, "alertgroup", over).await;
+        retention::sweep(&self.ctx, &self.groups.store, Sweep { kind: "alertgroup", limits, ended, may_delete }).await;
     }
 
     fn owns(&self, correlation: &CorrelationId) -> bool {

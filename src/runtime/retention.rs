@@ -1,7 +1,7 @@
 //! Which finished objects are deleted: those that ended long ago, and of each namespace the oldest beyond a count (promise 6); never
 //! one that is not finished, or before the time until which it tells a repetition (promise 5). One rule for every kind.
 //!
-//! [`expired`] is pure; [`delete`] carries it out.
+//! [`expired`] is pure; [`sweep`] carries it out.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -100,8 +100,33 @@ pub fn expired<K: Owned>(
     expired.into_iter().map(|(_, object, why)| (object, why)).collect()
 }
 
+/// What one kind's sweep goes by.
+pub struct Sweep<E, O> {
+    /// The kind's label in metrics.
+    pub kind: &'static str,
+    /// How long and how many.
+    pub limits: Limits,
+    /// See [`finished`].
+    pub ended: E,
+    /// Whether this replica may delete it.
+    pub may_delete: O,
+}
+
+/// Deletes of one kind what is to be deleted now and may be.
+pub async fn sweep<K, E, O>(ctx: &Context, store: &Store<K>, sweep: Sweep<E, O>)
+where
+    K: Owned,
+    E: Fn(&K) -> Option<(Timestamp, Timestamp)>,
+    O: Fn(&K) -> bool,
+{
+    let Sweep { kind, limits, ended, may_delete } = sweep;
+    let mut over = expired(finished(store.list(), ended), limits, ctx.clock.now());
+    over.retain(|(object, _)| may_delete(object));
+    delete(ctx, store, kind, over).await;
+}
+
 /// Deletes the first of these, as many as a sweep may. One that was changed meanwhile stays.
-pub async fn delete<K: Owned>(ctx: &Context, store: &Store<K>, kind: &'static str, expired: Vec<(Arc<K>, Expired)>) {
+async fn delete<K: Owned>(ctx: &Context, store: &Store<K>, kind: &'static str, expired: Vec<(Arc<K>, Expired)>) {
     let works = expired.into_iter().take(DELETES_MAX).map(|(object, why)| async move {
         if ctx.shutdown.is_cancelled() {
             return;
