@@ -44,21 +44,10 @@ impl Turn<'_> {
         }
         self.group.cooldown_until = None;
         self.group.episode = Some(Episode {
-            incident_id,
-            opened_at: self.now,
             accepted_at,
-            severity: plan.severity,
-            summary: plan.summary,
-            phase: IncidentPhase::Open,
             alert_count: count(&self.group.alerts, |alert| alert.in_episode),
-            approximate: false,
             traceparent,
-            rule: plan.rule,
-            steps: Vec::new(),
-            step_pending: false,
-            failed_at: None,
-            repetitions: Vec::new(),
-            expired: false,
+            ..opened(incident_id, self.now, plan)
         });
         self.say_opened();
         self.notify(IncidentEvent::Opened, "Opened", NotificationContext::default());
@@ -359,6 +348,27 @@ impl Turn<'_> {
         let cooldown = episode.rule.cooldown.as_signed();
         self.group.cooldown_until = (!cooldown.is_zero()).then(|| plus(self.now, cooldown));
         self.group.last_episode = Some(EndedEpisode { incident_id: episode.incident_id, ended_at: self.now, how });
+    }
+}
+
+/// An incident that has just opened, without an alert.
+pub(super) fn opened(incident_id: IncidentId, opened_at: Timestamp, plan: Plan) -> Episode {
+    Episode {
+        incident_id,
+        opened_at,
+        accepted_at: None,
+        severity: plan.severity,
+        summary: plan.summary,
+        phase: IncidentPhase::Open,
+        alert_count: 0,
+        approximate: false,
+        traceparent: None,
+        rule: plan.rule,
+        steps: Vec::new(),
+        step_pending: false,
+        failed_at: None,
+        repetitions: Vec::new(),
+        expired: false,
     }
 }
 

@@ -4,7 +4,9 @@ use jiff::Timestamp;
 
 use super::{Turn, episode::step_at};
 use crate::{
-    api::v1alpha1::{GroupAlert, IncidentEvent, OnUnknownOutcome, ResolveOn, StepOutcome, StepState, StepWhen},
+    api::v1alpha1::{
+        Episode, GroupAlert, IncidentEvent, OnUnknownOutcome, ResolveOn, StepOutcome, StepState, StepWhen,
+    },
     compile::one_line,
     events::{
         ActionFailureReason, ActionId, ActionRequested, AlertDecided, AlertLink, DecisionReason, Event, EventId,
@@ -57,7 +59,7 @@ pub fn decided(
 }
 
 const DETAIL_MAX: usize = 512;
-/// A step is tried once (see `episode`), so this is which try of it is meant wherever it is named.
+/// What is tried once, or for the first time.
 const ATTEMPT: u32 = 1;
 
 impl Turn<'_> {
@@ -138,7 +140,7 @@ impl Turn<'_> {
         let namespace = &self.key.rule.namespace;
         let action_id = ActionId::new(namespace, &incident.incident_id, &step.name, attempt);
         let (key, decided_at) = (target_key(namespace, &step.target), state.decided_at);
-        let undoes = step.undoes.as_ref().map(|name| ActionId::new(namespace, &incident.incident_id, name, ATTEMPT));
+        let undoes = step.undoes.as_ref().map(|name| action_of(namespace, episode, name));
         let payload = ActionRequested {
             incident,
             action_id: action_id.clone(),
@@ -190,7 +192,7 @@ impl Turn<'_> {
                 last: false,
                 on_unknown_outcome: OnUnknownOutcome::Continue,
                 when: StepWhen::Resolved,
-                undoes: Some(ActionId::new(&namespace, &incident.incident_id, undone, ATTEMPT)),
+                undoes: Some(action_of(&namespace, episode, undone)),
             });
         }
         for request in requests {
@@ -245,4 +247,11 @@ impl Turn<'_> {
         };
         self.say(payload.into(), notification_id.to_string(), "requested", key);
     }
+}
+
+/// The action of a step's last attempt: what takes the step back takes back that one.
+fn action_of(namespace: &str, episode: &Episode, step: &str) -> ActionId {
+    let attempt = episode.steps.iter().rev().find(|known| known.step == step).map(|known| known.attempt);
+    let attempt = attempt.and_then(|attempt| u32::try_from(attempt).ok()).unwrap_or(ATTEMPT);
+    ActionId::new(namespace, &episode.incident_id, step, attempt)
 }

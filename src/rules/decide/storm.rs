@@ -1,10 +1,10 @@
 //! A rule's storm: an incident of its own, in a group of its own, so that what people see, what they are told and what survives a
 //! restart is made by the same steps as every incident. It has no alerts, and asks for no action.
 
-use super::{Adopted, Turn};
+use super::{Adopted, Turn, episode::opened};
 use crate::{
-    api::v1alpha1::{Episode, EpisodeEnd, GroupStorm, IncidentEvent},
-    events::{AlertId, IncidentId, IncidentPhase, NotificationContext, ResolvedReason},
+    api::v1alpha1::{EpisodeEnd, GroupStorm, IncidentEvent},
+    events::{AlertId, IncidentId, NotificationContext, ResolvedReason},
 };
 
 impl Turn<'_> {
@@ -25,23 +25,7 @@ impl Turn<'_> {
             }
         };
         self.group.storm = Some(GroupStorm { began_at: opened_at, ended_at: None });
-        self.group.episode = Some(Episode {
-            incident_id,
-            opened_at,
-            accepted_at: None,
-            severity: plan.severity,
-            summary: plan.summary,
-            phase: IncidentPhase::Open,
-            alert_count: 0,
-            approximate: false,
-            traceparent: None,
-            rule: plan.rule,
-            steps: Vec::new(),
-            step_pending: false,
-            failed_at: None,
-            repetitions: Vec::new(),
-            expired: false,
-        });
+        self.group.episode = Some(opened(incident_id, opened_at, plan));
         self.say_opened();
         self.notify(IncidentEvent::Opened, "Opened", NotificationContext::default());
     }

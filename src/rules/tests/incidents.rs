@@ -202,6 +202,33 @@ fn what_a_step_did_is_taken_back_when_the_incident_is_over_and_in_the_same_decis
     }
 }
 
+/// A step that a suspended rule let go was asked for anew: it is the later attempt that acted.
+#[test]
+fn what_is_taken_back_is_what_the_last_attempt_of_a_step_did() {
+    let in_the_ladder = || {
+        Scenario::with(|rule| {
+            rule.spec.actions[0].on_unknown_outcome = OnUnknownOutcome::Continue;
+            rule.spec.actions[1].undoes = Some("add-replica".into());
+        })
+    };
+    for (mut group, resolves) in [(with_taking_back(), true), (in_the_ladder(), false)] {
+        group.alert(firing(1, 0));
+        let first = group.request();
+        group.input(Input::Failed(&failed(&first, ActionFailureReason::Suspended)));
+        let second = group.request();
+        assert_eq!((second.step.as_str(), second.attempt), ("add-replica", 2));
+        let before = group.said.len();
+        if resolves {
+            group.completes();
+            group.alert(resolved(1, 0, 60));
+        } else {
+            group.fails(ActionFailureReason::OutcomeUnknown);
+        }
+        let back = requests(&group.said[before..]);
+        assert_eq!(back.iter().map(|back| back.undoes.clone()).collect::<Vec<_>>(), [Some(second.action_id)]);
+    }
+}
+
 #[test]
 fn nothing_is_taken_back_of_a_step_that_did_nothing_nor_while_the_rule_is_suspended() {
     for (reason, taken_back) in [
