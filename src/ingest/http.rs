@@ -151,42 +151,33 @@ impl Endpoint {
             Ok(batch) => batch,
             Err(error) => return answer(StatusCode::BAD_REQUEST, &json!({"error": error.to_string()})),
         };
-        let letters = batch.rejected.iter().map(|letter| letter_event(&self.ctx, letter.clone()));
-        let mut events: Vec<Event> = batch.accepted.iter().cloned().chain(letters).collect();
+        let Batch { accepted, rejected } = batch;
+        let letters = rejected.iter().map(|letter| letter_event(&self.ctx, letter.clone()));
+        let (accepted, mut events) = (accepted.len(), accepted.into_iter().chain(letters).collect::<Vec<Event>>());
         let first = events.first().map(|event| event.id.to_string()).unwrap_or_default();
         let (at, count) = (now.as_nanosecond().to_string(), events.len().to_string());
-        let name = ["request", format.path(), &at, &first, &count];
-        let given = given.map(|given| self.ctx.tracer.go_on(given));
-        let own = given.map_or_else(|| self.ctx.tracer.begin(&name), |given| given.span(&name));
+        let (own, parent) = self.ctx.tracer.come_in(given, &["request", format.path(), &at, &first, &count]);
         let traceparent = own.to_string();
         events.iter_mut().for_each(|event| event.traceparent = Some(traceparent.clone()));
-        let answer = self.take_in(&batch, &events).instrument(scope(Some(own), Ids::default())).await;
+        let answer = self.take_in(accepted, &rejected, &events).instrument(scope(Some(own), Ids::default())).await;
         self.ctx.tracer.record(&own, || {
-            let status = answer.status();
-            let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-            let span = Span {
-                name: format!("POST {}", format.path()).into(),
-                kind: SpanKind::Server,
-                context: own,
-                parent: given.map(|given| given.span_id),
-                start: now,
-                end: self.ctx.clock.now(),
-                attributes: Vec::new(),
-                links: Vec::new(),
-                error: status.is_server_error().then(|| status.to_string()),
-            };
-            span.with("http.request.method", "POST")
+            let (name, end) = (format!("POST {}", format.path()), self.ctx.clock.now());
+            let (status, count) = (answer.status(), |count: usize| i64::try_from(count).unwrap_or(i64::MAX));
+            let mut span = Span::new(parent, own, SpanKind::Server, name, now, end)
+                .with("http.request.method", "POST")
                 .with("http.route", format.path())
                 .with("url.path", format.path())
                 .with("url.scheme", "http")
                 .with("http.response.status_code", i64::from(status.as_u16()))
-                .with("eventpulse.accepted", count(batch.accepted.len()))
-                .with("eventpulse.rejected", count(batch.rejected.len()))
+                .with("eventpulse.accepted", count(accepted))
+                .with("eventpulse.rejected", count(rejected.len()));
+            span.error = status.is_server_error().then(|| status.to_string());
+            span
         });
         answer
     }
 
-    async fn take_in(&self, batch: &Batch, events: &[Event]) -> Answer {
+    async fn take_in(&self, accepted: usize, rejected: &[DeadLetter], events: &[Event]) -> Answer {
         if let Err(error) = self.intake.accept(&self.ctx, events).await {
             self.refused(&error);
             tracing::warn!(%error, "Alerts were not accepted; their sender is asked to come again.");
@@ -194,17 +185,14 @@ impl Endpoint {
             answer.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from(RETRY_AFTER_S));
             return answer;
         }
-        self.count(batch);
-        if let Some(rejected) = self.rejected.tell(batch.rejected.len()) {
-            let first = batch.rejected.first().map_or("", |letter| &letter.message);
-            tracing::warn!(rejected, first, "Alerts were rejected; each is a dead letter.");
+        count_alerts(&self.ctx, accepted, rejected.len());
+        if let Some(told) = self.rejected.tell(rejected.len()) {
+            let first = rejected.first().map_or("", |letter| &letter.message);
+            tracing::warn!(rejected = told, first, "Alerts were rejected; each is a dead letter.");
         }
         let errors: Vec<&str> =
-            batch.rejected.iter().take(bounds::ANSWER_ERRORS).map(|letter| letter.message.as_str()).collect();
-        answer(
-            StatusCode::OK,
-            &json!({"accepted": batch.accepted.len(), "rejected": batch.rejected.len(), "errors": errors}),
-        )
+            rejected.iter().take(bounds::ANSWER_ERRORS).map(|letter| letter.message.as_str()).collect();
+        answer(StatusCode::OK, &json!({"accepted": accepted, "rejected": rejected.len(), "errors": errors}))
     }
 
     fn refused(&self, error: &IntakeError) {
@@ -227,10 +215,6 @@ impl Endpoint {
             Ok(()) => self.ctx.health.ready("intake"),
             Err(error) => self.refused(&error),
         }
-    }
-
-    fn count(&self, batch: &Batch) {
-        count_alerts(&self.ctx, batch.accepted.len(), batch.rejected.len());
     }
 }
 

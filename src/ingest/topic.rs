@@ -19,7 +19,7 @@ use crate::{
     events::{DeadLetterReason, Event, HEADER_TRACEPARENT, TraceContext},
     runtime::{
         Context, Handler, Mailboxes,
-        consume::{consume_foreign, publish_until_acknowledged},
+        consume::{consume_foreign, publish_until_acknowledged, reason_label},
         metrics::catalogue::DEAD_LETTERS,
         telemetry::{Span, SpanKind},
     },
@@ -107,22 +107,12 @@ impl Reader {
 
     /// A record is one trace with its alerts: its producer's, or one that is named after its place, so that it is the same again.
     fn trace(&self, given: Option<TraceContext>, origin: &str, now: Timestamp) -> TraceContext {
-        let given = given.map(|given| self.ctx.tracer.go_on(given));
-        let name = ["record", origin];
-        let own = given.map_or_else(|| self.ctx.tracer.begin(&name), |given| given.span(&name));
+        let (own, parent) = self.ctx.tracer.come_in(given, &["record", origin]);
         self.ctx.tracer.record(&own, || {
-            let span = Span {
-                name: format!("process {}", self.topic).into(),
-                kind: SpanKind::Consumer,
-                context: own,
-                parent: given.map(|given| given.span_id),
-                start: now,
-                end: self.ctx.clock.now(),
-                attributes: Vec::new(),
-                links: Vec::new(),
-                error: None,
-            };
-            span.with("messaging.operation.type", "process").with("messaging.destination.name", self.topic.clone())
+            let (name, end) = (format!("process {}", self.topic), self.ctx.clock.now());
+            Span::new(parent, own, SpanKind::Consumer, name, now, end)
+                .with("messaging.operation.type", "process")
+                .with("messaging.destination.name", self.topic.clone())
         });
         own
     }
@@ -135,9 +125,8 @@ impl Reader {
             let (origin, first) = rejected.first().map_or(("", ""), |letter| (&letter.origin, &letter.message));
             tracing::warn!(rejected = told, origin, first, "Alerts of the topic were rejected; each is a dead letter.");
         }
-        let data = rejected.iter().filter(|letter| letter.reason == DeadLetterReason::InvalidData).count();
-        for (reason, count) in [("invalid_data", data), ("invalid_alert", counts.1 - data)] {
-            self.ctx.metrics.count(&DEAD_LETTERS, [reason], count as u64);
+        for letter in &rejected {
+            self.ctx.metrics.count(&DEAD_LETTERS, [reason_label(letter.reason)], 1);
         }
         let letters = rejected.into_iter().map(|letter| letter_event(&self.ctx, letter));
         let events: Vec<Event> = accepted.into_iter().chain(letters).collect();

@@ -301,27 +301,27 @@ fn decode(ctx: &Context, delivery: Delivery, dispatch: &mut impl FnMut(Inbound))
 
 /// Publishes a dead letter in a task of its own, and acknowledges its record then.
 pub fn bury(ctx: &Context, letter: DeadLetter, ack: Ack) {
-    let task_ctx = ctx.clone();
-    ctx.tasks.spawn_infallible("dead-letter", async move {
-        if publish_dead_letter(&task_ctx, letter).await {
-            ack.buried();
-        }
-    });
+    bury_after(ctx, None, letter, ack);
 }
 
 /// The same, after an event that tells those who wait for what the record asked for.
 pub fn bury_and_tell(ctx: &Context, letter: DeadLetter, event: Event, ack: Ack) {
+    let encoded = event.encode().inspect_err(|error| {
+        tracing::error!(%error, id = %event.id, "An event could not be written as JSON; its dead letter remains.");
+    });
+    bury_after(ctx, encoded.ok(), letter, ack);
+}
+
+fn bury_after(ctx: &Context, first: Option<Record>, letter: DeadLetter, ack: Ack) {
     let task_ctx = ctx.clone();
     ctx.tasks.spawn_infallible("dead-letter", async move {
-        let told = match event.encode() {
-            Ok(record) => publish_until_acknowledged(&task_ctx, vec![record]).await,
-            Err(error) => {
-                tracing::error!(%error, id = %event.id, "An event could not be written as JSON; its dead letter remains.");
-                true
-            }
-        };
-        if told && publish_dead_letter(&task_ctx, letter).await {
-            ack.done();
+        if let Some(record) = first
+            && !publish_until_acknowledged(&task_ctx, vec![record]).await
+        {
+            return;
+        }
+        if publish_dead_letter(&task_ctx, letter).await {
+            ack.buried();
         }
     });
 }
@@ -435,7 +435,8 @@ fn dead_letter_event(ctx: &Context, letter: DeadLetter) -> Event {
     }
 }
 
-fn reason_label(reason: DeadLetterReason) -> &'static str {
+/// A reason as metrics have it.
+pub fn reason_label(reason: DeadLetterReason) -> &'static str {
     match reason {
         DeadLetterReason::InvalidHeaders => "invalid_headers",
         DeadLetterReason::InvalidData => "invalid_data",

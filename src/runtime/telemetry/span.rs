@@ -92,6 +92,19 @@ pub struct Span {
 }
 
 impl Span {
+    /// One of which nothing else is known yet: without a parent it is the first of its trace.
+    pub fn new(
+        parent: Option<[u8; 8]>,
+        context: TraceContext,
+        kind: SpanKind,
+        name: impl Into<Cow<'static, str>>,
+        start: Timestamp,
+        end: Timestamp,
+    ) -> Self {
+        let name = name.into();
+        Self { name, kind, context, parent, start, end, attributes: Vec::new(), links: Vec::new(), error: None }
+    }
+
     /// One that belongs under `parent`.
     pub fn under(
         parent: &TraceContext,
@@ -101,8 +114,7 @@ impl Span {
         start: Timestamp,
         end: Timestamp,
     ) -> Self {
-        let (parent, name) = (Some(parent.span_id), name.into());
-        Self { name, kind, context, parent, start, end, attributes: Vec::new(), links: Vec::new(), error: None }
+        Self::new(Some(parent.span_id), context, kind, name, start, end)
     }
 
     /// With an attribute.
@@ -152,6 +164,15 @@ impl Tracer {
     pub fn go_on(&self, given: TraceContext) -> TraceContext {
         let sampled = self.sampler.goes_on(&given.trace_id, given.is_sampled());
         TraceContext { flags: u8::from(sampled), ..given }
+    }
+
+    /// What something is that came from outside, and the span that it belongs under: of the trace that its sender gave, or the first of
+    /// one that is named by `name`.
+    pub fn come_in(&self, given: Option<TraceContext>, name: &[&str]) -> (TraceContext, Option<[u8; 8]>) {
+        match given.map(|given| self.go_on(given)) {
+            Some(given) => (given.span(name), Some(given.span_id)),
+            None => (self.begin(name), None),
+        }
     }
 
     /// The context of an event that was read; one is begun for an event that came without.
@@ -229,25 +250,15 @@ impl Tracer {
         self.record(&context, || {
             let decided: Option<Timestamp> = header(HEADER_TIME).and_then(|text| text.parse().ok());
             let subject = header(HEADER_SUBJECT).unwrap_or_default().to_owned();
-            Span {
-                name: format!("send {}", record.topic).into(),
-                kind: SpanKind::Producer,
-                context,
-                parent: parent_of(header(HEADER_TRACESTATE)),
-                start: decided.unwrap_or(now).min(now),
-                end: now,
-                attributes: vec![
-                    ("messaging.operation.name", "send".into()),
-                    ("messaging.operation.type", "send".into()),
-                    ("messaging.system", SYSTEM.into()),
-                    ("messaging.destination.name", record.topic.name().into()),
-                    ("messaging.message.id", header(HEADER_ID).unwrap_or_default().into()),
-                    ("cloudevents.event_source", header(HEADER_SOURCE).unwrap_or_default().into()),
-                    (subject_attribute(record.topic), subject.into()),
-                ],
-                links: Vec::new(),
-                error: None,
-            }
+            let (parent, begin) = (parent_of(header(HEADER_TRACESTATE)), decided.unwrap_or(now).min(now));
+            Span::new(parent, context, SpanKind::Producer, format!("send {}", record.topic), begin, now)
+                .with("messaging.operation.name", "send")
+                .with("messaging.operation.type", "send")
+                .with("messaging.system", SYSTEM)
+                .with("messaging.destination.name", record.topic.name())
+                .with("messaging.message.id", header(HEADER_ID).unwrap_or_default())
+                .with("cloudevents.event_source", header(HEADER_SOURCE).unwrap_or_default())
+                .with(subject_attribute(record.topic), subject)
         });
     }
 }
