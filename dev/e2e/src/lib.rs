@@ -1,6 +1,7 @@
 //! A shop to act on: the example of the repository on a real control plane, with a message sink, and EventPulse before it.
 
 pub mod effects;
+pub mod runs;
 
 use std::{
     collections::BTreeMap,

@@ -8,34 +8,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use eventpulse_e2e::{START, Shop, effects::effects_by_action};
-use eventpulse_testkit::{
-    alerts::{Alert, webhook},
-    client,
-};
+use eventpulse_e2e::{START, Shop, effects::effects_by_action, runs};
+use eventpulse_testkit::{alerts::webhook, client};
 use jiff::Timestamp;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use serde_json::Value;
 
 const ALERTS: usize = 200;
 const RUNS: usize = 10;
 const SENDERS: usize = 4;
 /// Between two alerts of one sender: so many that the kill meets every stage of other alerts' way.
 const PACE: Duration = Duration::from_millis(30);
-
-/// A rule for each run, and for nothing else: its incidents are told apart by its name.
-fn rule(run: usize) -> String {
-    format!(
-        "apiVersion: eventpulse.io/v1alpha1\nkind: Rule\nmetadata: {{name: run-{run}, namespace: shop}}\nspec:\n  \
-         match: {{matchers: ['alertname=\"Run\"', 'run=\"{run}\"']}}\n  groupBy: [service]\n  incident: {{severity: warning, \
-         summary: a target of run {run}, resolveOn: ActionCompleted}}\n  actions:\n  - name: add-replica\n    runbookRef: {{name: \
-         scale-up}}\n    targetRef: {{apiVersion: apps/v1, kind: Deployment, name: $(alert.labels.service)}}\n---\n"
-    )
-}
-
-fn alert(run: usize, target: usize, starts_at: Timestamp) -> Value {
-    webhook(&[Alert::firing("Run", starts_at).label("run", run.to_string()).label("service", format!("t{target}"))])
-}
 
 /// (e) The embedded log, killed with -9 at a random moment in two hundred alerts and started again, ten times over; the senders send
 /// again only what got no 2xx. Set `EVENTPULSE_SEED` to the number that was printed to have the same moments again.
@@ -47,7 +29,7 @@ async fn e_killed_with_9_at_a_random_moment_nothing_is_lost_and_nothing_done_twi
     let mut random = StdRng::seed_from_u64(seed as u64);
     let shop = Shop::open("e2e-e", false).await.unwrap();
     shop.add_targets(ALERTS).unwrap();
-    shop.environment.plane().apply(&(0..RUNS).map(rule).collect::<String>()).unwrap();
+    shop.environment.plane().apply(&(0..RUNS).map(|run| runs::rule("run", "Run", run)).collect::<String>()).unwrap();
     let mut eventpulse = shop.launcher("eventpulse").start(START).await.unwrap();
     for run in 0..RUNS {
         let begin = Instant::now();
@@ -104,7 +86,7 @@ fn send(url: String, run: usize, answered: Arc<AtomicUsize>) -> tokio::task::Joi
                         if target >= ALERTS {
                             return again;
                         }
-                        let body = alert(run, target, starts_at);
+                        let body = webhook(&[runs::alert("Run", run, target, starts_at)]);
                         while !client::post(&url, &body).await.is_ok_and(|reply| reply.is_success()) {
                             again += 1;
                             tokio::time::sleep(Duration::from_millis(20)).await;

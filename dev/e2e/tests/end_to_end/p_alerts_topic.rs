@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use eventpulse_e2e::{START, Shop};
+use eventpulse_e2e::{START, Shop, runs};
 use eventpulse_env::{KafkaClient, PlainRecord};
 use eventpulse_testkit::{
-    alerts::{Alert, api_v2, webhook},
+    alerts::{api_v2, webhook},
     eventpulse::EventPulse,
 };
 use jiff::Timestamp;
@@ -17,19 +17,6 @@ const PREFIX: &str = "ep-";
 const TARGETS: usize = 120;
 const RUNS: usize = 3;
 
-fn rule(run: usize) -> String {
-    format!(
-        "apiVersion: eventpulse.io/v1alpha1\nkind: Rule\nmetadata: {{name: topic-{run}, namespace: shop}}\nspec:\n  \
-         match: {{matchers: ['alertname=\"Topic\"', 'run=\"{run}\"']}}\n  groupBy: [service]\n  incident: {{severity: warning, \
-         summary: a target of run {run}, resolveOn: ActionCompleted}}\n  actions:\n  - name: add-replica\n    runbookRef: {{name: \
-         scale-up}}\n    targetRef: {{apiVersion: apps/v1, kind: Deployment, name: $(alert.labels.service)}}\n---\n"
-    )
-}
-
-fn alert(run: usize, target: usize, starts_at: Timestamp) -> Alert {
-    Alert::firing("Topic", starts_at).label("run", run.to_string()).label("service", format!("t{target}"))
-}
-
 fn record(key: usize, value: &Value) -> PlainRecord {
     // The console producer wants a header; it says nothing to us.
     let record = PlainRecord { key: format!("k{key}"), value: value.to_string(), ..PlainRecord::default() };
@@ -39,7 +26,7 @@ fn record(key: usize, value: &Value) -> PlainRecord {
 /// A third of the alerts as webhooks of one, a third in lists of ten as Prometheus has them, a third each on its own; between them what
 /// is broken, with the text that its dead letter names.
 fn records(run: usize, starts_at: Timestamp) -> (Vec<PlainRecord>, BTreeMap<String, &'static str>) {
-    let one = |target| alert(run, target, starts_at);
+    let one = |target| runs::alert("Topic", run, target, starts_at);
     let third = TARGETS / 3;
     let mut records: Vec<PlainRecord> = (0..third).map(|target| record(target, &webhook(&[one(target)]))).collect();
     for first in (third..2 * third).step_by(10) {
@@ -85,7 +72,10 @@ async fn events(client: &KafkaClient, topic: &str) -> BTreeMap<String, Value> {
 async fn p_alerts_of_a_topic_that_is_not_ours_act_once_and_its_broken_records_hold_up_nothing() {
     let shop = Shop::open("e2e-p", true).await.unwrap();
     shop.add_targets(TARGETS).unwrap();
-    shop.environment.plane().apply(&(0..RUNS).map(rule).collect::<String>()).unwrap();
+    shop.environment
+        .plane()
+        .apply(&(0..RUNS).map(|run| runs::rule("topic", "Topic", run)).collect::<String>())
+        .unwrap();
     let kafka = shop.environment.kafka();
     let client = kafka.client();
     let launcher = shop.launcher("eventpulse").kafka(&kafka.bootstrap(), PREFIX).arg(format!("--alerts-topic={TOPIC}"));
