@@ -56,7 +56,7 @@ bench: ## Measure it on real parts, about an hour in all (ONLY=react,idle QUICK=
 	  echo "BUS=$(BUS): it is kafka, embedded or both" >&2; exit 2 ;; esac
 	@for switch in "QUICK=$(QUICK)" "FSYNC=$(FSYNC)" "LIST=$(LIST)"; do \
 	  case "$$switch" in *=|*=0|*=1) ;; *) echo "$$switch: it is 1 or 0" >&2; exit 2 ;; esac; done
-	@for name in $(subst $(comma), ,$(ONLY)); do grep -q "scenario(\"$$name\"," dev/bench/src/scenarios/mod.rs || { \
+	@for name in $(subst $(comma), ,$(ONLY)); do grep -Eq "^ *(scenario\()?\"$$name\"," dev/bench/src/scenarios/mod.rs || { \
 	  echo "ONLY=$(ONLY): there is no scenario $$name; make bench LIST=1 lists them" >&2; exit 2; }; done
 	@$(call timed,make bench,$(CHECK) rust $(CONTROL_PLANE) $(if $(filter embedded,$(BENCH_BUS)),,kafka) \
 	  && $(RELEASE) && $(CARGO) build --release --locked --package eventpulse-bench-probe \

@@ -7,7 +7,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use eventpulse::{
     bus::MemoryBus,
     config_status,
-    runtime::{Context, Health, Metrics, TaskFailure, Tasks, clock::SystemClock, kube_api, random::Random},
+    runtime::{Context, Health, Metrics, RightOfWay, TaskFailure, Tasks, clock::SystemClock, kube_api, random::Random},
 };
 use eventpulse_env::{ControlPlane, ControlPlaneOptions, Environment};
 use kube::{Client, config::Kubeconfig};
@@ -144,6 +144,7 @@ fn start_config(client: Client) -> (Context, mpsc::Receiver<TaskFailure>) {
         service: "config",
         bus: Arc::new(MemoryBus::new(1)),
         kube: client,
+        way: RightOfWay::new(&Metrics::default()),
         clock: Arc::new(SystemClock),
         random: Arc::new(Random::from_seed(1)),
         tasks,

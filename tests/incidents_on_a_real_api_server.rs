@@ -9,7 +9,9 @@ use eventpulse::{
     bus::{Bus, MemoryBus},
     events::{AlertLink, Event, IncidentHeader, Payload, Record, Topic},
     incidents::{IncidentsConfig, run},
-    runtime::{Context, Health, Metrics, Tasks, clock::SystemClock, kube_api, random::Random, telemetry::Tracer},
+    runtime::{
+        Context, Health, Metrics, RightOfWay, Tasks, clock::SystemClock, kube_api, random::Random, telemetry::Tracer,
+    },
 };
 use eventpulse_env::{ControlPlaneOptions, Environment};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -64,6 +66,7 @@ impl World {
             service: "incidents",
             bus: Arc::clone(&bus) as Arc<dyn Bus>,
             kube: kube_api::client(&config, "incidents", &Metrics::default()).unwrap(),
+            way: RightOfWay::new(&Metrics::default()),
             clock: Arc::new(SystemClock),
             random: Arc::new(Random::from_seed(1)),
             tasks: tasks.clone(),

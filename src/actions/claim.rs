@@ -225,7 +225,8 @@ impl Actions {
         let mut retry = 0;
         loop {
             let mut problem = None;
-            match ask(&self.ctx.health, CALL_TIMEOUT, api.create(&PostParams::default(), action)).await {
+            let params = PostParams::default();
+            match self.ctx.way.first_write(ask(&self.ctx.health, CALL_TIMEOUT, api.create(&params, action))).await {
                 Ok(created) => {
                     self.store.cache().upsert(created.clone());
                     return Claim::Exists(Box::new(created));

@@ -178,7 +178,11 @@ impl Actions {
                     drop(working);
                     self.wait(&mut work, reason, time).await?;
                 }
-                Next::Complete { what } => self.complete(&mut work, what).await?,
+                Next::Complete { what } => {
+                    // Only to be told, and no place to be taken from those that are still to be sent.
+                    drop(working);
+                    self.complete(&mut work, what).await?;
+                }
                 Next::Fail { reason, message } => self.give_up(&mut work, reason, message).await?,
             }
             if self.ctx.shutdown.is_cancelled() {

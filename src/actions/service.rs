@@ -76,7 +76,7 @@ impl Default for ActionsConfig {
         Self {
             max_in_flight: 256,
             concurrency: 256,
-            target_concurrency: 64,
+            target_concurrency: 16,
             fence_timeout: Duration::from_secs(20),
             backoff_initial: Duration::from_millis(50),
             backoff_max: Duration::from_secs(2),
@@ -123,6 +123,11 @@ impl Owned for Action {
     fn set_outbox(&mut self, entries: Vec<OutboxEntry>) {
         self.status.get_or_insert_default().outbox = entries;
     }
+
+    /// A plan is recorded before it is sent; its result is told afterwards.
+    fn leads_to_target(&self) -> bool {
+        self.status.as_ref().is_some_and(|status| status.phase == ActionPhase::Running)
+    }
 }
 
 /// Everything that running an action needs, shared by the service's parts.
@@ -159,7 +164,7 @@ impl Actions {
             runbooks: WatchCache::new(),
             autoscalers: WatchCache::new(),
             kinds: Kinds::new(ctx.kube.clone()),
-            targets: Targets::new(ctx.kube.clone(), config.target_concurrency),
+            targets: Targets::new(ctx.kube.clone(), ctx.way.clone(), config.target_concurrency),
             queues: Queues::default(),
             ownership: Ownership::new(Arc::clone(&ctx.bus), Topic::ActionRequested),
             taken_up: watch::Sender::new(0),

@@ -9,7 +9,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
     api::v1alpha1::TargetReference,
-    runtime::{ApiFailure, classify, liveness::waiting},
+    runtime::{ApiFailure, RightOfWay, classify, liveness::waiting},
 };
 
 /// As whom EventPulse changes fields (`metadata.managedFields`). Tools that are to leave them alone are told this name.
@@ -44,6 +44,7 @@ pub(super) fn user_of(namespace: &str, account: &str) -> String {
 #[derive(Clone)]
 pub(super) struct Targets {
     client: Client,
+    way: RightOfWay,
     permits: Arc<Semaphore>,
     concurrency: usize,
 }
@@ -55,9 +56,9 @@ pub(super) struct Slot<'a> {
 }
 
 impl Targets {
-    pub(super) fn new(client: Client, concurrency: usize) -> Self {
+    pub(super) fn new(client: Client, way: RightOfWay, concurrency: usize) -> Self {
         let concurrency = concurrency.max(1);
-        Self { client, permits: Arc::new(Semaphore::new(concurrency)), concurrency }
+        Self { client, way, permits: Arc::new(Semaphore::new(concurrency)), concurrency }
     }
 
     /// How many calls are under way.
@@ -97,7 +98,8 @@ impl Targets {
         }
         let body = body.map(Value::to_string).unwrap_or_default().into_bytes();
         let request = request.body(body).map_err(|error| CallError::Unsupported(error.to_string()))?;
-        match tokio::time::timeout(call.timeout, self.client.request::<Value>(request)).await {
+        let answer = tokio::time::timeout(call.timeout, self.client.request::<Value>(request));
+        match self.way.first(answer).await {
             Ok(Ok(object)) => Ok(object),
             Ok(Err(error)) => Err(CallError::Api { failure: classify(&error), causes: has_causes(&error) }),
             Err(_) => {

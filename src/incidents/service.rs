@@ -49,7 +49,7 @@ impl Default for IncidentsConfig {
     fn default() -> Self {
         Self {
             max_in_flight: 512,
-            concurrency: 64,
+            concurrency: 512,
             ttl: ApiDuration::from_secs(7 * 24 * 3600),
             max_finished: 1_000,
             retention_interval: Duration::from_secs(60),
@@ -95,7 +95,7 @@ pub const TOPICS: [Topic; 7] = [
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// How long an event waits for those right behind it, so that what happens at once (opened and requested, completed and delivered) is
 /// one write. No other service waits for an Incident, and people do not see so short a time.
-const FOLD_WINDOW: Duration = Duration::from_millis(50);
+const FOLD_WINDOW: Duration = Duration::from_millis(150);
 
 /// Runs until shutdown.
 pub async fn run(ctx: Context, config: IncidentsConfig) -> Result<(), IncidentsError> {

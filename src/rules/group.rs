@@ -26,7 +26,7 @@ use crate::{
     compile::CompiledRule,
     events::{
         ActionCompleted, ActionFailed, AlertDecided, AlertId, AlertLink, AlertStatus, DeadLetter, DeadLetterReason,
-        DecisionReason, Event, IncidentId, IncidentUpdated, NamespacedName, Payload, Record, TraceContext,
+        DecisionReason, Event, IncidentId, IncidentUpdated, NamespacedName, Payload, Record, Topic, TraceContext,
     },
     runtime::{
         ApiFailure, Context, Handler, Owned, Step, Store, StoreError, WatchCache,
@@ -50,6 +50,10 @@ impl Owned for AlertGroup {
 
     fn set_outbox(&mut self, entries: Vec<OutboxEntry>) {
         self.spec.outbox = entries;
+    }
+
+    fn leads_to_target(&self) -> bool {
+        self.spec.outbox.iter().any(|entry| entry.topic == Topic::ActionRequested.name())
     }
 }
 
@@ -231,13 +235,14 @@ impl Groups {
     fn view<'a>(
         &self,
         name: &NamespacedName,
+        group: &NamespacedName,
         compiled: Option<&'a CompiledRule>,
         behind: bool,
         storm: bool,
     ) -> RuleView<'a> {
         // The newest known spec, whether it compiles or not: a broken edit does not take `suspend` back.
         let suspended = self.rules.get(name).is_none_or(|rule| rule.spec.suspend);
-        let waiting = self.index(|index| index.waiting_groups(name));
+        let waiting = self.index(|index| index.waiting_beside(name, group));
         RuleView {
             rule: compiled,
             suspended,
@@ -285,7 +290,7 @@ impl Groups {
             // A group that may open takes its place before it does: many are decided side by side.
             let may_open = group.as_ref().is_none_or(|spec| spec.episode.is_none() && spec.storm.is_none());
             let storm = may_open && !self.index(|index| index.reserve(&item.key.rule, name, self.storm_threshold));
-            let view = self.view(&item.key.rule, compiled.map(Arc::as_ref), behind, storm);
+            let view = self.view(&item.key.rule, name, compiled.map(Arc::as_ref), behind, storm);
             let incident = group.is_none().then(|| self.unfinished_incident(&item.key)).flatten();
             // An existing group knows its rule best: an event's header may be somebody else's making.
             let key = group.as_ref().map_or_else(|| item.key.clone(), |spec| key_of(&item.key.rule.namespace, spec));
@@ -338,7 +343,7 @@ impl Groups {
             if written.is_ok() {
                 index.update(name, self.store.get(name).as_deref());
             }
-            items.iter().for_each(|item| index.release(&item.key.rule, name));
+            items.iter().for_each(|item| index.settle(&item.key.rule, name));
         });
         written?;
         reasons.iter().for_each(|event| self.count(event));

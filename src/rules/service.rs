@@ -73,7 +73,7 @@ impl Default for RulesConfig {
     fn default() -> Self {
         Self {
             max_in_flight: 512,
-            concurrency: 64,
+            concurrency: 512,
             retention: RuleDuration::from_secs(7 * 24 * 3600),
             max_quiet: 5_000,
             repeats_for: RuleDuration::from_secs(24 * 3600),

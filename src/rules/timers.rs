@@ -23,6 +23,8 @@ pub(super) struct GroupIndex {
     storms: BTreeSet<NamespacedName>,
     /// By rule: groups that are about to open. What is decided side by side counts before it is written.
     opening: HashMap<NamespacedName, HashSet<NamespacedName>>,
+    /// The same of groups that found no place, and are about to wait for one.
+    queueing: HashMap<NamespacedName, HashSet<NamespacedName>>,
     /// By fingerprint: the groups that know it.
     knowing: HashMap<String, BTreeSet<NamespacedName>>,
 }
@@ -109,30 +111,31 @@ impl GroupIndex {
 
     /// Forgets everything, before all groups are looked at anew. What is being decided is no group yet, and stays.
     pub fn clear(&mut self) {
-        *self = Self { opening: std::mem::take(&mut self.opening), ..Self::default() };
+        let (opening, queueing) = (std::mem::take(&mut self.opening), std::mem::take(&mut self.queueing));
+        *self = Self { opening, queueing, ..Self::default() };
     }
 
     /// Takes a place among a rule's open groups for one that may open; false when so many have none left. It keeps the place until
-    /// [`GroupIndex::release`].
+    /// [`GroupIndex::release`] or [`GroupIndex::settle`].
     pub fn reserve(&mut self, rule: &NamespacedName, group: &NamespacedName, most: usize) -> bool {
         let is_counted = |name: &NamespacedName| self.groups.get(name).is_some_and(|known| known.open);
         let opening = self.opening.get(rule).into_iter().flatten();
         let others = opening.filter(|name| *name != group && !is_counted(name)).count();
         let fits = self.open_groups(rule) + others < most;
-        if fits {
-            self.opening.entry(rule.clone()).or_default().insert(group.clone());
-        }
+        let decided = if fits { &mut self.opening } else { &mut self.queueing };
+        decided.entry(rule.clone()).or_default().insert(group.clone());
         fits
     }
 
-    /// The group did not open, or is in the index as one that has.
+    /// The group does not open.
     pub fn release(&mut self, rule: &NamespacedName, group: &NamespacedName) {
-        if let Some(opening) = self.opening.get_mut(rule) {
-            opening.remove(group);
-            if opening.is_empty() {
-                self.opening.remove(rule);
-            }
-        }
+        take_out(&mut self.opening, rule, group);
+    }
+
+    /// What was decided of the group is in the index, or was not written.
+    pub fn settle(&mut self, rule: &NamespacedName, group: &NamespacedName) {
+        take_out(&mut self.opening, rule, group);
+        take_out(&mut self.queueing, rule, group);
     }
 
     /// Every rule that has an open group, and how many.
@@ -155,9 +158,13 @@ impl GroupIndex {
         self.open.get(rule).copied().unwrap_or_default()
     }
 
-    /// How many groups of a rule have no incident and no cooldown, but alerts that wait for an incident.
-    pub fn waiting_groups(&self, rule: &NamespacedName) -> usize {
-        self.waiting.get(rule).map_or(0, BTreeSet::len)
+    /// How many groups of a rule, beside this one, have no incident and no cooldown but alerts that wait for an incident, or are about
+    /// to.
+    pub fn waiting_beside(&self, rule: &NamespacedName, group: &NamespacedName) -> usize {
+        let waits = |name: &NamespacedName| self.groups.get(name).is_some_and(|known| known.waiting.is_some());
+        let queueing = self.queueing.get(rule).into_iter().flatten();
+        let about_to = queueing.filter(|name| *name != group && !waits(name)).count();
+        self.waiting.get(rule).map_or(0, BTreeSet::len).saturating_sub(usize::from(waits(group))) + about_to
     }
 
     /// Takes the groups out that have something due. Each comes back with its next change, or when everything is looked at anew.
@@ -184,6 +191,19 @@ impl GroupIndex {
 fn waiting_since(spec: &AlertGroupSpec) -> Option<Timestamp> {
     let held = spec.alerts.iter().filter(|alert| alert.facts.is_some()).map(|alert| alert.starts_at);
     held.min().filter(|_| spec.episode.is_none() && spec.cooldown_until.is_none())
+}
+
+fn take_out(
+    groups: &mut HashMap<NamespacedName, HashSet<NamespacedName>>,
+    rule: &NamespacedName,
+    group: &NamespacedName,
+) {
+    if let Some(of_rule) = groups.get_mut(rule) {
+        of_rule.remove(group);
+        if of_rule.is_empty() {
+            groups.remove(rule);
+        }
+    }
 }
 
 fn less(counts: &mut HashMap<NamespacedName, usize>, rule: &NamespacedName) {

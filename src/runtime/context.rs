@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Metrics, ServiceHealth, Tasks, clock::Clock, random::Random, telemetry::Tracer};
+use super::{Metrics, RightOfWay, ServiceHealth, Tasks, clock::Clock, random::Random, telemetry::Tracer};
 use crate::bus::Bus;
 
 /// The ports and the surroundings of one service. A simulator can put its own in every place.
@@ -16,6 +16,8 @@ pub struct Context {
     pub bus: Arc<dyn Bus>,
     /// The service's own client, with a connection pool of its own (bulkhead).
     pub kube: kube::Client,
+    /// Who of the process goes first at the API server.
+    pub way: RightOfWay,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
     /// Jitter.

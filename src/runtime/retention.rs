@@ -3,10 +3,10 @@
 //!
 //! [`expired`] is pure; [`sweep`] carries it out.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use futures::{StreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
+use tokio::time::Instant;
 
 use super::{
     Context, Owned, Store, StoreError,
@@ -14,9 +14,10 @@ use super::{
     watch_cache::{name_of, version_of},
 };
 
-/// The most objects of one kind that one sweep deletes, and how many at once: a flood that ends together is not deleted together.
+/// The most objects of one kind that one sweep deletes: a flood that ends together is not deleted together.
 pub const DELETES_MAX: usize = 500;
-const DELETES_AT_ONCE: usize = 4;
+/// How long it may go on.
+const DELETES_SPAN: Duration = Duration::from_secs(10);
 
 /// An object that has come to its end.
 #[derive(Clone, Debug)]
@@ -127,7 +128,12 @@ where
 
 /// Deletes the first of these, as many as a sweep may. One that was changed meanwhile stays.
 async fn delete<K: Owned>(ctx: &Context, store: &Store<K>, kind: &'static str, expired: Vec<(Arc<K>, Expired)>) {
-    let works = expired.into_iter().take(DELETES_MAX).map(|(object, why)| async move {
+    let begin = Instant::now();
+    for (object, why) in expired.into_iter().take(DELETES_MAX) {
+        if begin.elapsed() >= DELETES_SPAN {
+            return;
+        }
+        let _turn = ctx.way.tidy().await;
         if ctx.shutdown.is_cancelled() {
             return;
         }
@@ -140,10 +146,7 @@ async fn delete<K: Owned>(ctx: &Context, store: &Store<K>, kind: &'static str, e
             Ok(false) | Err(StoreError::Shutdown) => {}
             Err(error) => tracing::warn!(kind, %error, "A finished object could not be deleted; it is tried again."),
         }
-    });
-    // Collected first: a stream of closures that borrow is not Send for every lifetime.
-    let works: Vec<_> = works.collect();
-    stream::iter(works).buffer_unordered(DELETES_AT_ONCE).collect::<Vec<()>>().await;
+    }
 }
 
 #[cfg(test)]

@@ -14,14 +14,16 @@ use std::{
     time::Duration,
 };
 
-use futures::{StreamExt, stream};
 use jiff::SignedDuration;
 use kube::{
     Api,
     api::{DeleteParams, PostParams, Preconditions},
 };
 use serde::Serialize;
-use tokio::{sync::broadcast, time::timeout};
+use tokio::{
+    sync::broadcast,
+    time::{Instant, timeout},
+};
 
 use super::{
     ApiFailure, Context, WatchCache,
@@ -33,16 +35,18 @@ use super::{
 };
 use crate::{
     api::v1alpha1::{OUTBOX_MAX, OutboxEntry},
-    events::{Event, NamespacedName, Record},
+    events::{Event, NamespacedName, Record, Topic},
 };
 
 /// An outbox that is older than this is published and cleared by the holder of its partition.
 pub const SWEEP_AGE: SignedDuration = SignedDuration::from_secs(2);
+/// An outbox that is older than this is cleared however much else there is to do.
+const CLEAR_AGE: SignedDuration = SignedDuration::from_mins(10);
 /// How many objects' outboxes a sweep publishes together.
 const SWEEP_PUBLISH_BATCH: usize = 256;
-/// How many objects are tidied at most in one go, how many at once, and how long one may take.
+/// How many objects are tidied at most in one go, how long that may go on, and how long one may take.
 const TIDY_MAX: usize = 512;
-const TIDY_AT_ONCE: usize = 8;
+const TIDY_SPAN: Duration = Duration::from_millis(500);
 const TIDY_TIMEOUT: Duration = Duration::from_secs(5);
 const BACKOFF_INITIAL: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
@@ -57,6 +61,10 @@ pub trait Owned: Cached + Serialize {
     fn outbox(&self) -> &[OutboxEntry];
     /// Replaces what it still has to say.
     fn set_outbox(&mut self, entries: Vec<OutboxEntry>);
+    /// Whether its write, in this state, is on the way to a target, so that nothing else is to hold it up.
+    fn leads_to_target(&self) -> bool {
+        false
+    }
     /// Takes out, before it is kept in memory, what neither a decision nor a write needs (promise 6).
     fn forget_unread(&mut self) {
         forget_managed_fields(self);
@@ -227,21 +235,24 @@ impl<K: Owned> Store<K> {
         }
     }
 
-    /// Publishes what objects of ours still have to say, and then clears what is acknowledged, for every outbox that is older than
-    /// [`SWEEP_AGE`]. What somebody waits for goes first: clearing is only tidiness, so a part of it may wait for the next sweep.
-    /// Called every now and then, and after a takeover.
+    /// Publishes what objects of ours still have to say, for every outbox that is older than [`SWEEP_AGE`], and then clears what is
+    /// acknowledged: when there is little else to do, because that is only tidiness, but in the end also when there is not. Called every
+    /// now and then, and after a takeover.
     pub async fn sweep(&self, owns: impl Fn(&K) -> bool) -> Result<(), StoreError> {
         self.forget_what_others_cleared();
         let now = self.ctx.clock.now();
-        let is_due = |object: &Arc<K>| {
+        let is_older = |object: &K, than: SignedDuration| {
             let oldest = object.outbox().iter().map(|entry| entry.time).min();
-            oldest.is_some_and(|oldest| now.duration_since(oldest) >= SWEEP_AGE)
+            oldest.is_some_and(|oldest| now.duration_since(oldest) >= than)
         };
-        let due: Vec<Arc<K>> = self.list().into_iter().filter(|object| is_due(object) && owns(object)).collect();
+        let mut due = self.list();
+        due.retain(|object| is_older(object, SWEEP_AGE) && owns(object));
         for objects in due.chunks(SWEEP_PUBLISH_BATCH) {
             self.publish_outboxes(objects.iter().map(|object| (name_of(object.as_ref()), object.outbox()))).await?;
         }
-        let names = due.iter().map(|object| name_of(object.as_ref())).collect();
+        let is_calm = self.ctx.way.is_calm();
+        let of = due.iter().filter(|object| is_calm || is_older(object.as_ref(), CLEAR_AGE));
+        let names = of.map(|object| name_of(object.as_ref())).collect();
         self.tidy(names, |current| match current {
             Some(object) if !object.outbox().is_empty() => Step::Write { object: object.clone(), publish: Vec::new() },
             _ => Step::Unchanged { publish: Vec::new() },
@@ -249,7 +260,7 @@ impl<K: Owned> Store<K> {
         .await
     }
 
-    /// Does to many objects what nobody waits for, a few at once, and a part of them at a time. What cannot be done soon is left for
+    /// Does to many objects what nobody waits for, one after the other, and a part of them at a time. What cannot be done soon is left for
     /// the next time, and with it the rest of its namespace: one in which nothing can be written holds up no other.
     pub async fn tidy(
         &self,
@@ -260,36 +271,44 @@ impl<K: Owned> Store<K> {
         let start = self.ctx.random.next_u64() % names.len().max(1) as u64;
         names.rotate_left(usize::try_from(start).unwrap_or(0));
         names.truncate(TIDY_MAX);
-        let stuck = Mutex::default();
-        let works: Vec<_> = names.into_iter().map(|name| self.tidy_one(name, &decide, &stuck)).collect();
-        let mut works = stream::iter(works).buffer_unordered(TIDY_AT_ONCE);
-        while let Some(done) = works.next().await {
-            done?;
+        let mut stuck = HashSet::new();
+        let mut until = Instant::now() + TIDY_SPAN;
+        for name in names {
+            if Instant::now() >= until {
+                // Whoever tidies has more to do than this.
+                break;
+            }
+            let begin = Instant::now();
+            if !self.tidy_one(name, &decide, &mut stuck).await? {
+                until += begin.elapsed();
+            }
         }
         Ok(())
     }
 
+    /// False when it cannot be written now.
     async fn tidy_one(
         &self,
         name: NamespacedName,
         decide: &(impl Fn(Option<&K>) -> Step<K> + Sync),
-        stuck: &Mutex<HashSet<String>>,
-    ) -> Result<(), StoreError> {
+        stuck: &mut HashSet<String>,
+    ) -> Result<bool, StoreError> {
         if self.ctx.shutdown.is_cancelled() {
             return Err(StoreError::Shutdown);
         }
-        if lock(stuck).contains(&name.namespace) {
-            return Ok(());
+        if stuck.contains(&name.namespace) {
+            return Ok(false);
         }
+        let _turn = self.ctx.way.tidy().await;
         match timeout(TIDY_TIMEOUT, self.transact(&name, decide)).await {
-            Ok(Err(StoreError::Shutdown)) => return Err(StoreError::Shutdown),
-            Ok(Ok(_) | Err(StoreError::Refused { .. })) => {}
+            Ok(Err(StoreError::Shutdown)) => Err(StoreError::Shutdown),
+            Ok(Ok(_) | Err(StoreError::Refused { .. })) => Ok(true),
             Err(_) => {
                 tracing::warn!(kind = %K::kind(&()), object = %name, "It cannot be written now; it is tried again later.");
-                lock(stuck).insert(name.namespace);
+                stuck.insert(name.namespace);
+                Ok(false)
             }
         }
-        Ok(())
     }
 
     /// Deletes this very version of the object; one that is gone or has changed is left alone. True when it was deleted.
@@ -298,7 +317,7 @@ impl<K: Owned> Store<K> {
         let preconditions =
             Preconditions { uid: object.meta().uid.clone(), resource_version: object.meta().resource_version.clone() };
         let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-        match self.ask(self.api(&name).delete(&name.name, &params)).await {
+        match self.ask(false, self.api(&name).delete(&name.name, &params)).await {
             Ok(_) => {
                 self.acknowledged().remove(&name);
                 Ok(true)
@@ -344,12 +363,13 @@ impl<K: Owned> Store<K> {
         retry: &mut u32,
     ) -> Result<Attempt<K>, StoreError> {
         object.set_outbox(outbox);
+        let first = object.leads_to_target();
         let api = self.api(name);
         let params = PostParams::default();
         let base = match current {
             Some(current) => version_of(current).to_string(),
             None => {
-                let created = match self.ask(api.create(&params, &object)).await {
+                let created = match self.ask(first, api.create(&params, &object)).await {
                     Ok(created) => created,
                     // What is not found is the namespace: waiting for one that is gone would hold up its partition for ever.
                     Err(failure @ ApiFailure::NotFound(_)) => return Err(self.refused(name, failure)),
@@ -366,9 +386,9 @@ impl<K: Owned> Store<K> {
         // Memory has only a part of them; of what a write does not say the API server keeps all.
         object.meta_mut().managed_fields = None;
         let result = if K::STATUS_SUBRESOURCE {
-            self.ask(api.replace_status(&name.name, &params, &object)).await
+            self.ask(first, api.replace_status(&name.name, &params, &object)).await
         } else {
-            self.ask(api.replace(&name.name, &params, &object)).await
+            self.ask(first, api.replace(&name.name, &params, &object)).await
         };
         match result {
             Ok(stored) => {
@@ -386,7 +406,7 @@ impl<K: Owned> Store<K> {
         retry: &mut u32,
     ) -> Result<Attempt<K>, StoreError> {
         object.meta_mut().managed_fields = None;
-        match self.ask(self.api(name).replace(&name.name, &PostParams::default(), &object)).await {
+        match self.ask(false, self.api(name).replace(&name.name, &PostParams::default(), &object)).await {
             Ok(stored) => Ok(Attempt::Written(self.cache.upsert(stored))),
             Err(failure) => self.not_written(name, failure, retry).await,
         }
@@ -460,7 +480,18 @@ impl<K: Owned> Store<K> {
         Ok(())
     }
 
+    /// What is on the way to a target goes first and alone, so that the work on everything else does not hold it up.
     async fn publish_records(&self, records: Vec<Record>) -> Result<(), StoreError> {
+        let (first, rest): (Vec<_>, Vec<_>) =
+            records.into_iter().partition(|record| record.topic == Topic::ActionRequested);
+        if first.is_empty() {
+            return self.publish_together(rest).await;
+        }
+        self.publish_together(first).await?;
+        self.ctx.way.record(self.publish_together(rest)).await
+    }
+
+    async fn publish_together(&self, records: Vec<Record>) -> Result<(), StoreError> {
         if records.is_empty() || publish_until_acknowledged(&self.ctx, records).await {
             Ok(())
         } else {
@@ -510,8 +541,10 @@ impl<K: Owned> Store<K> {
         StoreError::Refused { kind: K::kind(&()).into_owned(), name: name.clone(), failure }
     }
 
-    async fn ask<T>(&self, call: impl Future<Output = kube::Result<T>>) -> Result<T, ApiFailure> {
-        ask(&self.ctx.health, CALL_TIMEOUT, call).await
+    /// A write; `first`: it is on the way to a target.
+    async fn ask<T>(&self, first: bool, call: impl Future<Output = kube::Result<T>>) -> Result<T, ApiFailure> {
+        let call = ask(&self.ctx.health, CALL_TIMEOUT, call);
+        if first { self.ctx.way.first_write(call).await } else { self.ctx.way.record(call).await }
     }
 
     fn api(&self, name: &NamespacedName) -> Api<K> {

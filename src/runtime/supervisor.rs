@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Context, Deadlines, Ending, Health, Metrics, ServiceHealth, Signals, TaskFailure, Tasks,
+    Context, Deadlines, Ending, Health, Metrics, RightOfWay, ServiceHealth, Signals, TaskFailure, Tasks,
     clock::Clock,
     kube_api,
     liveness::{EXECUTOR_BOUND, LOOK_INTERVAL},
@@ -46,6 +46,7 @@ pub struct Parts {
 /// Watches over the services of the process.
 pub struct Supervisor {
     parts: Parts,
+    way: RightOfWay,
     shutdown: CancellationToken,
     /// Ends with the other at the latest.
     intake: CancellationToken,
@@ -58,7 +59,7 @@ impl Supervisor {
         // Not ready before every service is there to say what it waits for.
         parts.health.process();
         parts.health.measure(&parts.metrics);
-        Self { intake: shutdown.child_token(), parts, shutdown }
+        Self { intake: shutdown.child_token(), way: RightOfWay::new(&parts.metrics), parts, shutdown }
     }
 
     /// The surroundings of one service, with an API client of its own.
@@ -68,6 +69,7 @@ impl Supervisor {
             service,
             bus: Arc::clone(&parts.bus),
             kube: kube_api::client(&parts.kube, service, &parts.metrics)?,
+            way: self.way.clone(),
             clock: Arc::clone(&parts.clock),
             random: Arc::clone(&parts.random),
             tasks: parts.tasks.clone(),

@@ -9,7 +9,7 @@ use super::FakeApi;
 use crate::{
     bus::Bus,
     runtime::{
-        Context, Health, Metrics, TaskFailure, Tasks,
+        Context, Health, Metrics, RightOfWay, TaskFailure, Tasks,
         clock::{Clock, ManualClock},
         random::Random,
         telemetry::Tracer,
@@ -52,6 +52,7 @@ impl TestContext {
             service,
             bus,
             kube: api.measured_client(service, metrics),
+            way: RightOfWay::new(metrics),
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
             random: Arc::new(Random::from_seed(1)),
             tasks,

@@ -2,7 +2,7 @@
 //!
 //! librdkafka's own client is polled all the time, so max.poll.interval is never exceeded; backpressure pauses partitions. No
 //! call of it runs on the async threads. Offsets are stored for the contiguous prefix only, and librdkafka commits what is
-//! stored: every 200 ms, when partitions are revoked, and when the group is left.
+//! stored: every second, when partitions are revoked, and when the group is left.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -26,7 +26,7 @@ use super::{
     connection::{Connection, LogContext},
     positions::{Positions, Seen},
     record,
-    watch::{self, Look, Watch},
+    watch::{self, Asker, Look, Watch},
 };
 use crate::{
     bus::{
@@ -185,6 +185,7 @@ enum End {
 pub(super) struct Member {
     shared: Arc<Shared>,
     connection: Connection,
+    asker: Asker,
     topics: Vec<Topic>,
     max_in_flight: usize,
     positions: Positions,
@@ -198,10 +199,17 @@ pub(super) struct Member {
 }
 
 impl Member {
-    pub(super) fn new(shared: Arc<Shared>, connection: Connection, topics: Vec<Topic>, max_in_flight: usize) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        connection: Connection,
+        asker: Asker,
+        topics: Vec<Topic>,
+        max_in_flight: usize,
+    ) -> Self {
         Self {
             shared,
             connection,
+            asker,
             topics,
             max_in_flight: max_in_flight.max(1),
             positions: Positions::default(),
@@ -429,8 +437,11 @@ impl Member {
     fn tell_lag(&self, consumer: &BaseConsumer<Context>) {
         let assigned = self.shared.queue.assigned();
         let looks: Vec<Look> = assigned.iter().map(|at| Look { at: *at, position: self.positions.get(*at) }).collect();
-        let reached =
-            if looks.is_empty() { Default::default() } else { watch::reach(consumer, &self.connection, &looks) };
+        let reached = if looks.is_empty() {
+            Default::default()
+        } else {
+            watch::reach(consumer, &self.asker, &self.connection, &looks)
+        };
         if reached.len() < looks.len() {
             return;
         }
@@ -459,7 +470,7 @@ impl Member {
             .filter(|at| !self.paused.contains(at) && self.shared.queue.room(*at) > 0)
             .map(|at| Look { at, position: self.positions.get(at) })
             .collect();
-        let Some(stuck) = self.watch.look(consumer, &self.connection, idle) else { return false };
+        let Some(stuck) = self.watch.look(consumer, &self.asker, &self.connection, idle) else { return false };
         tracing::warn!(group = self.shared.group, at = %stuck, "Records waited without a wake-up; making a new consumer.");
         repaired_wakeups(&self.shared.metrics, &self.shared.group);
         true

@@ -30,6 +30,7 @@ use self::{
     member::{Ended, Member, Shared},
     producer::Producer,
     topics::{NotReady, Partitions},
+    watch::Asker,
 };
 use super::{
     Bus, BusError, DeliveryQueue, KafkaConfig, Membership, SubscribeOptions, Subscription,
@@ -76,6 +77,7 @@ struct Inner {
     options: KafkaOptions,
     metrics: Metrics,
     producer: Producer,
+    asker: Asker,
     topics: tokio_watch::Sender<Topics>,
     members: Mutex<Vec<Weak<Shared>>>,
     /// What is wrong with topics that are not ours.
@@ -96,11 +98,13 @@ impl KafkaBus {
     pub async fn open(config: KafkaConfig, metrics: Metrics, options: KafkaOptions) -> Result<Self, BusError> {
         let connection = Connection::new(config)?;
         let producer = Producer::new(connection.clone())?;
+        let asker = Asker::new(&connection).map_err(|error| BusError::Open(connection.describe(&error)))?;
         let inner = Arc::new(Inner {
             connection,
             options,
             metrics,
             producer,
+            asker,
             topics: tokio_watch::Sender::new(Topics::Waiting("the brokers have not answered yet".into())),
             members: Mutex::default(),
             foreign_faults: Faults::default(),
@@ -226,7 +230,8 @@ impl Inner {
             watch_interval: self.options.watch_interval,
             liveness: self.options.liveness.clone(),
         });
-        let member = Member::new(Arc::clone(&shared), connection, options.topics, options.max_in_flight);
+        let asker = self.asker.clone();
+        let member = Member::new(Arc::clone(&shared), connection, asker, options.topics, options.max_in_flight);
         let ended = Ended(Arc::clone(&shared));
         // Not a task: librdkafka's calls block.
         std::thread::Builder::new()

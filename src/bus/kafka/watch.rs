@@ -1,18 +1,43 @@
 //! Notices a consumer that stopped waking: records stand at the brokers, there is room for them, and nothing moves.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use rdkafka::{
     Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer, ConsumerContext},
-    error::RDKafkaErrorCode,
+    error::{KafkaError, RDKafkaErrorCode},
 };
 
-use super::{connection::Connection, member::partition_number};
+use super::{
+    connection::{Connection, LogContext},
+    member::partition_number,
+};
 use crate::bus::TopicPartition;
 
 /// How long the brokers may take to say what they have. Nothing is delivered meanwhile, which without them nothing would be.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Asks the brokers where partitions end, over connections of its own: a broker works off a connection in its order, so behind a fetch
+/// that waits for a record a question would be answered with the next record, which would then wait behind the question.
+#[derive(Clone)]
+pub(super) struct Asker(Arc<BaseConsumer<LogContext>>);
+
+impl Asker {
+    /// It joins no group and reads nothing. Fails for settings that librdkafka does not take.
+    pub(super) fn new(connection: &Connection) -> Result<Self, KafkaError> {
+        connection.client().create_with_context(connection.context()).map(Arc::new).map(Self)
+    }
+
+    /// None where the brokers do not answer.
+    fn offsets(&self, of: TopicPartitionList) -> Option<HashMap<(String, i32), u64>> {
+        // What it says of its brokers would stay in its queue.
+        while self.0.poll(Duration::ZERO).is_some() {}
+        match of.count() {
+            0 => Some(HashMap::new()),
+            _ => self.0.offsets_for_times(of, QUERY_TIMEOUT).ok().map(|list| offsets(&list)),
+        }
+    }
+}
 
 /// A partition with room, and where it stands; no position while no record of it has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +64,7 @@ impl Watch {
     pub(super) fn look<C: ConsumerContext>(
         &mut self,
         consumer: &BaseConsumer<C>,
+        asker: &Asker,
         connection: &Connection,
         partitions: Vec<Look>,
     ) -> Option<TopicPartition> {
@@ -47,7 +73,7 @@ impl Watch {
             .filter(|look| self.last.get(&look.at).is_some_and(|(position, _)| *position == look.position))
             .copied()
             .collect();
-        let ends = if unmoved.is_empty() { HashMap::new() } else { waiting(consumer, connection, &unmoved) };
+        let ends = if unmoved.is_empty() { HashMap::new() } else { waiting(consumer, asker, connection, &unmoved) };
         self.judge(&partitions, &ends)
     }
 
@@ -105,16 +131,18 @@ pub(super) fn ask<C: ConsumerContext>(
 /// The end of every partition that has records behind its position.
 fn waiting<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
+    asker: &Asker,
     connection: &Connection,
     partitions: &[Look],
 ) -> HashMap<TopicPartition, u64> {
-    let places = reach(consumer, connection, partitions).into_iter();
+    let places = reach(consumer, asker, connection, partitions).into_iter();
     places.filter(|(_, (position, end))| end > position).map(|(at, (_, end))| (at, end)).collect()
 }
 
 /// Asks the brokers: where each partition stands, and its end. A partition that they do not answer for is not there.
 pub(super) fn reach<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
+    asker: &Asker,
     connection: &Connection,
     partitions: &[Look],
 ) -> HashMap<TopicPartition, (u64, u64)> {
@@ -139,16 +167,9 @@ pub(super) fn reach<C: ConsumerContext>(
         0 => HashMap::new(),
         _ => consumer.committed_offsets(unknown, QUERY_TIMEOUT).map(|list| offsets(&list)).unwrap_or_default(),
     };
-    let oldest = list(Some(Offset::Beginning), |look| look.position.is_none());
-    let oldest = match oldest.count() {
-        0 => HashMap::new(),
-        _ => consumer.offsets_for_times(oldest, QUERY_TIMEOUT).map(|list| offsets(&list)).unwrap_or_default(),
-    };
-    let Ok(ends) = consumer.offsets_for_times(list(Some(Offset::End), |_| true), QUERY_TIMEOUT) else {
-        return HashMap::new();
-    };
-    offsets(&ends)
-        .into_iter()
+    let oldest = asker.offsets(list(Some(Offset::Beginning), |look| look.position.is_none())).unwrap_or_default();
+    let Some(ends) = asker.offsets(list(Some(Offset::End), |_| true)) else { return HashMap::new() };
+    ends.into_iter()
         .filter_map(|(place, end)| {
             let look = places.get(&place)?;
             let begin = oldest.get(&place).copied();

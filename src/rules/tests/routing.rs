@@ -107,7 +107,7 @@ fn the_index_follows_what_a_group_knows_and_whether_it_waits() {
     let mut group = Scenario::seed();
     let look = |index: &mut GroupIndex, group: &Scenario| {
         index.update(&name, Some(&AlertGroup::new("a-group", group.group.clone().unwrap())));
-        (index.open_groups(&rule), index.waiting_groups(&rule))
+        (index.open_groups(&rule), index.waiting_beside(&rule, &rule))
     };
     group.storm = true;
     group.alert(firing(1, 0));

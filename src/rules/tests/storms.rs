@@ -162,7 +162,7 @@ fn a_storm_begins_at_the_bound_lets_the_oldest_in_and_is_over_when_it_was_calm()
     for (n, since) in [(20, 30), (21, 10), (22, 20)] {
         index.update(&name(n), Some(&group(false, Some(since), None)));
     }
-    assert_eq!((look(&mut storms, &index, 2), index.waiting_groups(&rule_name())), (vec![], 3));
+    assert_eq!((look(&mut storms, &index, 2), index.waiting_beside(&rule_name(), &name(99))), (vec![], 3));
     index.update(&name(0), None);
     index.update(&name(1), None);
     let room = |n| StormStep::Room(name(n));
@@ -201,8 +201,13 @@ fn what_is_decided_side_by_side_counts_before_it_is_written() {
         index.reserve(&rule, &name(1), 2) && !index.reserve(&rule, &name(3), 2),
         "being decided outlasts a new look"
     );
+    assert_eq!(index.waiting_beside(&rule, &name(4)), 1, "number 3 is about to wait");
+    assert_eq!(index.waiting_beside(&rule, &name(3)), 0, "not for itself");
     index.release(&rule, &name(2));
     assert!(index.reserve(&rule, &name(3), 2));
+    index.settle(&rule, &name(3));
+    assert_eq!(index.waiting_beside(&rule, &name(4)), 0);
+    assert!(index.reserve(&rule, &name(4), 2), "its place is free again");
 }
 
 #[test]

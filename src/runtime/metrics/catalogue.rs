@@ -278,6 +278,12 @@ pub static KUBE_EVENTS: Counter<1> = Counter::new(
 pub static KUBE_EVENTS_QUEUED: Gauge<0> =
     Gauge::new("eventpulse_kube_events_queued", "Kubernetes Events that wait to be written.", []);
 /// The process.
+pub static API_WRITES_WAITING: Gauge<0> = Gauge::new(
+    "eventpulse_api_writes_waiting",
+    "Writes of records to the API server that let calls on the way to a target go first.",
+    [],
+);
+/// The process.
 pub static BUILD_INFO: Gauge<1> = Gauge::new("eventpulse_build_info", "Always 1.", [("version", "EventPulse's")]);
 /// The process.
 pub static PROCESS_CPU: Total<0> = Total::new("process_cpu_seconds", "User and system CPU time of the process.", []);
@@ -348,6 +354,7 @@ fn of_every_service() -> Vec<Entry> {
         MAILBOX_DURATION.entry(),
         API_REQUESTS.entry(),
         API_REQUEST_DURATION.entry(),
+        API_WRITES_WAITING.entry(),
         WATCH_SILENCE.entry(),
         RETRIES.entry(),
         RETENTION_DELETED.entry(),

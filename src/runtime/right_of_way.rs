@@ -1,0 +1,421 @@
+//! Who goes first at the API server: what is on the way to a target, then what keeps the record of it, then what only tidies.
+//!
+//! All calls of a process end at one API server, which works them off side by side: an alert's patch would wait for the records of all
+//! alerts before it. So writes that only tell of something wait here, where their order is ours to choose, and outside the deadline of
+//! their call. Nothing is held back for good: a part of the places is always theirs.
+
+use std::{
+    future::Future,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, Semaphore, SemaphorePermit},
+    time::{Instant, sleep_until, timeout_at},
+};
+
+use super::{Metrics, liveness::waiting, metrics::catalogue::API_WRITES_WAITING};
+
+/// How many writes of ours are on the way at once: each is a connection, and more make the API server no faster.
+const FIRST_WRITES_AT_ONCE: usize = 16;
+/// How many records are written at once when nothing is on the way.
+const RECORDS_AT_ONCE: usize = 16;
+/// Of so many calls on the way to targets, one record may be written beside them.
+const FIRST_PER_RECORD: usize = 16;
+/// Between two calls of one way lies a hop over the log; for so long after the first the second one is expected.
+const NEXT_CALL: Duration = Duration::from_millis(10);
+/// How long a record waits for the way to be free before it takes one of the places that are left to records.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// After so long without a call on the way, and with no record waiting, there is little else to do.
+const CALM: Duration = Duration::from_secs(1);
+/// How long tidying waits for nothing else to be done.
+const TIDY_PATIENCE: Duration = Duration::from_millis(500);
+/// A call that takes longer is held up elsewhere, and is no reason to hold up others.
+const SLOW: Duration = Duration::from_secs(1);
+
+/// See the module's text. One for a process; cheap to clone.
+#[derive(Clone)]
+pub struct RightOfWay(Arc<Inner>);
+
+struct Inner {
+    state: Mutex<State>,
+    first_writes: Semaphore,
+    changed: Notify,
+    /// Records go in the order in which they came: only the first of them looks whether it may.
+    turn: Semaphore,
+    tidying: Semaphore,
+    metrics: Metrics,
+}
+
+#[derive(Default)]
+struct State {
+    first: usize,
+    first_ended: Option<Instant>,
+    records: usize,
+}
+
+impl State {
+    /// Until when the way is not free, as far as is known.
+    fn busy_until(&self, now: Instant) -> Option<Instant> {
+        if self.first > 0 {
+            return Some(now + NEXT_CALL);
+        }
+        self.first_ended.map(|ended| ended + NEXT_CALL).filter(|until| *until > now)
+    }
+
+    /// How many records may be under way, the one that came then among them.
+    fn places(&self, came: Instant, now: Instant) -> usize {
+        match self.busy_until(now) {
+            None => RECORDS_AT_ONCE,
+            Some(_) if now >= came + PATIENCE => (self.first / FIRST_PER_RECORD).clamp(1, RECORDS_AT_ONCE),
+            Some(_) => 0,
+        }
+    }
+}
+
+impl RightOfWay {
+    /// Nothing is under way.
+    pub fn new(metrics: &Metrics) -> Self {
+        Self(Arc::new(Inner {
+            state: Mutex::default(),
+            first_writes: Semaphore::new(FIRST_WRITES_AT_ONCE),
+            changed: Notify::new(),
+            turn: Semaphore::new(1),
+            tidying: Semaphore::new(1),
+            metrics: metrics.clone(),
+        }))
+    }
+
+    /// A write of an object of ours on the way to a target. It waits for others of its kind alone.
+    pub async fn first_write<T>(&self, call: impl Future<Output = T>) -> T {
+        // The semaphore is never closed.
+        let _place = waiting(self.0.first_writes.acquire()).await;
+        self.first(call).await
+    }
+
+    /// Any other call on the way to a target. It waits for nothing; whoever makes it bounds how many there are.
+    pub async fn first<T>(&self, call: impl Future<Output = T>) -> T {
+        let under_way = FirstCall::begin(&self.0);
+        tokio::pin!(call);
+        if let Ok(answer) = timeout_at(Instant::now() + SLOW, &mut call).await {
+            return answer;
+        }
+        drop(under_way);
+        call.await
+    }
+
+    /// A call that keeps the record. It lets those go first that are on the way to a target.
+    pub async fn record<T>(&self, call: impl Future<Output = T>) -> T {
+        let _place = waiting(self.place()).await;
+        call.await
+    }
+
+    /// Whether nothing is on the way and nothing was a moment ago, and no record waits.
+    pub fn is_calm(&self) -> bool {
+        let state = self.0.lock();
+        let was_calm = state.first_ended.is_none_or(|ended| ended.elapsed() >= CALM);
+        state.first == 0 && was_calm && state.records == 0 && self.0.turn.available_permits() > 0
+    }
+
+    /// Until nothing else is to be done, or for half a second. What is tidied meanwhile is one thing in the whole process: hold what
+    /// is given until it is done.
+    pub async fn tidy(&self) -> Option<SemaphorePermit<'_>> {
+        let one = waiting(self.0.tidying.acquire()).await;
+        let came = Instant::now();
+        let until = came + TIDY_PATIENCE;
+        loop {
+            let now = Instant::now();
+            let look_again = {
+                let state = self.0.lock();
+                match state.busy_until(now) {
+                    Some(at) => at.min(until),
+                    None if state.records > 0 => (now + NEXT_CALL).min(until),
+                    None => break,
+                }
+            };
+            if now >= until {
+                break;
+            }
+            waiting(sleep_until(look_again)).await;
+        }
+        // The semaphore is never closed.
+        one.ok()
+    }
+
+    async fn place(&self) -> RecordCall {
+        let came = Instant::now();
+        let _waiting = Waiting::begin(&self.0.metrics);
+        // The semaphore is never closed.
+        let _turn = self.0.turn.acquire().await;
+        loop {
+            let changed = self.0.changed.notified();
+            let now = Instant::now();
+            let look_again = {
+                let mut state = self.0.lock();
+                if state.records < state.places(came, now) {
+                    state.records += 1;
+                    return RecordCall(Arc::clone(&self.0));
+                }
+                state.busy_until(now).unwrap_or(now + PATIENCE)
+            };
+            tokio::select! {
+                () = changed => {}
+                () = sleep_until(look_again) => {}
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct FirstCall(Arc<Inner>);
+
+impl FirstCall {
+    fn begin(of: &Arc<Inner>) -> Self {
+        of.lock().first += 1;
+        Self(Arc::clone(of))
+    }
+}
+
+impl Drop for FirstCall {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.first = state.first.saturating_sub(1);
+        state.first_ended = Some(Instant::now());
+    }
+}
+
+struct RecordCall(Arc<Inner>);
+
+impl Drop for RecordCall {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.records = state.records.saturating_sub(1);
+        drop(state);
+        self.0.changed.notify_one();
+    }
+}
+
+struct Waiting<'a>(&'a Metrics);
+
+impl<'a> Waiting<'a> {
+    fn begin(metrics: &'a Metrics) -> Self {
+        metrics.gauge(&API_WRITES_WAITING, []).inc();
+        Self(metrics)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.gauge(&API_WRITES_WAITING, []).dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{sync::oneshot, task::JoinHandle};
+
+    use super::*;
+
+    /// A call that is under way until it is told to end.
+    struct Call {
+        begun: oneshot::Receiver<()>,
+        end: oneshot::Sender<()>,
+        task: JoinHandle<()>,
+    }
+
+    #[derive(Clone, Copy, PartialEq)]
+    enum Kind {
+        First,
+        FirstWrite,
+        Record,
+        Tidy,
+    }
+
+    impl Call {
+        fn of(way: &RightOfWay, kind: Kind) -> Self {
+            let (tell, begun) = oneshot::channel();
+            let (end, ended) = oneshot::channel::<()>();
+            let way = way.clone();
+            let task = tokio::spawn(async move {
+                let call = async {
+                    let _ = tell.send(());
+                    let _ = ended.await;
+                };
+                match kind {
+                    Kind::First => way.first(call).await,
+                    Kind::FirstWrite => way.first_write(call).await,
+                    Kind::Record => way.record(call).await,
+                    Kind::Tidy => {
+                        let _turn = way.tidy().await;
+                        call.await;
+                    }
+                }
+            });
+            Self { begun, end, task }
+        }
+
+        fn has_begun(&mut self) -> bool {
+            self.begun.try_recv() != Err(oneshot::error::TryRecvError::Empty)
+        }
+
+        async fn end(self) {
+            let _ = self.end.send(());
+            self.task.await.unwrap();
+        }
+    }
+
+    fn way() -> (RightOfWay, Metrics) {
+        let metrics = Metrics::default();
+        (RightOfWay::new(&metrics), metrics)
+    }
+
+    async fn pass(ms: u64) {
+        tokio::time::sleep(Duration::from_millis(ms)).await;
+    }
+
+    fn begun(calls: &mut [Call]) -> usize {
+        calls.iter_mut().map(Call::has_begun).filter(|begun| *begun).count()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_record_waits_for_the_way_and_for_the_next_call_of_it() {
+        let (way, metrics) = way();
+        let waiting = || metrics.encode().unwrap().contains("eventpulse_api_writes_waiting 1");
+        let first = Call::of(&way, Kind::First);
+        pass(1).await;
+        let mut record = Call::of(&way, Kind::Record);
+        pass(20).await;
+        assert!(!record.has_begun() && waiting());
+        first.end().await;
+        pass(5).await;
+        assert!(!record.has_begun(), "the next call of the way comes by then");
+        pass(10).await;
+        assert!(record.begun.await.is_ok() && !waiting());
+    }
+
+    /// The promise that nothing is held back for good: also when the way is never free, records go on.
+    #[tokio::test(start_paused = true)]
+    async fn beside_many_on_the_way_a_part_of_the_places_is_left_to_records() {
+        let (way, _) = way();
+        let first: Vec<Call> = (0..32).map(|_| Call::of(&way, Kind::First)).collect();
+        pass(1).await;
+        let mut records: Vec<Call> = (0..5).map(|_| Call::of(&way, Kind::Record)).collect();
+        pass(90).await;
+        assert_eq!(begun(&mut records), 0);
+        pass(40).await;
+        assert_eq!(begun(&mut records), 2, "one for each sixteen that are on the way");
+        for ended in [3, 4, 5] {
+            records.remove(0).end().await;
+            pass(20).await;
+            assert_eq!(begun(&mut records), ended - (5 - records.len()));
+        }
+        for call in first {
+            call.end().await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn with_a_free_way_no_more_than_so_many_records_are_written_at_once_and_the_rest_in_order() {
+        let (way, _) = way();
+        let mut records: Vec<Call> = (0..RECORDS_AT_ONCE + 3).map(|_| Call::of(&way, Kind::Record)).collect();
+        pass(500).await;
+        assert_eq!(begun(&mut records), RECORDS_AT_ONCE);
+        records.remove(0).end().await;
+        pass(1).await;
+        assert_eq!(begun(&mut records), RECORDS_AT_ONCE);
+        assert!(!records.last_mut().unwrap().has_begun());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_on_the_way_wait_for_nothing() {
+        let (way, _) = way();
+        let _records: Vec<Call> = (0..RECORDS_AT_ONCE).map(|_| Call::of(&way, Kind::Record)).collect();
+        pass(1).await;
+        let mut first: Vec<Call> = (0..100).map(|_| Call::of(&way, Kind::First)).collect();
+        pass(1).await;
+        assert_eq!(begun(&mut first), 100);
+        let mut writes: Vec<Call> = (0..FIRST_WRITES_AT_ONCE + 1).map(|_| Call::of(&way, Kind::FirstWrite)).collect();
+        pass(1).await;
+        assert_eq!(begun(&mut writes), FIRST_WRITES_AT_ONCE, "a write waits for a place among its kind");
+        writes.remove(0).end().await;
+        pass(1).await;
+        assert_eq!(begun(&mut writes), FIRST_WRITES_AT_ONCE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_calm_a_second_after_the_last_call_on_the_way() {
+        let (way, _) = way();
+        assert!(way.is_calm());
+        let first = Call::of(&way, Kind::First);
+        pass(1).await;
+        assert!(!way.is_calm());
+        first.end().await;
+        pass(900).await;
+        assert!(!way.is_calm());
+        pass(101).await;
+        assert!(way.is_calm());
+        let record = Call::of(&way, Kind::Record);
+        pass(1).await;
+        assert!(!way.is_calm(), "a record is written");
+        record.end().await;
+        assert!(way.is_calm());
+    }
+
+    /// A target whose API hangs holds up nobody's records.
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_hangs_is_no_reason_to_wait() {
+        let (way, _) = way();
+        let _hung = Call::of(&way, Kind::First);
+        pass(1_100).await;
+        let mut records: Vec<Call> = (0..RECORDS_AT_ONCE).map(|_| Call::of(&way, Kind::Record)).collect();
+        pass(1).await;
+        assert_eq!(begun(&mut records), RECORDS_AT_ONCE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_is_given_up_gives_back_its_place() {
+        let (way, metrics) = way();
+        for kind in [Kind::First, Kind::Record] {
+            let calls: Vec<Call> = (0..2 * RECORDS_AT_ONCE).map(|_| Call::of(&way, kind)).collect();
+            pass(1).await;
+            for call in &calls {
+                call.task.abort();
+            }
+            pass(20).await;
+            let mut record = Call::of(&way, Kind::Record);
+            pass(1).await;
+            assert!(record.has_begun());
+            record.end().await;
+        }
+        assert!(metrics.encode().unwrap().contains("eventpulse_api_writes_waiting 0"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn tidying_is_one_thing_at_a_time_and_waits_for_all_else_but_not_for_ever() {
+        let (way, _) = way();
+        let first = Call::of(&way, Kind::First);
+        let record = Call::of(&way, Kind::Record);
+        pass(150).await;
+        let mut tidy = [Call::of(&way, Kind::Tidy), Call::of(&way, Kind::Tidy)];
+        pass(100).await;
+        first.end().await;
+        pass(100).await;
+        assert_eq!(begun(&mut tidy), 0, "a record is written");
+        record.end().await;
+        pass(20).await;
+        assert_eq!(begun(&mut tidy), 1);
+        let [one, mut other] = tidy;
+        let _busy = Call::of(&way, Kind::First);
+        one.end().await;
+        pass(490).await;
+        assert!(!other.has_begun());
+        pass(20).await;
+        assert!(other.has_begun());
+    }
+}
