@@ -44,7 +44,7 @@ use crate::{
 /// How long one poll waits: while partitions are paused, and else. A record ends it at once, and a rebalance is answered at once; the
 /// service hears of its partitions, offsets are stored, and the group is left, up to so much later. Each wake-up costs an idle process.
 const POLL_PAUSED: Duration = Duration::from_millis(2);
-const POLL: Duration = Duration::from_millis(100);
+const POLL: Duration = Duration::from_millis(200);
 /// How many records are taken before offsets and pauses are looked after.
 const BURST: usize = 200;
 const CREATE_RETRY: Duration = Duration::from_secs(1);

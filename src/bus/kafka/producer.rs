@@ -3,15 +3,18 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
 
 use rdkafka::{
+    ClientContext,
+    config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
-    producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer as _},
+    producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext},
 };
+use tokio::sync::oneshot;
 
 use super::{
     connection::{Connection, LogContext},
@@ -23,11 +26,50 @@ use crate::{
     events::Record,
 };
 
-type Client = FutureProducer<LogContext>;
+/// What became of a record.
+type Outcome = Result<(), KafkaError>;
 
 /// How long a full queue is left alone before the next try.
 const QUEUE_FULL_RETRY: Duration = Duration::from_millis(5);
 const ASK_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a producer that is not used any more is still listened to. What is acknowledged is heard at once.
+const POLL: Duration = Duration::from_secs(5);
+
+/// librdkafka's producer, with a thread that hears its acknowledgements. rdkafka's own `FutureProducer` is listened to for 100 ms at a
+/// time, and turns in a circle for what is left of the last millisecond: one hundredth of a processor for nothing.
+struct Client {
+    producer: Arc<BaseProducer<Acknowledgements>>,
+    is_dropped: Arc<AtomicBool>,
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.is_dropped.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Takes librdkafka's log lines, and its word on each record to whoever waits for it.
+struct Acknowledgements(LogContext);
+
+impl ClientContext for Acknowledgements {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.0.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.0.error(error, reason);
+    }
+}
+
+impl ProducerContext for Acknowledgements {
+    type DeliveryOpaque = Box<oneshot::Sender<Outcome>>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, waits: Self::DeliveryOpaque) {
+        let outcome = result.as_ref().map(drop).map_err(|(error, _)| error.clone());
+        // Nobody may wait any more.
+        let _ = waits.send(outcome);
+    }
+}
 
 pub(super) struct Producer {
     connection: Connection,
@@ -55,8 +97,8 @@ impl Producer {
         let mut result = Ok(());
         for delivery in deliveries {
             let outcome = match delivery.await {
-                Ok(Ok(_)) => Ok(()),
-                Ok(Err((error, _))) => Err(self.failed(&client, &error)),
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(error)) => Err(self.failed(&client, &error)),
                 Err(_) => Err(BusError::Closed),
             };
             result = result.and(outcome);
@@ -72,7 +114,7 @@ impl Producer {
         client: &Arc<Client>,
         record: &Record,
         partitions: &Partitions,
-    ) -> Result<DeliveryFuture, BusError> {
+    ) -> Result<oneshot::Receiver<Outcome>, BusError> {
         let topic = self.connection.topic_name(record.topic);
         let count = partitions.get(&record.topic).copied().unwrap_or(1).max(1);
         let partition = match &record.key {
@@ -80,16 +122,18 @@ impl Producer {
             None => self.keyless.fetch_add(1, Ordering::Relaxed) % count,
         };
         loop {
-            let message = FutureRecord {
+            let (waits, outcome) = oneshot::channel();
+            let message = BaseRecord {
                 topic: &topic,
                 partition: i32::try_from(partition).ok(),
                 payload: Some(&record.value[..]),
                 key: record.key.as_deref(),
                 timestamp: None,
                 headers: Some(headers_of(record)),
+                delivery_opaque: Box::new(waits),
             };
-            match client.send_result(message) {
-                Ok(delivery) => return Ok(delivery),
+            match client.producer.send(message) {
+                Ok(()) => return Ok(outcome),
                 // It empties as records are acknowledged or time out.
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
                     tokio::time::sleep(QUEUE_FULL_RETRY).await;
@@ -111,7 +155,7 @@ impl Producer {
             Some(RDKafkaErrorCode::MessageTimedOut) => self.connection.health.down(text.clone()),
             _ => {}
         }
-        if client.client().fatal_error().is_some() {
+        if client.producer.client().fatal_error().is_some() {
             self.replace(client);
         }
         BusError::Publish(text)
@@ -138,7 +182,8 @@ impl Producer {
         let client = self.client();
         let topic = self.connection.topic_name(crate::events::Topic::AlertRaised);
         let asked =
-            tokio::task::spawn_blocking(move || client.client().fetch_metadata(Some(&topic), ASK_TIMEOUT)).await;
+            tokio::task::spawn_blocking(move || client.producer.client().fetch_metadata(Some(&topic), ASK_TIMEOUT))
+                .await;
         match asked {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(self.connection.describe(&error)),
@@ -150,7 +195,7 @@ impl Producer {
     pub(super) async fn flush(&self, timeout: Duration) {
         let client = self.client();
         // A panic there has no answer either.
-        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || client.flush(timeout)).await {
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || client.producer.flush(timeout)).await {
             tracing::warn!(%error, "Not everything was acknowledged in time.");
         }
     }
@@ -161,6 +206,17 @@ impl Producer {
 }
 
 fn create(connection: &Connection) -> Result<Client, BusError> {
-    let created = connection.producer().create_with_context(connection.context());
-    created.map_err(|error| BusError::Open(connection.describe(&error)))
+    let created = connection.producer().create_with_context(Acknowledgements(connection.context()));
+    let producer: BaseProducer<_> = created.map_err(|error| BusError::Open(connection.describe(&error)))?;
+    let client = Client { producer: Arc::new(producer), is_dropped: Arc::default() };
+    let (producer, is_dropped) = (Arc::clone(&client.producer), Arc::clone(&client.is_dropped));
+    std::thread::Builder::new()
+        .name("kafka-producer".into())
+        .spawn(move || {
+            while !is_dropped.load(Ordering::Relaxed) {
+                producer.poll(POLL);
+            }
+        })
+        .map_err(|error| BusError::Open(error.to_string()))?;
+    Ok(client)
 }
