@@ -20,7 +20,7 @@ use super::{
 use crate::{
     api::v1alpha1::{
         AlertGroup, AlertGroupSpec, GROUP_SIZE_MAX, Incident, IncidentActionState, IncidentAlertState, IncidentPhase,
-        LABEL_INCIDENT, LABEL_RULE, LABEL_STORM, OutboxEntry, Rule, StepOutcome,
+        IncidentStatus, LABEL_INCIDENT, LABEL_RULE, LABEL_STORM, OutboxEntry, Rule, StepOutcome,
     },
     bus::Ack,
     compile::CompiledRule,
@@ -470,6 +470,19 @@ pub(super) fn fitted(mut spec: AlertGroupSpec, outputs: &[Event]) -> AlertGroupS
 }
 
 /// What a group needs of an incident that it takes over; none of one whose ids somebody has made up.
+/// Takes out of an Incident what [`adopted`] does not read: rules has every Incident in memory, and writes none.
+pub(super) fn keep_for_adoption(incident: &mut Incident) {
+    let meta = &mut incident.metadata;
+    (meta.managed_fields, meta.labels, meta.annotations, meta.finalizers) = (None, None, None, None);
+    let Some(status) = &mut incident.status else { return };
+    *status = IncidentStatus {
+        phase: status.phase,
+        alerts: std::mem::take(&mut status.alerts),
+        actions: std::mem::take(&mut status.actions),
+        ..IncidentStatus::default()
+    };
+}
+
 fn adopted(incident: &Incident) -> Option<Adopted> {
     let status = incident.status.clone().unwrap_or_default();
     let alerts = status.alerts.iter().filter_map(|alert| {

@@ -10,7 +10,7 @@ use tokio::sync::{broadcast, watch};
 
 use super::{
     decide::{GroupKey, Limits, decided, quiet_since},
-    group::{Groups, Ledger, Origin, OwnedInput, Source, Work, key_of},
+    group::{Groups, Ledger, Origin, OwnedInput, Source, Work, keep_for_adoption, key_of},
     input::{RaisedAlert, plus},
     matching::RuleSet,
     routing::{Route, remembers, route},
@@ -122,7 +122,7 @@ pub async fn run(ctx: Context, config: RulesConfig) -> Result<(), RulesError> {
     let groups = Arc::new(Groups {
         store: Store::new(&ctx),
         rules: WatchCache::<Rule>::new(),
-        incidents: WatchCache::new(),
+        incidents: WatchCache::projected(keep_for_adoption),
         compiled: RwLock::default(),
         index: Mutex::default(),
         backlog: Mutex::default(),

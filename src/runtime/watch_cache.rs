@@ -37,8 +37,8 @@ use crate::{api::v1alpha1::GROUP, events::NamespacedName};
 const CHANGES_MAX: usize = 4096;
 const BACKOFF_INITIAL: Duration = Duration::from_millis(200);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
-/// Objects of one page of a list.
-const LIST_PAGE: u32 = 500;
+/// Objects of one page of a list. Reading one takes many times the memory of what is kept of it.
+const LIST_PAGE: u32 = 100;
 /// How long the server is asked to keep a watch, in seconds; then it is resumed. A connection that died in silence is noticed so
 /// much later, before a watch counts as stale (design, section 5, rules).
 const WATCH_S: u32 = 20;
@@ -282,7 +282,8 @@ impl<K: Cached> WatchCache<K> {
                     return Arc::clone(known);
                 }
                 _ => {
-                    let object = Arc::new(object);
+                    // What was read has room for more; a copy has room for what it holds.
+                    let object = Arc::new(object.clone());
                     objects.insert(name.clone(), Arc::clone(&object));
                     object
                 }
