@@ -26,7 +26,7 @@ pub(super) struct GroupIndex {
     /// The same of groups that found no place, and are about to wait for one.
     queueing: HashMap<NamespacedName, HashSet<NamespacedName>>,
     /// By fingerprint: the groups that know it.
-    knowing: HashMap<String, BTreeSet<NamespacedName>>,
+    knowing: HashMap<String, Vec<NamespacedName>>,
 }
 
 #[derive(Debug)]
@@ -93,14 +93,18 @@ impl GroupIndex {
         let after = after.map_or(&none, |known| &known.fingerprints);
         for forgotten in before.difference(after) {
             if let Some(groups) = self.knowing.get_mut(forgotten) {
-                groups.remove(name);
+                groups.retain(|group| group != name);
                 if groups.is_empty() {
                     self.knowing.remove(forgotten);
                 }
             }
         }
         for new in after.difference(before) {
-            self.knowing.entry(new.clone()).or_default().insert(name.clone());
+            // Nearly always it is the only one; a Vec that grows makes room for four.
+            let groups = self.knowing.entry(new.clone()).or_insert_with(|| Vec::with_capacity(1));
+            if !groups.contains(name) {
+                groups.push(name.clone());
+            }
         }
     }
 

@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     api::v1alpha1::AlertGroup,
     bus::MemoryBus,
-    events::{AlertRaised, AlertStatus, EventId},
+    events::{AlertRaised, AlertStatus, EventId, example},
     testing::{Fault, TestContext},
 };
 
@@ -163,4 +163,55 @@ async fn the_patience_that_the_server_asks_for_does_not_hold_up_the_shutdown() {
     assert!(matches!(fetched, Err(StoreError::Shutdown)));
     assert_eq!(began.elapsed().as_secs(), 1);
     assert!(api_server(&test).is_some_and(|why| why.contains("throttled")));
+}
+
+/// What leads to a target is out before the work on anything else can be in its way; the rest follows when the way is free.
+#[tokio::test(start_paused = true)]
+async fn a_request_for_an_action_is_published_before_what_was_decided_with_it() {
+    let bus = Arc::new(MemoryBus::new(1));
+    let test = TestContext::new("rules", bus.clone());
+    let store = Store::<AlertGroup>::new(&test.ctx);
+    let way = test.ctx.way.clone();
+    let on_the_way = tokio::spawn(async move { way.first(tokio::time::sleep(Duration::from_millis(70))).await });
+    let group_name = name();
+    let publish = vec![event(), example(Topic::ActionRequested), example(Topic::IncidentOpened)];
+    let written = store.transact(&group_name, |_| Step::Write { object: group(), publish: publish.clone() });
+    tokio::pin!(written);
+    assert!(timeout(Duration::from_millis(60), written.as_mut()).await.is_err(), "it is not done before all is said");
+    let said = |topic| bus.records(topic).len();
+    assert_eq!((said(Topic::ActionRequested), said(Topic::IncidentOpened), said(Topic::AlertRaised)), (1, 0, 0));
+    on_the_way.await.unwrap();
+    written.await.unwrap();
+    assert_eq!((said(Topic::ActionRequested), said(Topic::IncidentOpened), said(Topic::AlertRaised)), (1, 1, 1));
+}
+
+/// Clearing is only tidiness: it waits for a calm, and in the end for nothing.
+#[tokio::test(start_paused = true)]
+async fn an_outbox_is_cleared_in_a_calm_and_after_ten_minutes_without_one() {
+    for calm in [true, false] {
+        let test = test_context();
+        let store = Store::<AlertGroup>::new(&test.ctx);
+        let event = Event { time: test.ctx.clock.now(), ..event() };
+        let publish = vec![event];
+        store.transact(&name(), |_| Step::Write { object: group(), publish: publish.clone() }).await.unwrap();
+        let way = test.ctx.way.clone();
+        let busy = tokio::spawn(async move {
+            loop {
+                way.first(tokio::time::sleep(Duration::from_millis(900))).await;
+            }
+        });
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        if calm {
+            busy.abort();
+        }
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let is_clear = || store.get(&name()).unwrap().outbox().is_empty();
+        test.clock.advance(SWEEP_AGE);
+        store.sweep(|_| true).await.unwrap();
+        assert_eq!(is_clear(), calm);
+        test.clock.advance(CLEAR_AGE);
+        store.sweep(|_| true).await.unwrap();
+        assert!(is_clear());
+        busy.abort();
+    }
 }

@@ -132,7 +132,8 @@ mod tests {
             invalid(&lag)
         };
         assert_eq!(lag(&[(0, 990), (4, 10)]), None);
-        assert!(lag(&[(0, 980), (20, 20)]).unwrap().contains("by 20.0 ms at p99"));
+        assert_eq!(lag(&[(0, 980), (20, 20)]), None, "it counts as latency");
+        assert!(lag(&[(0, 980), (30, 20)]).unwrap().contains("by 30.0 ms at p99"));
         assert!(lag(&[(0, 100_000), (300, 1)]).unwrap().contains("300 ms at most"));
     }
 }

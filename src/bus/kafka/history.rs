@@ -43,6 +43,8 @@ pub(in crate::bus) fn read(
         .consumer("reader")
         .set("enable.auto.commit", "false")
         .set("enable.partition.eof", "true")
+        // That a partition is at its end is said when a fetch has waited in vain, and so are answers to what is asked behind it.
+        .set("fetch.wait.max.ms", "10")
         .set("auto.offset.reset", "earliest")
         .create_with_context(connection.context())
         .map_err(|error| BusError::Open(connection.describe(&error)))?;
