@@ -111,6 +111,12 @@ impl RightOfWay {
         call.await
     }
 
+    /// Lets those go first that are on the way to a target, before something that is no call to the API server and may take long: it
+    /// takes no place of the records.
+    pub async fn let_pass(&self) {
+        self.record(std::future::ready(())).await;
+    }
+
     /// Whether nothing is on the way and nothing was a moment ago, and no record waits.
     pub fn is_calm(&self) -> bool {
         let state = self.0.lock();
@@ -122,8 +128,7 @@ impl RightOfWay {
     /// is given until it is done.
     pub async fn tidy(&self) -> Option<SemaphorePermit<'_>> {
         let one = waiting(self.0.tidying.acquire()).await;
-        let came = Instant::now();
-        let until = came + TIDY_PATIENCE;
+        let until = Instant::now() + TIDY_PATIENCE;
         loop {
             let now = Instant::now();
             let look_again = {

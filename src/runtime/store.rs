@@ -488,7 +488,8 @@ impl<K: Owned> Store<K> {
             return self.publish_together(rest).await;
         }
         self.publish_together(first).await?;
-        self.ctx.way.record(self.publish_together(rest)).await
+        self.ctx.way.let_pass().await;
+        self.publish_together(rest).await
     }
 
     async fn publish_together(&self, records: Vec<Record>) -> Result<(), StoreError> {

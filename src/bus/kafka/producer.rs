@@ -9,8 +9,6 @@ use std::{
 };
 
 use rdkafka::{
-    ClientContext,
-    config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
     producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext},
 };
@@ -38,7 +36,7 @@ const POLL: Duration = Duration::from_secs(5);
 /// librdkafka's producer, with a thread that hears its acknowledgements. rdkafka's own `FutureProducer` is listened to for 100 ms at a
 /// time, and turns in a circle for what is left of the last millisecond: one hundredth of a processor for nothing.
 struct Client {
-    producer: Arc<BaseProducer<Acknowledgements>>,
+    producer: Arc<BaseProducer<LogContext>>,
     is_dropped: Arc<AtomicBool>,
 }
 
@@ -48,20 +46,7 @@ impl Drop for Client {
     }
 }
 
-/// Takes librdkafka's log lines, and its word on each record to whoever waits for it.
-struct Acknowledgements(LogContext);
-
-impl ClientContext for Acknowledgements {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.0.log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.0.error(error, reason);
-    }
-}
-
-impl ProducerContext for Acknowledgements {
+impl ProducerContext for LogContext {
     type DeliveryOpaque = Box<oneshot::Sender<Outcome>>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, waits: Self::DeliveryOpaque) {
@@ -206,7 +191,7 @@ impl Producer {
 }
 
 fn create(connection: &Connection) -> Result<Client, BusError> {
-    let created = connection.producer().create_with_context(Acknowledgements(connection.context()));
+    let created = connection.producer().create_with_context(connection.context());
     let producer: BaseProducer<_> = created.map_err(|error| BusError::Open(connection.describe(&error)))?;
     let client = Client { producer: Arc::new(producer), is_dropped: Arc::default() };
     let (producer, is_dropped) = (Arc::clone(&client.producer), Arc::clone(&client.is_dropped));
