@@ -83,7 +83,8 @@ impl Targets {
 
     async fn request(&self, call: &TargetCall<'_>, method: Method, body: Option<&Value>) -> Result<Value, CallError> {
         let mut path = path_of(call).map_err(CallError::Unsupported)?;
-        if body.is_some() {
+        let is_patch = body.is_some();
+        if is_patch {
             path = format!("{path}?fieldManager={FIELD_MANAGER}");
         }
         let mut request = Request::builder()
@@ -93,13 +94,14 @@ impl Targets {
             // name them would need the right to act as any group, `system:masters` too.
             .header("Impersonate-User", user_of(call.namespace, call.account))
             .header("Accept", "application/json");
-        if body.is_some() {
+        if is_patch {
             request = request.header("Content-Type", "application/json-patch+json");
         }
         let body = body.map(Value::to_string).unwrap_or_default().into_bytes();
         let request = request.body(body).map_err(|error| CallError::Unsupported(error.to_string()))?;
         let answer = tokio::time::timeout(call.timeout, self.client.request::<Value>(request));
-        match self.way.first(answer).await {
+        let answer = if is_patch { self.way.last(answer).await } else { self.way.first(answer).await };
+        match answer {
             Ok(Ok(object)) => Ok(object),
             Ok(Err(error)) => Err(CallError::Api { failure: classify(&error), causes: has_causes(&error) }),
             Err(_) => {

@@ -8,8 +8,8 @@ use kube::ResourceExt;
 use super::one_line;
 use crate::{
     api::v1alpha1::{
-        Duration, IncidentEvent, LadderStep, OnUnknownOutcome, ParameterValue, ResolveOn, Rule, RuleAction,
-        RuleSnapshot, SnapshotNotification, StepWhen, TargetReference,
+        Duration, IncidentEvent, LabelValues, LadderStep, OnUnknownOutcome, ParameterValue, ResolveOn, Rule,
+        RuleAction, RuleSnapshot, SnapshotNotification, StepWhen, TargetReference,
     },
     events::{CorrelationId, NamespacedName},
     expression::{COST_MAX, Condition, ExpressionError, Scope, Template, Variable},
@@ -371,11 +371,7 @@ impl CompiledRule {
     }
 
     /// The group that an alert belongs to, with the labels that make it (design, section 3).
-    pub fn group_of(
-        &self,
-        labels: &BTreeMap<String, String>,
-        fingerprint: &str,
-    ) -> (CorrelationId, BTreeMap<String, String>) {
+    pub fn group_of(&self, labels: &BTreeMap<String, String>, fingerprint: &str) -> (CorrelationId, LabelValues) {
         let value = |name: &String| labels.get(name).map_or("", String::as_str);
         let values: Vec<&str> =
             if self.group_by.is_empty() { vec![fingerprint] } else { self.group_by.iter().map(value).collect() };

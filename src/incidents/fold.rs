@@ -216,8 +216,10 @@ fn names_who_decided(entry: &ManagedFieldsEntry) -> bool {
     entry.fields_v1.as_ref().is_some_and(|fields| !fields.0["f:spec"]["f:decidedBy"].is_null())
 }
 
-/// Leaves of the managed fields what [`fold`] reads of them: they are larger in memory than all else of an incident.
+/// Leaves of the managed fields what [`fold`] reads of them: they are larger in memory than all else of an incident. Of labels and
+/// annotations nothing is read, and a write of the status does not change them (k8s.io/apiextensions-apiserver, `statusStrategy`).
 pub fn forget_all_but_who_decided(incident: &mut Incident) {
+    (incident.metadata.labels, incident.metadata.annotations) = (None, None);
     let all = incident.metadata.managed_fields.take().unwrap_or_default();
     let kept: Vec<ManagedFieldsEntry> = all.into_iter().filter(names_who_decided).collect();
     incident.metadata.managed_fields = Some(kept).filter(|kept| !kept.is_empty());

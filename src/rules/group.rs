@@ -6,11 +6,12 @@ use std::{
 };
 
 use async_trait::async_trait;
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use kube::api::ObjectMeta;
 use tracing::Instrument as _;
 
 use super::{
+    adoption::{KnownIncident, Orphan},
     backlog::Backlog,
     decide::{Adopted, GroupKey, Limits, RuleView, decide, decided},
     input::{Input, RaisedAlert},
@@ -19,20 +20,21 @@ use super::{
 };
 use crate::{
     api::v1alpha1::{
-        AlertGroup, AlertGroupSpec, GROUP_SIZE_MAX, Incident, IncidentActionState, IncidentAlertState, IncidentPhase,
-        IncidentStatus, LABEL_INCIDENT, LABEL_RULE, LABEL_STORM, OutboxEntry, Rule, StepOutcome,
+        AlertGroup, AlertGroupSpec, GROUP_SIZE_MAX, Incident, LABEL_INCIDENT, LABEL_RULE, LABEL_STORM, OutboxEntry,
+        Rule,
     },
     bus::Ack,
     compile::CompiledRule,
     events::{
-        ActionCompleted, ActionFailed, AlertDecided, AlertId, AlertLink, AlertStatus, DeadLetter, DeadLetterReason,
-        DecisionReason, Event, IncidentId, IncidentUpdated, NamespacedName, Payload, Record, Topic, TraceContext,
+        ActionCompleted, ActionFailed, AlertDecided, DeadLetter, DeadLetterReason, DecisionReason, Event,
+        IncidentUpdated, NamespacedName, Payload, Record, Topic, TraceContext,
     },
     runtime::{
         ApiFailure, Context, Handler, Owned, Step, Store, StoreError, WatchCache,
         consume::{publish_dead_letter, publish_until_acknowledged},
         metrics::catalogue::ALERTS_DECIDED,
         telemetry::{Ids, Processing, scope},
+        watch_cache::forget_managed_fields,
     },
 };
 
@@ -54,6 +56,15 @@ impl Owned for AlertGroup {
 
     fn leads_to_target(&self) -> bool {
         self.spec.outbox.iter().any(|entry| entry.topic == Topic::ActionRequested.name())
+    }
+
+    /// Our own labels are written anew with every state.
+    fn forget_unread(&mut self) {
+        forget_managed_fields(self);
+        let is_own = |label: &String| [LABEL_RULE, LABEL_STORM, LABEL_INCIDENT].contains(&label.as_str());
+        if self.metadata.labels.as_ref().is_some_and(|labels| labels.keys().all(is_own)) {
+            self.metadata.labels = None;
+        }
     }
 }
 
@@ -169,7 +180,7 @@ pub(super) struct Groups {
     pub ctx: Context,
     pub store: Arc<Store<AlertGroup>>,
     pub rules: Arc<WatchCache<Rule>>,
-    pub incidents: Arc<WatchCache<Incident>>,
+    pub incidents: Arc<WatchCache<Incident, KnownIncident>>,
     pub compiled: RwLock<Arc<RuleSet>>,
     pub index: Mutex<GroupIndex>,
     pub backlog: Mutex<Backlog>,
@@ -253,26 +264,15 @@ impl Groups {
         }
     }
 
-    /// An incident of this group that nobody has ended, for a group that is created first.
-    fn unfinished_incident(&self, key: &GroupKey) -> Option<Adopted> {
-        let ours = |incident: &Arc<Incident>| {
-            incident.metadata.namespace.as_deref() == Some(key.rule.namespace.as_str())
-                && incident.spec.correlation_id == key.correlation.as_str()
-                && !incident.spec.resolved
-                && incident.status.as_ref().is_none_or(|status| status.phase != IncidentPhase::Resolved)
-        };
-        let incident = self.incidents.list().into_iter().filter(ours).max_by_key(|incident| incident.spec.opened_at)?;
-        adopted(&incident)
-    }
-
     /// Decides as many inputs as fit one write, in their order. Gives the step, and how many inputs are in it.
     fn fold(
         &self,
         name: &NamespacedName,
         items: &[Work],
         current: Option<&AlertGroup>,
-        now: Timestamp,
+        adopted: Option<&Adopted>,
     ) -> (Step<AlertGroup>, usize) {
+        let now = self.ctx.clock.now();
         let rule_set = self.rule_set();
         let mut group: Option<AlertGroupSpec> = current.map(|object| object.spec.clone());
         let (mut changed, mut certain, mut taken) = (false, true, 0);
@@ -291,11 +291,10 @@ impl Groups {
             let may_open = group.as_ref().is_none_or(|spec| spec.episode.is_none() && spec.storm.is_none());
             let storm = may_open && !self.index(|index| index.reserve(&item.key.rule, name, self.storm_threshold));
             let view = self.view(&item.key.rule, name, compiled.map(Arc::as_ref), behind, storm);
-            let incident = group.is_none().then(|| self.unfinished_incident(&item.key)).flatten();
             // An existing group knows its rule best: an event's header may be somebody else's making.
             let key = group.as_ref().map_or_else(|| item.key.clone(), |spec| key_of(&item.key.rule.namespace, spec));
             let input = item.input.borrow(self.storm_threshold);
-            let decision = decide(&key, group.as_ref(), incident.as_ref(), input, view, now);
+            let decision = decide(&key, group.as_ref(), adopted, input, view, now);
             taken += 1;
             changed |= decision.changed;
             certain &= decision.certain;
@@ -327,17 +326,31 @@ impl Groups {
     async fn take(&self, name: &NamespacedName, items: &[Work]) -> Result<usize, StoreError> {
         let mut taken = 0;
         let mut reasons = Vec::new();
-        let written = self
-            .store
-            .transact(name, |current| {
-                let (step, count) = self.fold(name, items, current, self.ctx.clock.now());
-                taken = count;
-                if let Step::Write { publish, .. } | Step::Nothing { publish } | Step::Unchanged { publish } = &step {
-                    reasons.clone_from(publish);
-                }
-                step
-            })
-            .await;
+        let mut orphan = self.orphan_unless_known(name).await?;
+        let written = loop {
+            let mut must_look = false;
+            let written = self
+                .store
+                .transact(name, |current| {
+                    must_look = current.is_none() && orphan == Orphan::NotLooked;
+                    if must_look {
+                        return Step::Nothing { publish: Vec::new() };
+                    }
+                    let (step, count) = self.fold(name, items, current, orphan.adopted());
+                    taken = count;
+                    if let Step::Write { publish, .. } | Step::Nothing { publish } | Step::Unchanged { publish } = &step
+                    {
+                        reasons.clone_from(publish);
+                    }
+                    step
+                })
+                .await;
+            if !must_look || written.is_err() {
+                break written;
+            }
+            // The cache knew of a group that has gone.
+            orphan = self.orphan(name).await?;
+        };
         // What was written counts at once, and what was not has no place.
         self.index(|index| {
             if written.is_ok() {
@@ -467,52 +480,6 @@ pub(super) fn fitted(mut spec: AlertGroupSpec, outputs: &[Event]) -> AlertGroupS
         spec.alerts.retain(|alert| alert.in_episode || alert.accepted_at > oldest);
     }
     spec
-}
-
-/// What a group needs of an incident that it takes over; none of one whose ids somebody has made up.
-/// Takes out of an Incident what [`adopted`] does not read: rules has every Incident in memory, and writes none.
-pub(super) fn keep_for_adoption(incident: &mut Incident) {
-    let meta = &mut incident.metadata;
-    (meta.managed_fields, meta.labels, meta.annotations, meta.finalizers) = (None, None, None, None);
-    let Some(status) = &mut incident.status else { return };
-    *status = IncidentStatus {
-        phase: status.phase,
-        alerts: std::mem::take(&mut status.alerts),
-        actions: std::mem::take(&mut status.actions),
-        ..IncidentStatus::default()
-    };
-}
-
-fn adopted(incident: &Incident) -> Option<Adopted> {
-    let status = incident.status.clone().unwrap_or_default();
-    let alerts = status.alerts.iter().filter_map(|alert| {
-        Some(AlertLink {
-            alert_id: AlertId::try_from(alert.alert_id.clone()).ok()?,
-            fingerprint: alert.fingerprint.clone(),
-            starts_at: alert.starts_at,
-            status: match alert.state {
-                IncidentAlertState::Firing => AlertStatus::Firing,
-                IncidentAlertState::Resolved => AlertStatus::Resolved,
-            },
-        })
-    });
-    let steps = status.actions.iter().map(|action| {
-        let outcome = match action.state {
-            IncidentActionState::Requested | IncidentActionState::Running => StepOutcome::Requested,
-            IncidentActionState::SkippedStale | IncidentActionState::Failed => StepOutcome::Failed,
-            IncidentActionState::Completed => StepOutcome::Completed,
-        };
-        (action.step.clone(), action.attempt, outcome)
-    });
-    Some(Adopted {
-        incident_id: IncidentId::try_from(incident.metadata.name.clone()?).ok()?,
-        opened_at: incident.spec.opened_at,
-        severity: incident.spec.severity.clone(),
-        summary: incident.spec.summary.clone(),
-        phase: status.phase,
-        alerts: alerts.collect(),
-        steps: steps.collect(),
-    })
 }
 
 fn reason_label(reason: DecisionReason) -> &'static str {

@@ -6,6 +6,7 @@
 //!
 //! `matching`, `routing`, `input`, `decide`, `timers`, `storms` and `backlog` are pure.
 
+mod adoption;
 mod backlog;
 mod decide;
 mod group;

@@ -9,8 +9,9 @@ use std::{
 use tokio::sync::{broadcast, watch};
 
 use super::{
+    adoption::KnownIncident,
     decide::{GroupKey, Limits, decided, quiet_since},
-    group::{Groups, Ledger, Origin, OwnedInput, Source, Work, keep_for_adoption, key_of},
+    group::{Groups, Ledger, Origin, OwnedInput, Source, Work, key_of},
     input::{RaisedAlert, plus},
     matching::RuleSet,
     routing::{Route, remembers, route},
@@ -122,7 +123,7 @@ pub async fn run(ctx: Context, config: RulesConfig) -> Result<(), RulesError> {
     let groups = Arc::new(Groups {
         store: Store::new(&ctx),
         rules: WatchCache::<Rule>::new(),
-        incidents: WatchCache::projected(keep_for_adoption),
+        incidents: WatchCache::keeping(KnownIncident::of),
         compiled: RwLock::default(),
         index: Mutex::default(),
         backlog: Mutex::default(),

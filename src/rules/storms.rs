@@ -43,7 +43,7 @@ impl Storms {
         calm_for: SignedDuration,
         now: Timestamp,
     ) -> Vec<StormStep> {
-        let begins = index.open_by_rule().filter(|(rule, open)| *open >= threshold && !index.storms().contains(rule));
+        let begins = index.open_by_rule().filter(|(rule, open)| *open >= threshold && !index.storms().contains(*rule));
         let mut steps: Vec<StormStep> = begins.map(|(rule, _)| StormStep::Begins(rule.clone())).collect();
         self.looks += 1;
         if self.looks >= TOLD_AGAIN_AFTER {
@@ -51,7 +51,7 @@ impl Storms {
             self.told.clear();
         }
         self.calm.retain(|rule, _| index.storms().contains(rule));
-        for rule in index.storms() {
+        for rule in index.storms().iter().map(AsRef::as_ref) {
             let open = index.open_groups(rule);
             let room = threshold.saturating_sub(open);
             let waiting = index.waiting_of(rule).filter(|name| !self.told.contains(*name)).take(room);

@@ -1,7 +1,10 @@
 //! When which group has something due, how many of a rule's groups are open, and which groups know an alert. Pure; the service's
 //! clock loop and its routing ask it.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
 
 use jiff::Timestamp;
 
@@ -10,88 +13,119 @@ use crate::{
     events::NamespacedName,
 };
 
-/// An index over the groups of the cache. A group is in it as it was when it last changed.
+/// An index over the groups of the cache. A group is in it as it was when it last changed; its name and fingerprints are there once,
+/// and shared.
 #[derive(Debug, Default)]
 pub(super) struct GroupIndex {
-    due: BTreeSet<(Timestamp, NamespacedName)>,
-    groups: HashMap<NamespacedName, Known>,
+    due: BTreeSet<(Timestamp, Arc<NamespacedName>)>,
+    groups: HashMap<Arc<NamespacedName>, Known>,
+    /// Rules that groups name.
+    rules: HashSet<Arc<NamespacedName>>,
     /// By rule: how many groups have an open incident, and how many only alerts that wait for one.
-    open: HashMap<NamespacedName, usize>,
+    open: HashMap<Arc<NamespacedName>, usize>,
     /// The latter by when their first alert began: in this order they open when a storm has room.
-    waiting: HashMap<NamespacedName, BTreeSet<(Timestamp, NamespacedName)>>,
+    waiting: HashMap<Arc<NamespacedName>, BTreeSet<(Timestamp, Arc<NamespacedName>)>>,
     /// The rules whose storm goes on.
-    storms: BTreeSet<NamespacedName>,
+    storms: BTreeSet<Arc<NamespacedName>>,
     /// By rule: groups that are about to open. What is decided side by side counts before it is written.
     opening: HashMap<NamespacedName, HashSet<NamespacedName>>,
     /// The same of groups that found no place, and are about to wait for one.
     queueing: HashMap<NamespacedName, HashSet<NamespacedName>>,
     /// By fingerprint: the groups that know it.
-    knowing: HashMap<String, Vec<NamespacedName>>,
+    knowing: HashMap<Arc<str>, Vec<Arc<NamespacedName>>>,
 }
 
 #[derive(Debug)]
 struct Known {
     due: Option<Timestamp>,
-    rule: NamespacedName,
+    rule: Arc<NamespacedName>,
     open: bool,
     waiting: Option<Timestamp>,
     storm: bool,
-    fingerprints: HashSet<String>,
+    /// In their order.
+    fingerprints: Box<[Arc<str>]>,
 }
 
 impl GroupIndex {
     /// Takes a group as it is now; none when it is gone.
     pub fn update(&mut self, name: &NamespacedName, group: Option<&AlertGroup>) {
-        let before = self.groups.remove(name);
+        let (name, before) = match self.groups.remove_entry(name) {
+            Some((name, known)) => (name, Some(known)),
+            None => (Arc::new(name.clone()), None),
+        };
         if let Some(known) = &before {
-            if let Some(due) = known.due {
-                self.due.remove(&(due, name.clone()));
-            }
-            if known.open {
-                less(&mut self.open, &known.rule);
-            }
-            if let Some(since) = known.waiting
-                && let Some(waiting) = self.waiting.get_mut(&known.rule)
-            {
-                waiting.remove(&(since, name.clone()));
-                if waiting.is_empty() {
-                    self.waiting.remove(&known.rule);
-                }
-            }
-            if known.storm {
-                self.storms.remove(&known.rule);
-            }
+            self.take_out_of_orders(&name, known);
         }
         let known = group.map(|group| Known {
             due: group.spec.next_timer,
-            rule: rule_of(&name.namespace, &group.spec),
+            rule: self.shared_rule(rule_of(&name.namespace, &group.spec)),
             open: group.spec.episode.is_some() && group.spec.storm.is_none(),
             waiting: waiting_since(&group.spec),
             storm: group.spec.storm.as_ref().is_some_and(|storm| storm.ended_at.is_none()),
-            fingerprints: group.spec.alerts.iter().map(|alert| alert.fingerprint.clone()).collect(),
+            fingerprints: self.shared_fingerprints(&group.spec),
         });
-        self.update_knowing(name, before.as_ref(), known.as_ref());
+        self.update_knowing(&name, before.as_ref(), known.as_ref());
         let Some(known) = known else { return };
         if let Some(due) = known.due {
-            self.due.insert((due, name.clone()));
+            self.due.insert((due, Arc::clone(&name)));
         }
         if known.open {
-            *self.open.entry(known.rule.clone()).or_default() += 1;
+            *self.open.entry(Arc::clone(&known.rule)).or_default() += 1;
         }
         if let Some(since) = known.waiting {
-            self.waiting.entry(known.rule.clone()).or_default().insert((since, name.clone()));
+            self.waiting.entry(Arc::clone(&known.rule)).or_default().insert((since, Arc::clone(&name)));
         }
         if known.storm {
-            self.storms.insert(known.rule.clone());
+            self.storms.insert(Arc::clone(&known.rule));
         }
-        self.groups.insert(name.clone(), known);
+        self.groups.insert(name, known);
     }
 
-    fn update_knowing(&mut self, name: &NamespacedName, before: Option<&Known>, after: Option<&Known>) {
-        let none = HashSet::new();
-        let before = before.map_or(&none, |known| &known.fingerprints);
-        let after = after.map_or(&none, |known| &known.fingerprints);
-        for forgotten in before.difference(after) {
+    fn take_out_of_orders(&mut self, name: &Arc<NamespacedName>, known: &Known) {
+        if let Some(due) = known.due {
+            self.due.remove(&(due, Arc::clone(name)));
+        }
+        if known.open {
+            less(&mut self.open, &known.rule);
+        }
+        if let Some(since) = known.waiting
+            && let Some(waiting) = self.waiting.get_mut(&known.rule)
+        {
+            waiting.remove(&(since, Arc::clone(name)));
+            if waiting.is_empty() {
+                self.waiting.remove(&known.rule);
+            }
+        }
+        if known.storm {
+            self.storms.remove(&known.rule);
+        }
+    }
+
+    fn shared_rule(&mut self, rule: NamespacedName) -> Arc<NamespacedName> {
+        if let Some(known) = self.rules.get(&rule) {
+            return Arc::clone(known);
+        }
+        let rule = Arc::new(rule);
+        self.rules.insert(Arc::clone(&rule));
+        rule
+    }
+
+    fn shared_fingerprints(&self, spec: &AlertGroupSpec) -> Box<[Arc<str>]> {
+        let shared = |fingerprint: &str| {
+            self.knowing
+                .get_key_value(fingerprint)
+                .map_or_else(|| Arc::from(fingerprint), |(known, _)| Arc::clone(known))
+        };
+        let mut fingerprints: Vec<Arc<str>> = spec.alerts.iter().map(|alert| shared(&alert.fingerprint)).collect();
+        fingerprints.sort_unstable();
+        fingerprints.dedup();
+        fingerprints.into()
+    }
+
+    fn update_knowing(&mut self, name: &Arc<NamespacedName>, before: Option<&Known>, after: Option<&Known>) {
+        let of = |known: Option<&'_ Known>| known.map_or_else(Box::default, |known| known.fingerprints.clone());
+        let (before, after) = (of(before), of(after));
+        for forgotten in before.iter().filter(|old| after.binary_search(old).is_err()) {
             if let Some(groups) = self.knowing.get_mut(forgotten) {
                 groups.retain(|group| group != name);
                 if groups.is_empty() {
@@ -99,18 +133,18 @@ impl GroupIndex {
                 }
             }
         }
-        for new in after.difference(before) {
+        for new in after.iter().filter(|new| before.binary_search(new).is_err()) {
             // Nearly always it is the only one; a Vec that grows makes room for four.
-            let groups = self.knowing.entry(new.clone()).or_insert_with(|| Vec::with_capacity(1));
+            let groups = self.knowing.entry(Arc::clone(new)).or_insert_with(|| Vec::with_capacity(1));
             if !groups.contains(name) {
-                groups.push(name.clone());
+                groups.push(Arc::clone(name));
             }
         }
     }
 
     /// The groups that know an alert, whatever became of it there.
     pub fn groups_that_know(&self, fingerprint: &str) -> Vec<NamespacedName> {
-        self.knowing.get(fingerprint).into_iter().flatten().cloned().collect()
+        self.knowing.get(fingerprint).into_iter().flatten().map(|name| NamespacedName::clone(name)).collect()
     }
 
     /// Forgets everything, before all groups are looked at anew. What is being decided is no group yet, and stays.
@@ -144,17 +178,17 @@ impl GroupIndex {
 
     /// Every rule that has an open group, and how many.
     pub fn open_by_rule(&self) -> impl Iterator<Item = (&NamespacedName, usize)> {
-        self.open.iter().map(|(rule, open)| (rule, *open))
+        self.open.iter().map(|(rule, open)| (rule.as_ref(), *open))
     }
 
     /// The rules whose storm goes on.
-    pub fn storms(&self) -> &BTreeSet<NamespacedName> {
+    pub fn storms(&self) -> &BTreeSet<Arc<NamespacedName>> {
         &self.storms
     }
 
     /// The groups of a rule that wait, those first whose alerts began first.
     pub fn waiting_of(&self, rule: &NamespacedName) -> impl Iterator<Item = &NamespacedName> {
-        self.waiting.get(rule).into_iter().flatten().map(|(_, name)| name)
+        self.waiting.get(rule).into_iter().flatten().map(|(_, name)| name.as_ref())
     }
 
     /// How many groups of a rule have an open incident.
@@ -179,7 +213,7 @@ impl GroupIndex {
                 if let Some(known) = self.groups.get_mut(&name) {
                     known.due = None;
                 }
-                taken.push(name);
+                taken.push(NamespacedName::clone(&name));
             }
         }
         taken
@@ -210,7 +244,7 @@ fn take_out(
     }
 }
 
-fn less(counts: &mut HashMap<NamespacedName, usize>, rule: &NamespacedName) {
+fn less(counts: &mut HashMap<Arc<NamespacedName>, usize>, rule: &NamespacedName) {
     if let Some(count) = counts.get_mut(rule) {
         *count -= 1;
         if *count == 0 {

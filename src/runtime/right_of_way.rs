@@ -23,7 +23,7 @@ const FIRST_WRITES_AT_ONCE: usize = 16;
 const RECORDS_AT_ONCE: usize = 16;
 /// Of so many calls on the way to targets, one record may be written beside them.
 const FIRST_PER_RECORD: usize = 16;
-/// Between two calls of one way lies a hop over the log; for so long after the first the second one is expected.
+/// Between two calls of one way lies a hop over the log; for so long after one of them the next one is expected.
 const NEXT_CALL: Duration = Duration::from_millis(10);
 /// How long a record waits for the way to be free before it takes one of the places that are left to records.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -51,7 +51,10 @@ struct Inner {
 #[derive(Default)]
 struct State {
     first: usize,
-    first_ended: Option<Instant>,
+    /// When the last one ended.
+    ended: Option<Instant>,
+    /// Until when the next call of a way is expected.
+    next_until: Option<Instant>,
     records: usize,
 }
 
@@ -61,7 +64,7 @@ impl State {
         if self.first > 0 {
             return Some(now + NEXT_CALL);
         }
-        self.first_ended.map(|ended| ended + NEXT_CALL).filter(|until| *until > now)
+        self.next_until.filter(|until| *until > now)
     }
 
     /// How many records may be under way, the one that came then among them.
@@ -96,7 +99,15 @@ impl RightOfWay {
 
     /// Any other call on the way to a target. It waits for nothing; whoever makes it bounds how many there are.
     pub async fn first<T>(&self, call: impl Future<Output = T>) -> T {
-        let under_way = FirstCall::begin(&self.0);
+        self.under_way(FirstCall::begin(&self.0, Next::Expected), call).await
+    }
+
+    /// The call that a way ends with.
+    pub async fn last<T>(&self, call: impl Future<Output = T>) -> T {
+        self.under_way(FirstCall::begin(&self.0, Next::None), call).await
+    }
+
+    async fn under_way<T>(&self, under_way: FirstCall, call: impl Future<Output = T>) -> T {
         tokio::pin!(call);
         if let Ok(answer) = timeout_at(Instant::now() + SLOW, &mut call).await {
             return answer;
@@ -120,7 +131,7 @@ impl RightOfWay {
     /// Whether nothing is on the way and nothing was a moment ago, and no record waits.
     pub fn is_calm(&self) -> bool {
         let state = self.0.lock();
-        let was_calm = state.first_ended.is_none_or(|ended| ended.elapsed() >= CALM);
+        let was_calm = state.ended.is_none_or(|ended| ended.elapsed() >= CALM);
         state.first == 0 && was_calm && state.records == 0 && self.0.turn.available_permits() > 0
     }
 
@@ -178,12 +189,25 @@ impl Inner {
     }
 }
 
-struct FirstCall(Arc<Inner>);
+/// What follows a call on the way.
+#[derive(Clone, Copy, PartialEq)]
+enum Next {
+    /// Another one, after a hop over the log.
+    Expected,
+    /// The target has been reached.
+    None,
+}
+
+struct FirstCall(Arc<Inner>, Next);
 
 impl FirstCall {
-    fn begin(of: &Arc<Inner>) -> Self {
-        of.lock().first += 1;
-        Self(Arc::clone(of))
+    fn begin(of: &Arc<Inner>, next: Next) -> Self {
+        let mut state = of.lock();
+        state.first += 1;
+        // This is it, most likely.
+        state.next_until = None;
+        drop(state);
+        Self(Arc::clone(of), next)
     }
 }
 
@@ -191,7 +215,15 @@ impl Drop for FirstCall {
     fn drop(&mut self) {
         let mut state = self.0.lock();
         state.first = state.first.saturating_sub(1);
-        state.first_ended = Some(Instant::now());
+        if self.1 == Next::Expected {
+            state.next_until = Some(Instant::now() + NEXT_CALL);
+        }
+        state.ended = Some(Instant::now());
+        let is_free = state.busy_until(Instant::now()).is_none();
+        drop(state);
+        if is_free {
+            self.0.changed.notify_one();
+        }
     }
 }
 
@@ -238,6 +270,7 @@ mod tests {
     enum Kind {
         First,
         FirstWrite,
+        Last,
         Record,
         Tidy,
     }
@@ -255,6 +288,7 @@ mod tests {
                 match kind {
                     Kind::First => way.first(call).await,
                     Kind::FirstWrite => way.first_write(call).await,
+                    Kind::Last => way.last(call).await,
                     Kind::Record => way.record(call).await,
                     Kind::Tidy => {
                         let _turn = way.tidy().await;
@@ -302,6 +336,20 @@ mod tests {
         assert!(!record.has_begun(), "the next call of the way comes by then");
         pass(10).await;
         assert!(record.begun.await.is_ok() && !waiting());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_the_last_call_of_the_way_nothing_is_waited_for() {
+        let (way, _) = way();
+        Call::of(&way, Kind::First).end().await;
+        let last = Call::of(&way, Kind::Last);
+        pass(1).await;
+        let mut record = Call::of(&way, Kind::Record);
+        pass(5).await;
+        assert!(!record.has_begun());
+        last.end().await;
+        pass(1).await;
+        assert!(record.has_begun());
     }
 
     /// The promise that nothing is held back for good: also when the way is never free, records go on.

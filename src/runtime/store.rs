@@ -173,23 +173,13 @@ impl<K: Owned> Store<K> {
 
     /// Reads past every cache (a quorum read). None where there is no such object.
     pub async fn fetch(&self, name: &NamespacedName) -> Result<Option<Arc<K>>, StoreError> {
-        let api = self.api(name);
-        let mut retry = 0;
-        loop {
-            // What enters the cache after this, the watch will take out.
-            let known = self.get(name).map_or(0, |known| version_of(known.as_ref()));
-            match find(&self.ctx.health, &api, &name.name).await {
-                Ok(Some(object)) => return Ok(Some(self.cache.upsert(object))),
-                Ok(None) => {
-                    self.cache.remove(name, known);
-                    return Ok(None);
-                }
-                Err(failure @ (ApiFailure::Refused { .. } | ApiFailure::Malformed(_))) => {
-                    return Err(self.refused(name, failure));
-                }
-                Err(failure) => self.back_off(&failure, &mut retry).await?,
-            }
+        // What enters the cache after this, the watch will take out.
+        let known = self.get(name).map_or(0, |known| version_of(known.as_ref()));
+        let object = read(&self.ctx, name).await?;
+        if object.is_none() {
+            self.cache.remove(name, known);
         }
+        Ok(object.map(|object| self.cache.upsert(object)))
     }
 
     /// Reads, decides, writes and publishes, until it is done. `decide` is called again whenever the object has changed meanwhile,
@@ -326,7 +316,7 @@ impl<K: Owned> Store<K> {
                 self.cache.remove(&name, version_of(object));
                 Ok(false)
             }
-            Err(failure @ ApiFailure::Refused { .. }) => Err(self.refused(&name, failure)),
+            Err(failure @ ApiFailure::Refused { .. }) => Err(refused::<K>(&name, failure)),
             Err(_) => Ok(false),
         }
     }
@@ -372,7 +362,7 @@ impl<K: Owned> Store<K> {
                 let created = match self.ask(first, api.create(&params, &object)).await {
                     Ok(created) => created,
                     // What is not found is the namespace: waiting for one that is gone would hold up its partition for ever.
-                    Err(failure @ ApiFailure::NotFound(_)) => return Err(self.refused(name, failure)),
+                    Err(failure @ ApiFailure::NotFound(_)) => return Err(refused::<K>(name, failure)),
                     Err(failure) => return self.not_written(name, failure, retry).await,
                 };
                 let stored = self.cache.upsert(created);
@@ -421,13 +411,13 @@ impl<K: Owned> Store<K> {
         retry: &mut u32,
     ) -> Result<Attempt<K>, StoreError> {
         match failure {
-            failure @ (ApiFailure::Refused { .. } | ApiFailure::Malformed(_)) => Err(self.refused(name, failure)),
+            failure @ (ApiFailure::Refused { .. } | ApiFailure::Malformed(_)) => Err(refused::<K>(name, failure)),
             ApiFailure::Conflict(_) | ApiFailure::AlreadyExists(_) if *retry < 3 => {
                 *retry += 1;
                 Ok(Attempt::Again)
             }
             failure => {
-                self.back_off(&failure, retry).await?;
+                back_off(&self.ctx, &failure, retry).await?;
                 Ok(Attempt::Again)
             }
         }
@@ -521,27 +511,6 @@ impl<K: Owned> Store<K> {
         self.acknowledged().retain(|name, seen| self.get(name).is_some_and(|stored| keep_held(seen, stored.as_ref())));
     }
 
-    async fn back_off(&self, failure: &ApiFailure, retry: &mut u32) -> Result<(), StoreError> {
-        if self.ctx.shutdown.is_cancelled() {
-            return Err(StoreError::Shutdown);
-        }
-        self.ctx.metrics.count(&RETRIES, [self.ctx.service, failure.category()], 1);
-        let asked =
-            if let ApiFailure::Throttled { after: Some(after), .. } = failure { *after } else { Duration::ZERO };
-        let wait = asked + self.ctx.random.up_to(exponential(BACKOFF_INITIAL, BACKOFF_MAX, *retry));
-        tokio::select! {
-            () = tokio::time::sleep(wait) => {}
-            // What was begun is tried once more, at once.
-            () = self.ctx.shutdown.cancelled() => {}
-        }
-        *retry += 1;
-        Ok(())
-    }
-
-    fn refused(&self, name: &NamespacedName, failure: ApiFailure) -> StoreError {
-        StoreError::Refused { kind: K::kind(&()).into_owned(), name: name.clone(), failure }
-    }
-
     /// A write; `first`: it is on the way to a target.
     async fn ask<T>(&self, first: bool, call: impl Future<Output = kube::Result<T>>) -> Result<T, ApiFailure> {
         let call = ask(&self.ctx.health, CALL_TIMEOUT, call);
@@ -555,6 +524,41 @@ impl<K: Owned> Store<K> {
     fn acknowledged(&self) -> MutexGuard<'_, HashMap<NamespacedName, HashSet<String>>> {
         lock(&self.acknowledged)
     }
+}
+
+/// Reads an object past every cache (a quorum read), until the API server answers. None where there is none.
+pub async fn read<K: Cached>(ctx: &Context, name: &NamespacedName) -> Result<Option<K>, StoreError> {
+    let api = Api::namespaced(ctx.kube.clone(), &name.namespace);
+    let mut retry = 0;
+    loop {
+        match find(&ctx.health, &api, &name.name).await {
+            Ok(object) => return Ok(object),
+            Err(failure @ (ApiFailure::Refused { .. } | ApiFailure::Malformed(_))) => {
+                return Err(refused::<K>(name, failure));
+            }
+            Err(failure) => back_off(ctx, &failure, &mut retry).await?,
+        }
+    }
+}
+
+async fn back_off(ctx: &Context, failure: &ApiFailure, retry: &mut u32) -> Result<(), StoreError> {
+    if ctx.shutdown.is_cancelled() {
+        return Err(StoreError::Shutdown);
+    }
+    ctx.metrics.count(&RETRIES, [ctx.service, failure.category()], 1);
+    let asked = if let ApiFailure::Throttled { after: Some(after), .. } = failure { *after } else { Duration::ZERO };
+    let wait = asked + ctx.random.up_to(exponential(BACKOFF_INITIAL, BACKOFF_MAX, *retry));
+    tokio::select! {
+        () = tokio::time::sleep(wait) => {}
+        // What was begun is tried once more, at once.
+        () = ctx.shutdown.cancelled() => {}
+    }
+    *retry += 1;
+    Ok(())
+}
+
+fn refused<K: Cached>(name: &NamespacedName, failure: ApiFailure) -> StoreError {
+    StoreError::Refused { kind: K::kind(&()).into_owned(), name: name.clone(), failure }
 }
 
 /// Keeps the ids of entries that the object still holds. False when there are none.

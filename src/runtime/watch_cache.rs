@@ -83,11 +83,29 @@ pub enum WatchState {
     Broken,
 }
 
-/// See the module's text.
-pub struct WatchCache<K> {
-    /// Takes out of an object what nobody reads, before it is kept.
-    project: fn(&mut K),
-    objects: RwLock<HashMap<NamespacedName, Arc<K>>>,
+/// What a cache keeps of an object: the object itself, without what nobody reads, or a type of its own that is smaller (promise 6).
+pub trait Kept: Clone + Debug + Send + Sync + 'static {
+    /// Its `metadata.uid`.
+    fn uid(&self) -> Option<&str>;
+    /// Its resourceVersion as a number; 0 for one that has none.
+    fn version(&self) -> u64;
+}
+
+impl<K: Cached> Kept for K {
+    fn uid(&self) -> Option<&str> {
+        self.meta().uid.as_deref()
+    }
+
+    fn version(&self) -> u64 {
+        version_of(self)
+    }
+}
+
+/// See the module's text. `V` is what is kept of an object.
+pub struct WatchCache<K, V = K> {
+    /// Makes of an object what is kept.
+    keep: Box<dyn Fn(K) -> V + Send + Sync>,
+    objects: RwLock<HashMap<NamespacedName, Arc<V>>>,
     invalid: RwLock<HashMap<NamespacedName, Arc<InvalidObject>>>,
     changes: broadcast::Sender<NamespacedName>,
     state: watch::Sender<WatchState>,
@@ -107,17 +125,24 @@ impl<K: Cached> WatchCache<K> {
     /// written back must still hold all that the write says; what the API server keeps by itself where a write says nothing of it, as
     /// with `managedFields`, may go.
     pub fn projected(project: fn(&mut K)) -> Arc<Self> {
-        Self::of(project, "")
+        Self::of(without(project), "")
     }
 
     /// The same for the objects that a label selector selects.
     pub fn labelled(labels: &'static str) -> Arc<Self> {
-        Self::of(forget_managed_fields, labels)
+        Self::of(without(forget_managed_fields), labels)
+    }
+}
+
+impl<K: Cached, V: Kept> WatchCache<K, V> {
+    /// A cache that keeps of each object only what `keep` makes of it.
+    pub fn keeping(keep: fn(K) -> V) -> Arc<Self> {
+        Self::of(Box::new(keep), "")
     }
 
-    fn of(project: fn(&mut K), labels: &'static str) -> Arc<Self> {
+    fn of(keep: Box<dyn Fn(K) -> V + Send + Sync>, labels: &'static str) -> Arc<Self> {
         Arc::new(Self {
-            project,
+            keep,
             labels,
             objects: RwLock::default(),
             invalid: RwLock::default(),
@@ -265,20 +290,20 @@ impl<K: Cached> WatchCache<K> {
             }
             keep
         };
-        self.write().retain(|name, object| keep(name, listed.contains(name) || version_of(object.as_ref()) > made_at));
+        self.write().retain(|name, object| keep(name, listed.contains(name) || object.version() > made_at));
         self.write_invalid().retain(|name, _| keep(name, unreadable.contains(name)));
         gone.into_iter().for_each(|name| self.notify(name));
     }
 
     /// Takes an object over if it is newer than the one that is known. Gives the newest.
-    pub fn upsert(&self, mut object: K) -> Arc<K> {
-        (self.project)(&mut object);
+    pub fn upsert(&self, object: K) -> Arc<V> {
         let name = name_of(&object);
+        let object = (self.keep)(object);
         let newest = {
             let mut objects = self.write();
             match objects.get(&name) {
                 // Another uid is another object: the old one is gone, whatever its version was.
-                Some(known) if known.uid() == object.uid() && version_of(known.as_ref()) >= version_of(&object) => {
+                Some(known) if known.uid() == object.uid() && known.version() >= object.version() => {
                     return Arc::clone(known);
                 }
                 _ => {
@@ -297,8 +322,7 @@ impl<K: Cached> WatchCache<K> {
     pub fn remove(&self, name: &NamespacedName, version: u64) {
         let removed = {
             let mut objects = self.write();
-            objects.get(name).is_some_and(|known| version_of(known.as_ref()) <= version)
-                && objects.remove(name).is_some()
+            objects.get(name).is_some_and(|known| known.version() <= version) && objects.remove(name).is_some()
         };
         if removed {
             self.notify(name.clone());
@@ -339,13 +363,20 @@ impl<K: Cached> WatchCache<K> {
     }
 
     /// The newest known version of an object.
-    pub fn get(&self, name: &NamespacedName) -> Option<Arc<K>> {
+    pub fn get(&self, name: &NamespacedName) -> Option<Arc<V>> {
         self.read().get(name).cloned()
     }
 
     /// Every known object, in no order.
-    pub fn list(&self) -> Vec<Arc<K>> {
+    pub fn list(&self) -> Vec<Arc<V>> {
         self.read().values().cloned().collect()
+    }
+
+    /// The one that counts most of those that `order` gives a place; none where it gives none to any.
+    pub fn find_max<T: Ord>(&self, order: impl Fn(&NamespacedName, &V) -> Option<T>) -> Option<NamespacedName> {
+        let objects = self.read();
+        let placed = objects.iter().filter_map(|(name, object)| Some((order(name, object)?, name)));
+        placed.max().map(|(_, name)| name.clone())
     }
 
     /// How many are known.
@@ -388,13 +419,21 @@ impl<K: Cached> WatchCache<K> {
         let _ = self.changes.send(name);
     }
 
-    fn read(&self) -> std::sync::RwLockReadGuard<'_, HashMap<NamespacedName, Arc<K>>> {
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, HashMap<NamespacedName, Arc<V>>> {
         self.objects.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<NamespacedName, Arc<K>>> {
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<NamespacedName, Arc<V>>> {
         self.objects.write().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The object without what `project` takes out.
+fn without<K: 'static>(project: fn(&mut K)) -> Box<dyn Fn(K) -> K + Send + Sync> {
+    Box::new(move |mut object| {
+        project(&mut object);
+        object
+    })
 }
 
 /// Which manager wrote which field is a tree of small maps, larger in memory than all else of an object. A write that says nothing of it

@@ -62,7 +62,7 @@ fn an_object_of_the_same_name_and_another_uid_is_another_object() {
     let cache = cache();
     cache.upsert(object("a", 10, "old"));
     cache.upsert(object("a", 12, "new"));
-    assert_eq!(cache.get(&name("a")).unwrap().uid().as_deref(), Some("new"));
+    assert_eq!(cache.get(&name("a")).unwrap().metadata.uid.as_deref(), Some("new"));
 }
 
 #[test]

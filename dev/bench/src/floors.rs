@@ -11,6 +11,7 @@ use std::{
 
 use anyhow::Context as _;
 use http::Method;
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use serde_json::json;
 
 use crate::{
@@ -35,6 +36,8 @@ pub const PATCH: &str = "patch";
 const PAUSE: Duration = Duration::from_millis(2);
 /// Not counted: the connection, and what both sides do only once.
 const WARM_UP: usize = 10;
+/// How many sums are drawn for a percentile of them.
+const DRAWS: usize = 20_000;
 const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/shop/deployments/floor";
 
 /// Distributions by name.
@@ -61,6 +64,21 @@ impl Floors {
         let term =
             |(name, times): &(&str, u32)| if *times == 1 { (*name).to_owned() } else { format!("{times} × {name}") };
         Floor { path: path.iter().map(term).collect::<Vec<_>>().join(" + "), value }
+    }
+
+    /// The 99th percentile of the sum of what is on a path, in ms, each drawn for itself: how slow a path is now and then of which
+    /// every part has only its own bad moments.
+    pub fn p99(&self, path: &[(&'static str, u32)]) -> Floor {
+        // The same draws each time.
+        let mut random = StdRng::seed_from_u64(0);
+        let parts: Vec<&Latencies> = path
+            .iter()
+            .filter_map(|(name, times)| Some(std::iter::repeat_n(self.0.get(name)?, *times as usize)))
+            .flatten()
+            .collect();
+        let mut draw = || parts.iter().map(|part| part.quantile(random.random())).sum::<Duration>();
+        let sums = Latencies::of((0..DRAWS).map(|_| draw()));
+        Floor { path: format!("p99 of {}", self.sum(path).path), value: sums.summary().p99 }
     }
 
     /// What is reported.
@@ -140,6 +158,22 @@ mod tests {
         assert_eq!(floor.path, "fsync + 2 × hop");
         assert!((floor.value - 10.0).abs() < 0.05, "{floor:?}");
         assert_eq!(floors.summaries()["fsync"].count, 5);
+    }
+
+    #[test]
+    fn the_slow_end_of_a_path_is_that_of_a_sum_and_not_a_sum_of_slow_ends() {
+        let mut floors = Floors::default();
+        // Each is slow once in twenty times.
+        let mostly = |fast: u64, slow: u64| {
+            Latencies::of((0..100).map(|n| Duration::from_millis(if n % 20 == 0 { slow } else { fast })))
+        };
+        floors.add(CREATE, &mostly(1, 50));
+        floors.add(PATCH, &mostly(1, 30));
+        let p99 = floors.p99(&[(CREATE, 1), (PATCH, 1)]);
+        assert_eq!(p99.path, "p99 of create + patch");
+        assert!((p99.value - 51.0).abs() < 0.1, "both at once is one in 400: {p99:?}");
+        let p99 = floors.p99(&[(CREATE, 3)]);
+        assert!((p99.value - 52.0).abs() < 0.1, "two of three at once is one in 140: {p99:?}");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use kube::{CustomResource, KubeSchema};
+use litemap::LiteMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -49,9 +50,10 @@ pub struct AlertGroupSpec {
     #[x_kube(validation = ("self == oldSelf", "correlationID: is what makes the group"))]
     pub correlation_id: CorrelationId,
     /// The values of the groupBy labels that make the group.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "LabelValues::is_empty")]
+    #[schemars(with = "BTreeMap<String, String>")]
     #[x_kube(validation = ("self == oldSelf", "groupBy: is what makes the group"))]
-    pub group_by: BTreeMap<String, String>,
+    pub group_by: LabelValues,
     /// The open incident. None: there is none now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub episode: Option<Episode>,
@@ -83,6 +85,9 @@ pub struct AlertGroupSpec {
     #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["id".into()]))]
     pub outbox: Vec<OutboxEntry>,
 }
+
+/// Labels by name. Of the many groups in memory nearly all have one or two, for which a `BTreeMap` takes half a KiB.
+pub type LabelValues = LiteMap<String, String>;
 
 // One write may hold a whole opening beside what it carries over.
 const _: () = assert!(OUTBOX_MAX <= 64);

@@ -12,8 +12,6 @@ pub(super) mod sabotage;
 mod storm;
 mod timers;
 
-use std::collections::BTreeMap;
-
 use jiff::{SignedDuration, Timestamp};
 
 pub(super) use alerts::known_through;
@@ -22,7 +20,7 @@ pub use timers::next_timer;
 
 use super::input::{Expiry, Input, plus};
 use crate::{
-    api::v1alpha1::{AlertGroupSpec, Duration, GroupAlert, LocalReference, StepOutcome},
+    api::v1alpha1::{AlertGroupSpec, Duration, GroupAlert, LabelValues, LocalReference, StepOutcome},
     compile::CompiledRule,
     events::{AlertLink, AlertStatus, CorrelationId, Event, IncidentId, IncidentPhase, NamespacedName},
 };
@@ -35,7 +33,7 @@ pub struct GroupKey {
     /// The group's id, and its resource's name.
     pub correlation: CorrelationId,
     /// The values of the groupBy labels.
-    pub group_by: BTreeMap<String, String>,
+    pub group_by: LabelValues,
 }
 
 /// The rule as it is now: `suspend` and deletion are read live, everything else from the snapshot of the open incident.
