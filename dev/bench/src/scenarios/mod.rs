@@ -55,12 +55,18 @@ pub const ALL: [Scenario; 11] = [
     scenario("single", "requests of one alert, 5,000 a second", KAFKA, 90, 45),
     scenario(
         "intake",
-        "20,000 alerts a second for a minute in requests of 50, and the backlog drained",
+        "20,000 alerts a second for a minute in requests of 50, each of its own and none that a rule matches, and the backlog drained",
         KAFKA,
         240,
         60,
     ),
-    scenario("pipeline", "10,000 alerts a second for 2 minutes, with everything behind it keeping up", KAFKA, 260, 60),
+    scenario(
+        "pipeline",
+        "10,000 alerts a second for 2 minutes, each of its own and tried on 100 rules that do not match it, with the decisions keeping up",
+        KAFKA,
+        260,
+        60,
+    ),
     scenario(
         "actions",
         "100 actions a second for 2 minutes, beside a plain client with the same writes",
