@@ -79,8 +79,8 @@ pub const ALL: [Scenario; 11] = [
         "memory",
         "memory when idle and with 10,000 incidents, and how soon it is ready with them",
         KAFKA,
-        330,
-        80,
+        450,
+        95,
     ),
     scenario("idle", "writes and CPU in 10 minutes with 1,000 incidents and nothing to do", KAFKA, 760, 110),
 ];
