@@ -13,7 +13,6 @@ use crate::{
     stage::{Stage, say},
 };
 
-
 pub(super) async fn play(options: &Options, bus: Bus) -> anyhow::Result<Outcome> {
     let mut outcome = Outcome::new("idle", Some(bus), Timestamp::now());
     let (count, span) = if options.quick { (200, Duration::from_secs(45)) } else { (1_000, Duration::from_secs(600)) };

@@ -55,11 +55,13 @@ pub(super) async fn play(options: &Options, bus: Bus) -> anyhow::Result<Outcome>
         Row::new(format!("resident, with {count} open incidents"), full.resident_mib, "MiB")
             .goal(Goal::AtMost(150.0))
             .note(parts(full)),
-        Row::new(format!("resident, the moment the last of {count} was opened"), opened.resident_mib, "MiB").note(format!(
-            "{}; what is told and not cleared yet is held too, and cleared {:.0} s later",
-            parts(opened),
-            cleared.as_secs_f64()
-        )),
+        Row::new(format!("resident, the moment the last of {count} was opened"), opened.resident_mib, "MiB").note(
+            format!(
+                "{}; what is told and not cleared yet is held too, and cleared {:.0} s later",
+                parts(opened),
+                cleared.as_secs_f64()
+            ),
+        ),
         Row::new("ready without any incident", empty.as_secs_f64(), "s").goal(Goal::AtMost(2.0)),
     ];
     restarts(&mut stage, count, settled, &mut outcome).await?;
