@@ -91,7 +91,8 @@ const IMPURE: [(&str, &str); 22] = [
     ("crate::runtime", "the runtime"),
 ];
 
-/// How a task or a thread is started. Only these rooms may: the supervisor knows every task (style: only the supervisor spawns).
+/// How a task or a thread is started. Only these rooms may (style: only the supervisor spawns): the runtime, whose supervisor knows
+/// every task, and the log, whose tasks are guarded and tell it when they end.
 const SPAWNS: [&str; 6] =
     ["tokio::spawn", "task::spawn", "spawn_blocking", "thread::spawn", "thread::Builder", "JoinSet"];
 const MAY_SPAWN: [&str; 2] = ["runtime", "bus"];

@@ -11,6 +11,7 @@ use crate::{
     api::v1alpha1::{ActionPhase, NotificationPhase, PlanOutcome},
     cli::explain::RuleReason,
     events::{ActionFailureReason, DeadLetterReason, DecisionReason, ResolvedReason},
+    incidents::reason::ConditionReason,
     runtime::kube_events,
 };
 
@@ -36,7 +37,8 @@ fn lists() -> Vec<List> {
         ),
         list(
             "Why an action did not take effect",
-            "`reason` on action.failed, `status.reason` of an Action and of an action in its Incident.",
+            "`reason` on action.failed, and of an action in its Incident. `status.reason` of an Action, and of its condition `Completed`, is the same \
+             word with a capital letter, as Kubernetes has it: `OutcomeUnknown`.",
             described::<ActionFailureReason>(),
         ),
         list(
@@ -47,6 +49,11 @@ fn lists() -> Vec<List> {
         list("Where an action is", "`status.phase` of an Action.", described::<ActionPhase>()),
         list("Where a message is", "`spec.phase` of a Notification.", described::<NotificationPhase>()),
         list("Why an incident is over", "`reason` on incident.resolved.", described::<ResolvedReason>()),
+        list(
+            "Why a condition of an incident is as it is",
+            "`reason` of the conditions `Resolved`, `Acknowledged` and `Failed` of an Incident.",
+            described::<ConditionReason>(),
+        ),
         list(
             "What Kubernetes Events tell",
             "`reason` of an Event, as `kubectl describe` shows it on the target or the Incident; its note says the rest.",

@@ -6,6 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::{
     facts::{ActionFacts, Facts, Mark, Outcome},
+    reason::ConditionReason,
     said::said,
     text::{TARGET_MAX, cut, sane, whole_seconds},
 };
@@ -23,10 +24,6 @@ pub const CONDITION_RESOLVED: &str = "Resolved";
 pub const CONDITION_ACKNOWLEDGED: &str = "Acknowledged";
 /// The condition that is true while the ladder is at its end without success.
 pub const CONDITION_FAILED: &str = "Failed";
-/// Reason of a condition that is true by a person's decision.
-pub const REASON_DECISION: &str = "Decision";
-/// Reason of a condition that is true although nothing on record explains it: somebody edited the status.
-const REASON_UNRECORDED: &str = "Unrecorded";
 
 /// Something that happens to an incident.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,7 +67,7 @@ fn decided(decision: &IncidentDecision, id: &str) -> Facts {
     let what = match decision.r#type {
         IncidentDecisionType::Acknowledged => "acknowledged",
         IncidentDecisionType::Resolved => {
-            facts.resolution = Some(Mark::new(decision.time, REASON_DECISION, &format!("by {by}")));
+            facts.resolution = Some(Mark::new(decision.time, ConditionReason::Decision, &format!("by {by}")));
             "resolved"
         }
     };
@@ -90,8 +87,8 @@ pub fn known(status: &IncidentStatus) -> Facts {
         let time = time?;
         let found = status.conditions.iter().find(|found| found.type_ == condition && found.status == "True");
         Some(found.map_or_else(
-            || Mark::new(time, REASON_UNRECORDED, ""),
-            |found| Mark::new(time, &found.reason, &found.message),
+            || Mark::new(time, ConditionReason::Unrecorded, ""),
+            |found| Mark::read(time, &found.reason, &found.message),
         ))
     };
     let mut facts = Facts {
@@ -197,21 +194,24 @@ fn conditions(facts: &Facts, phase: IncidentPhase, opened_at: Timestamp, generat
         message: message.to_owned(),
         observed_generation: generation,
     };
-    let phase_text = format!("{phase:?}");
-    let unrecorded = Mark::new(opened_at, REASON_UNRECORDED, "");
+    let phase_reason = ConditionReason::from(phase).to_string();
+    let unrecorded = Mark::new(opened_at, ConditionReason::Unrecorded, "");
     let over = phase == IncidentPhase::Resolved;
     let resolved = if over {
         let mark = facts.resolution.as_ref().unwrap_or(&unrecorded);
         condition(CONDITION_RESOLVED, true, mark.time, &mark.reason, &mark.message)
     } else {
-        condition(CONDITION_RESOLVED, false, opened_at, &phase_text, "")
+        condition(CONDITION_RESOLVED, false, opened_at, &phase_reason, "")
     };
     let acknowledged = match facts.decisions.get(&IncidentDecisionType::Acknowledged) {
         Some(decision) => {
             let by = cut(&format!("by {}", person(decision)), super::text::MESSAGE_MAX);
-            condition(CONDITION_ACKNOWLEDGED, true, decision.time, REASON_DECISION, &by)
+            condition(CONDITION_ACKNOWLEDGED, true, decision.time, &ConditionReason::Decision.to_string(), &by)
         }
-        None => condition(CONDITION_ACKNOWLEDGED, false, opened_at, "NotAcknowledged", ""),
+        None => {
+            let reason = ConditionReason::NotAcknowledged.to_string();
+            condition(CONDITION_ACKNOWLEDGED, false, opened_at, &reason, "")
+        }
     };
     let failed = if phase == IncidentPhase::Failed {
         let mark = facts.failure.as_ref().unwrap_or(&unrecorded);
@@ -222,7 +222,7 @@ fn conditions(facts: &Facts, phase: IncidentPhase, opened_at: Timestamp, generat
             (Some(failure), Some(resolution)) if failure.time < resolution.time => resolution.time,
             _ => opened_at,
         };
-        condition(CONDITION_FAILED, false, since, &phase_text, "")
+        condition(CONDITION_FAILED, false, since, &phase_reason, "")
     };
     vec![resolved, acknowledged, failed]
 }

@@ -8,7 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use super::text::{BY_MAX, FINGERPRINT_MAX, MESSAGE_MAX, NAME_MAX, TARGET_MAX, USER_MAX, WHAT_MAX, cut, sane};
+use super::{
+    reason::ConditionReason,
+    text::{BY_MAX, FINGERPRINT_MAX, MESSAGE_MAX, NAME_MAX, TARGET_MAX, USER_MAX, WHAT_MAX, cut, sane},
+};
 use crate::api::v1alpha1::{
     HistoryEntry, INCIDENT_ACTIONS_MAX, INCIDENT_ALERTS_MAX, INCIDENT_HISTORY_MAX, IncidentActionState,
     IncidentAlertState, IncidentDecision, IncidentDecisionType, IncidentPhase,
@@ -56,8 +59,13 @@ pub struct Mark {
 }
 
 impl Mark {
-    /// A mark with its texts cut.
-    pub fn new(time: Timestamp, reason: &str, message: &str) -> Self {
+    /// A mark with its message cut.
+    pub fn new(time: Timestamp, reason: ConditionReason, message: &str) -> Self {
+        Self::read(time, &reason.to_string(), message)
+    }
+
+    /// A mark as a status has it, whoever wrote that, with its texts cut.
+    pub fn read(time: Timestamp, reason: &str, message: &str) -> Self {
         Self { time: sane(time), reason: cut(reason, NAME_MAX), message: cut(message, MESSAGE_MAX) }
     }
 }

@@ -10,6 +10,7 @@ pub mod evolve;
 pub mod facts;
 pub mod fold;
 mod policy;
+pub mod reason;
 pub mod retention;
 pub mod said;
 mod service;

@@ -4,6 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{
     facts::{ActionFacts, Facts, Mark, Outcome},
+    reason::ConditionReason,
     text::{TARGET_MAX, cut, sane},
 };
 use crate::{
@@ -13,19 +14,6 @@ use crate::{
         IncidentHeader, NotificationDelivered, NotificationFailed, Payload, ResolvedReason,
     },
 };
-
-/// Reason of the condition `Resolved`: an action took effect whose request says that it resolves.
-pub const REASON_ACTION_COMPLETED: &str = "ActionCompleted";
-/// Reason of the condition `Resolved`: every alert was resolved by its sender.
-pub const REASON_ALERTS_RESOLVED: &str = "AlertsResolved";
-/// Reason of the condition `Resolved`: every alert was resolved or not repeated in time.
-pub const REASON_ALERTS_EXPIRED: &str = "AlertsExpired";
-/// Reason of the condition `Resolved`: it was a rule's storm, and that is over.
-pub const REASON_STORM_OVER: &str = "StormOver";
-/// Reason of the condition `Failed`: the last step failed.
-pub const REASON_LADDER_EXHAUSTED: &str = "LadderExhausted";
-/// Reason of the condition `Failed`: nobody can know whether a step took effect, and the rule stops there.
-pub const REASON_OUTCOME_UNKNOWN: &str = "OutcomeUnknown";
 
 /// A time in an event's data may lie so far ahead of the event itself; beyond it it is taken for nonsense, which would stay the
 /// newest for ever.
@@ -42,10 +30,10 @@ pub fn said(event: &Event) -> Option<Facts> {
         }
         Payload::IncidentResolved(data) => {
             let (reason, message) = match data.reason {
-                ResolvedReason::StormOver => (REASON_STORM_OVER, "the storm of the rule is over"),
-                ResolvedReason::AlertsResolved => (REASON_ALERTS_RESOLVED, "every alert is resolved"),
+                ResolvedReason::StormOver => (ConditionReason::StormOver, "the storm of the rule is over"),
+                ResolvedReason::AlertsResolved => (ConditionReason::AlertsResolved, "every alert is resolved"),
                 ResolvedReason::AlertsExpired => {
-                    (REASON_ALERTS_EXPIRED, "every alert is resolved or was not repeated in time")
+                    (ConditionReason::AlertsExpired, "every alert is resolved or was not repeated in time")
                 }
             };
             facts.resolution = Some(Mark::new(event.time, reason, message));
@@ -101,7 +89,7 @@ fn completed(facts: &mut Facts, data: &ActionCompleted, event: &Event) -> Entry 
     let action = ended(&data.action_id, data.step_index, data.target.display(), outcome);
     facts.add_action(&data.step, int(data.attempt), action);
     if data.resolves {
-        facts.resolution = Some(Mark::new(event.time, REASON_ACTION_COMPLETED, &data.what));
+        facts.resolution = Some(Mark::new(event.time, ConditionReason::ActionCompleted, &data.what));
     }
     (data.by.clone(), data.what.clone())
 }
@@ -124,9 +112,9 @@ fn failed(facts: &mut Facts, data: &ActionFailed, event: &Event) -> Entry {
     // A step that a suspended rule let go is asked for anew when the rule is taken up again.
     if data.ends_ladder && data.reason != ActionFailureReason::Suspended {
         let why = if data.reason == ActionFailureReason::OutcomeUnknown {
-            REASON_OUTCOME_UNKNOWN
+            ConditionReason::OutcomeUnknown
         } else {
-            REASON_LADDER_EXHAUSTED
+            ConditionReason::LadderExhausted
         };
         facts.failure = Some(Mark::new(event.time, why, &what));
     }

@@ -323,8 +323,14 @@ async fn readiness_comes_back_without_a_request() {
     tokio::time::sleep(Duration::from_millis(50)).await;
     let reason = server.intake().unwrap();
     assert!(reason.contains("the outbox is full: 2 of 2 alerts"), "{reason}");
+    let filling = || {
+        let troubles = server.test.health.troubles();
+        troubles.into_iter().find(|(part, _)| part == "ingest/outbox").map(|(_, text)| text)
+    };
+    eventually("it is told that it fills", || filling().is_some_and(|text| text.starts_with("2 of 2 alerts"))).await;
     remote.away.store(false, Ordering::SeqCst);
     eventually("there is room again", || server.intake().is_none()).await;
+    eventually("it is not told any more", || filling().is_none()).await;
     assert_eq!(server.post(WEBHOOK, "", &alerts(&["c"])).await.0, 200);
     server.stop().await;
 

@@ -167,4 +167,13 @@ mod tests {
         assert_eq!(lanes.next(&channel), [name("b"), name("c")]);
         let _passes = [enter("b").unwrap(), enter("c").unwrap()];
     }
+
+    #[test]
+    fn of_more_failing_channels_than_are_kept_one_is_taken_for_healthy() {
+        let lanes = Lanes::new(4);
+        (0..=FAILING_MAX).for_each(|n| lanes.tell(&name(&format!("dead-{n}")), true));
+        assert_eq!(lanes.depths(), (0, 0, FAILING_MAX));
+        let beyond = name(&format!("dead-{FAILING_MAX}"));
+        let _passes = [lanes.enter(&beyond, &name("a")).unwrap(), lanes.enter(&beyond, &name("b")).unwrap()];
+    }
 }

@@ -88,3 +88,39 @@ impl Secrets {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{bus::MemoryBus, testing::TestContext};
+
+    fn reference(name: &str) -> SecretKeyReference {
+        serde_json::from_value(json!({"name": name, "key": "url"})).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_secret_is_kept_for_a_moment_and_no_more_than_so_many_are() {
+        let test = TestContext::new("notify", Arc::new(MemoryBus::new(1)));
+        for n in 0..=KEEP_MAX {
+            let secret = json!({
+                "apiVersion": "v1", "kind": "Secret",
+                "metadata": {"name": format!("s{n}"), "namespace": "shop"}, "data": {"url": "aHR0cA=="},
+            });
+            test.api.put("/api/v1/secrets", secret);
+        }
+        let secrets = Secrets::new(&test.ctx);
+        let get = async |n: usize| secrets.get("shop", &reference(&format!("s{n}"))).await.unwrap();
+        for n in 0..KEEP_MAX {
+            let value = get(n).await;
+            assert_eq!((value.bytes.as_slice(), value.fresh), (&b"http"[..], true));
+        }
+        assert!(!get(0).await.fresh);
+        assert!(get(KEEP_MAX).await.fresh);
+        assert_eq!(secrets.lock().len(), 1, "all others are read again");
+        assert!(!get(KEEP_MAX).await.fresh);
+        test.clock.advance(SignedDuration::from_secs(10));
+        assert!(get(KEEP_MAX).await.fresh);
+    }
+}

@@ -57,6 +57,55 @@ fn what_nobody_reads_is_not_kept() {
     assert!(kept.metadata.managed_fields.is_some());
 }
 
+/// What is kept may be a type of its own, and goes by the same versions.
+#[test]
+fn a_cache_may_keep_only_what_it_makes_of_an_object() {
+    #[derive(Clone, Debug)]
+    struct Brief(Option<String>, u64, usize);
+
+    impl Kept for Brief {
+        fn uid(&self) -> Option<&str> {
+            self.0.as_deref()
+        }
+
+        fn version(&self) -> u64 {
+            self.1
+        }
+    }
+
+    let cache: Arc<WatchCache<ConfigMap, Brief>> = WatchCache::keeping(|object: ConfigMap| {
+        let entries = object.data.as_ref().map_or(0, |data| data.len());
+        Brief(object.metadata.uid.clone(), version_of(&object), entries)
+    });
+    let put = |named: &str, version: u64, entries: usize| {
+        let mut object = object(named, version, "u");
+        object.data = Some((0..entries).map(|n| (n.to_string(), String::new())).collect());
+        cache.upsert(object);
+    };
+    let largest = |least: usize| cache.find_max(|_, brief| (brief.2 >= least).then_some(brief.2));
+    put("a", 9, 2);
+    put("b", 10, 1);
+    assert_eq!(largest(0), Some(name("a")));
+    put("a", 8, 5);
+    assert_eq!(largest(3), None, "an older version counts for nothing");
+    put("b", 11, 4);
+    assert_eq!(largest(3), Some(name("b")));
+    cache.remove(&name("b"), 11);
+    assert_eq!(largest(0), Some(name("a")));
+}
+
+#[tokio::test]
+async fn a_reader_that_is_too_far_behind_is_told_so() {
+    let cache = cache();
+    let mut changes = cache.changes();
+    for version in 0..=CHANGES_MAX as u64 {
+        cache.upsert(object("a", version + 1, "u"));
+    }
+    let lagged = changes.recv().await;
+    assert!(matches!(lagged, Err(broadcast::error::RecvError::Lagged(1))), "{lagged:?}");
+    assert_eq!(changes.recv().await.unwrap(), name("a"));
+}
+
 #[test]
 fn an_object_of_the_same_name_and_another_uid_is_another_object() {
     let cache = cache();

@@ -173,7 +173,8 @@ fn head(text: &mut String, outcomes: &[Outcome]) {
          appended and `fdatasync` where EventPulse's data is, `hop` a record from produce to a waiting consumer of the same broker, \
          `create`, `read` and `patch` one call each to the same API server. A log that writes again where it has written before can be \
          faster than an append to a file that grows: a ratio to `fsync` may be below 1. The time of a patch is the API server's own, from its \
-         audit log: when it had answered. Load generator, control plane, broker and EventPulse share the one machine.\n\n",
+         audit log: when it had answered. A p99's floor is the p99 of the sum of the same parts, each drawn for itself. Rates, counts and \
+         memory have no such floor; the rate of actions has a plain client's beside it. Load generator, control plane, broker and EventPulse share the one machine.\n\n",
     );
     text.push_str("| | goal | result | floor | ratio | verdict |\n|---|--:|--:|--:|--:|---|\n");
     for outcome in outcomes {

@@ -160,8 +160,11 @@ pub static RETRY_BUDGET: Amount<0> =
 pub static ACTIONS_QUEUED: Gauge<0> =
     Gauge::new("eventpulse_actions_queued", "Actions of this replica that are under way or wait for their turn.", []);
 /// actions.
-pub static TARGET_CALLS: Gauge<0> =
-    Gauge::new("eventpulse_target_calls_in_flight", "Calls to targets that are under way; at most 64.", []);
+pub static TARGET_CALLS: Gauge<0> = Gauge::new(
+    "eventpulse_target_calls_in_flight",
+    "Calls to targets that are under way; docs/bounds.md has the most there can be.",
+    [],
+);
 /// incidents.
 pub static ALERT_TO_RESOLVED: Histogram<0> = Histogram::new(
     "eventpulse_alert_to_resolved_seconds",

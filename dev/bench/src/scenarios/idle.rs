@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use super::memory::open_incidents;
+use super::memory::{open_incidents, until_quiet};
 use crate::{
     audit::count_by_kind,
     machine,
@@ -12,11 +12,6 @@ use crate::{
     run::Options,
     stage::{Stage, say},
 };
-
-/// So long without a write, and what the incidents caused is over.
-const QUIET: Duration = Duration::from_secs(15);
-/// It is waited for at most this long; writes after that are the finding.
-const QUIET_BY: Duration = Duration::from_secs(120);
 
 pub(super) async fn play(options: &Options, bus: Bus) -> anyhow::Result<Outcome> {
     let mut outcome = Outcome::new("idle", Some(bus), Timestamp::now());
@@ -26,13 +21,7 @@ pub(super) async fn play(options: &Options, bus: Bus) -> anyhow::Result<Outcome>
     stage.start().await?;
     open_incidents(&stage, count, &mut outcome).await?;
     let mut audit = stage.audit();
-    let (begin, mut last) = (Instant::now(), Instant::now());
-    while last.elapsed() < QUIET && begin.elapsed() < QUIET_BY {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        if audit.read()?.iter().any(|write| write.ours) {
-            last = Instant::now();
-        }
-    }
+    until_quiet(&mut audit).await?;
     say(&format!("{} s with nothing to do", span.as_secs()));
     let pid = stage.running()?.process().pid();
     // No metrics are read meanwhile: answering them is work too.

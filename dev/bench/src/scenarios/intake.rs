@@ -161,7 +161,10 @@ pub(super) async fn check_taken(
         outcome.require((accepted..=sent).contains(&distinct) && found["foreign"] == 0, || {
             format!("of {accepted} accepted alerts the topic has {found}")
         });
-        outcome.notes.push(format!("The topic alert.raised, read by another client: {found}."));
+        outcome.notes.push(format!(
+            "The topic alert.raised, read by another client: {} records, {distinct} different alerts of {accepted} accepted ones.",
+            found["records"]
+        ));
     } else {
         outcome.notes.push(
             "Consumed records leave the embedded log, so the count of decisions is what shows that nothing was lost."

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 
 use crate::{
     alerts::Alerts,
+    audit::Audit,
     load::{self, Load},
     machine::{self, Memory},
     outcome::{Bus, Goal, Outcome, Row, Series},
@@ -24,6 +25,10 @@ const OF_A_RULE: u64 = 500;
 const RATE: f64 = 100.0;
 /// Until memory is looked at: what was needed only for a moment has been given back by then, or never will be.
 const SETTLED: Duration = Duration::from_secs(20);
+/// So long without a write, and what the incidents caused is over.
+const QUIET: Duration = Duration::from_secs(15);
+/// It is waited for at most this long; writes after that are a finding.
+const QUIET_BY: Duration = Duration::from_secs(300);
 const STUCK: Duration = Duration::from_secs(60);
 const RESTARTS: usize = 3;
 
@@ -40,6 +45,8 @@ pub(super) async fn play(options: &Options, bus: Bus) -> anyhow::Result<Outcome>
     let begin = Instant::now();
     open_incidents(&stage, count, &mut outcome).await?;
     watch.used_until_now(&mut outcome);
+    let opened = memory_of(&stage)?;
+    let cleared = until_quiet(&mut stage.audit()).await?;
     tokio::time::sleep(settled).await;
     let full = memory_of(&stage)?;
     watch.end(&mut outcome, begin);
@@ -48,6 +55,13 @@ pub(super) async fn play(options: &Options, bus: Bus) -> anyhow::Result<Outcome>
         Row::new(format!("resident, with {count} open incidents"), full.resident_mib, "MiB")
             .goal(Goal::AtMost(150.0))
             .note(parts(full)),
+        Row::new(format!("resident, the moment the last of {count} was opened"), opened.resident_mib, "MiB").note(
+            format!(
+                "{}; what is told and not cleared yet is held too, and cleared {:.0} s later",
+                parts(opened),
+                cleared.as_secs_f64()
+            ),
+        ),
         Row::new("ready without any incident", empty.as_secs_f64(), "s").goal(Goal::AtMost(2.0)),
     ];
     restarts(&mut stage, count, settled, &mut outcome).await?;
@@ -87,6 +101,18 @@ async fn restarts(stage: &mut Stage, count: u64, settled: Duration, outcome: &mu
     ]);
     outcome.series.push(Series::new("ready after a restart", "s", points));
     Ok(())
+}
+
+/// Waits until nothing is written any more. Gives how long it took.
+pub(super) async fn until_quiet(audit: &mut Audit) -> anyhow::Result<Duration> {
+    let (begin, mut last) = (Instant::now(), Instant::now());
+    while last.elapsed() < QUIET && begin.elapsed() < QUIET_BY {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        if audit.read()?.iter().any(|write| write.ours) {
+            last = Instant::now();
+        }
+    }
+    Ok(last.duration_since(begin))
 }
 
 /// Raises so many alerts, each of which opens an incident that stays open, and waits for all of them.

@@ -55,12 +55,18 @@ pub const ALL: [Scenario; 11] = [
     scenario("single", "requests of one alert, 5,000 a second", KAFKA, 90, 45),
     scenario(
         "intake",
-        "20,000 alerts a second for a minute in requests of 50, and the backlog drained",
+        "20,000 alerts a second for a minute in requests of 50, each of its own and none that a rule matches, and the backlog drained",
         KAFKA,
         240,
         60,
     ),
-    scenario("pipeline", "10,000 alerts a second for 2 minutes, with everything behind it keeping up", KAFKA, 260, 60),
+    scenario(
+        "pipeline",
+        "10,000 alerts a second for 2 minutes, each of its own and tried on 100 rules that do not match it, with the decisions keeping up",
+        KAFKA,
+        260,
+        60,
+    ),
     scenario(
         "actions",
         "100 actions a second for 2 minutes, beside a plain client with the same writes",
@@ -73,8 +79,8 @@ pub const ALL: [Scenario; 11] = [
         "memory",
         "memory when idle and with 10,000 incidents, and how soon it is ready with them",
         KAFKA,
-        330,
-        80,
+        450,
+        95,
     ),
     scenario("idle", "writes and CPU in 10 minutes with 1,000 incidents and nothing to do", KAFKA, 760, 110),
 ];

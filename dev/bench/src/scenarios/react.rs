@@ -232,7 +232,8 @@ impl Run {
             *kinds.entry(format!("{} {}", write.code, write.kind())).or_default() += 1;
         }
         let kinds: Vec<String> = kinds.iter().map(|(kind, times)| format!("{times} × {kind}")).collect();
-        outcome.notes.push(format!("Writes that the API server refused: {} {}.", refused.len(), kinds.join(", ")));
+        let which = if kinds.is_empty() { "none".to_owned() } else { kinds.join(", ") };
+        outcome.notes.push(format!("Writes that the API server refused: {which}."));
         self.settle(outcome).await
     }
 

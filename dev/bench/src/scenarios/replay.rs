@@ -1,6 +1,6 @@
 //! The same writes without EventPulse: one incident of the warm-up is recorded, write by write and body by body, and a plain client
 //! makes them again, under other names, as fast as the control plane takes them. It reads nothing, has no log, and waits for nothing
-//! but the answer to the write before: what it reaches is the most that anybody could.
+//! but the answer to the write before. It has no order among its writes either: what EventPulse holds back it sends at once.
 
 use std::{
     collections::{BTreeMap, HashMap},

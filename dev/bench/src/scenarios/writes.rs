@@ -112,7 +112,11 @@ async fn sweep(
             left.push(format!("{objects} {kind}"));
         }
     }
-    let left = if left.is_empty() { "nothing is left".to_owned() } else { format!("left: {}", left.join(", ")) };
+    let left = if left.is_empty() {
+        "nothing is left".to_owned()
+    } else {
+        format!("{} stay for their own time", left.join(", "))
+    };
     let kinds = crate::audit::count_by_kind(&writes);
     let kinds: Vec<String> = kinds.iter().map(|(kind, times)| format!("{kind} {:.1}", each(*times))).collect();
     let note = format!("no goal; {}; {left}", kinds.join(", "));

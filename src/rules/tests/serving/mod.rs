@@ -1,6 +1,8 @@
-//! The service on the log in memory and the API server in memory; several of it are in [`replicas`], edited rules in [`edits`].
+//! The service on the log in memory and the API server in memory; several of it are in [`replicas`], edited rules in [`edits`],
+//! groups that were deleted in [`orphans`].
 
 mod edits;
+mod orphans;
 mod replicas;
 mod storms;
 
