@@ -29,6 +29,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- default (printf "%s-token" (include "eventpulse.fullname" .)) .Values.auth.existingSecret.name }}
 {{- end }}
 
+{{- define "eventpulse.logConfigMap" -}}
+{{- default (printf "%s-log" (include "eventpulse.fullname" .)) .Values.log.filterConfigMap.name }}
+{{- end }}
+
 {{- define "eventpulse.image" -}}
 {{- $image := .Values.image }}
 {{- $repository := required "image.repository: no image is published yet; build one with `make image`, push it to a registry of your own, and give its name, like --set image.repository=registry.example.com/eventpulse" $image.repository }}
@@ -44,6 +48,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if .Values.kafka.existingSecret.name }}{{ fail "kafka.existingSecret.name: it is given, but no kafka.brokers" }}{{ end }}
 {{- end }}
 {{- if and .Values.auth.allowUnauthenticated .Values.auth.existingSecret.name }}{{ fail "auth.allowUnauthenticated: auth.existingSecret.name is given too; choose one" }}{{ end }}
+{{- range .Values.extraArgs }}
+{{- if hasPrefix "--log-filter-file" . }}{{ fail "extraArgs: --log-filter-file is given already; name its ConfigMap by log.filterConfigMap" }}{{ end }}
+{{- end }}
 {{- end }}
 
 {{/* The workloads, as JSON: what each runs, and how often. One that receives alerts keeps what it accepted on a disk of its own. */}}
@@ -99,6 +106,7 @@ app.kubernetes.io/component: {{ .workload.component }}
 - {{ printf "--%s=%s" $flag (ternary . (. | int64 | toString) (kindIs "string" .)) | quote }}
 {{- end }}
 {{- end }}
+- --log-filter-file=/etc/eventpulse/log/filter
 {{- range $values.extraArgs }}
 - {{ . | quote }}
 {{- end }}
@@ -184,6 +192,8 @@ spec:
     {{- if and .workload.ingest (not $values.auth.allowUnauthenticated) }}
     - {name: token, mountPath: /etc/eventpulse/token, readOnly: true}
     {{- end }}
+    # The directory: a single file (subPath) would stay as it was when the pod started.
+    - {name: log-filter, mountPath: /etc/eventpulse/log, readOnly: true}
     {{- with $values.extraVolumeMounts }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
@@ -197,6 +207,11 @@ spec:
       secretName: {{ include "eventpulse.tokenSecret" $root }}
       items: [{key: {{ $values.auth.existingSecret.key }}, path: {{ $values.auth.existingSecret.key }}}]
   {{- end }}
+  - name: log-filter
+    configMap:
+      name: {{ include "eventpulse.logConfigMap" $root | quote }}
+      optional: true
+      items: [{key: {{ $values.log.filterConfigMap.key | quote }}, path: filter}]
   {{- with $values.extraVolumes }}
   {{- toYaml . | nindent 2 }}
   {{- end }}

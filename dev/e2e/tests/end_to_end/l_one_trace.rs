@@ -1,6 +1,6 @@
 //! (l) One trace from the webhook to the patch and to the message, in a real OpenTelemetry Collector; also when the process that began
-//! it was killed. Logs carry its id, and metrics say what `/metrics` says. A Collector that is away fails nothing, and what is said
-//! changes at run time.
+//! it was killed. Logs carry its id and the alert's, samples on `/metrics` its id, and metrics say what `/metrics` says. A Collector
+//! that is away fails nothing, and what is said changes at run time.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -36,8 +36,36 @@ const TO_THE_MESSAGE: [&str; 6] = [
     "send alert.raised",
     "POST /webhooks/alertmanager",
 ];
+/// From the reason that an alert was given to the request.
+const TO_THE_DECISION: [&str; 4] =
+    ["send alert.decided", "process alert.raised", "send alert.raised", "POST /webhooks/alertmanager"];
+/// From what is said of an incident that has just opened to the request.
+const TO_THE_INCIDENT: [&str; 6] = [
+    "send incident.updated",
+    "process incident.opened",
+    "send incident.opened",
+    "process alert.raised",
+    "send alert.raised",
+    "POST /webhooks/alertmanager",
+];
+/// From the word that the message has arrived to the request.
+const TO_THE_DELIVERY: [&str; 6] = [
+    "send notification.delivered",
+    "process notification.requested",
+    "send notification.requested",
+    "process alert.raised",
+    "send alert.raised",
+    "POST /webhooks/alertmanager",
+];
 /// From what the incident's resource says in the end to the action.
 const TO_THE_END: [&str; 3] = ["process action.completed", "send action.completed", "run action"];
+/// A rule that only opens an incident.
+const NOTED: &str = r#"
+apiVersion: eventpulse.io/v1alpha1
+kind: Rule
+metadata: {name: noted, namespace: shop}
+spec: {match: {matchers: ['alertname="Noted"']}}
+"#;
 
 #[derive(Clone, Debug)]
 struct Span {
@@ -120,6 +148,39 @@ async fn whole(shop: &Shop, trace: &str, names: &[&str], is_meant: impl Fn(&Span
         })
     })
     .await
+}
+
+/// The traces that the samples of a histogram were of, as `/metrics` has them.
+fn exemplars(text: &str, histogram: &str) -> Vec<String> {
+    let start = format!("{histogram}_bucket{{");
+    let buckets = text.lines().filter(|line| line.starts_with(&start));
+    let traces = buckets.filter_map(|line| line.split_once(" # {trace_id=\"")?.1.split_once('"'));
+    traces.map(|(trace, _)| trace.to_owned()).collect()
+}
+
+/// Every histogram of a way from the alert to something names its trace, and that one only.
+async fn samples_name_their_trace(shop: &Shop, eventpulse: &EventPulse, trace: &str) {
+    for to in ["rules", "action", "resolved", "message"] {
+        let histogram = format!("eventpulse_alert_to_{to}_seconds");
+        let what = format!("a sample of {histogram} with its trace");
+        let traces =
+            async || Some(exemplars(&eventpulse.metrics().await, &histogram)).filter(|found| !found.is_empty());
+        assert_eq!(shop.wait_for_async(&what, traces).await, [trace], "{histogram}");
+    }
+}
+
+/// The line that an incident opened says of which alert, by the id that the incident and the alert's own span have, on standard error
+/// as in the Collector.
+async fn lines_name_the_alert(shop: &Shop, eventpulse: &EventPulse, trace: &str, alert_id: &str) {
+    let raised = whole(shop, trace, &TO_THE_PATCH[4..], |_| true).await.0;
+    assert_eq!(raised.attributes["eventpulse.alert_id"], alert_id, "{raised:?}");
+    let opened = "An incident opened.";
+    let lines = own_lines(&eventpulse.process().log(), trace);
+    let line = lines.iter().find(|line| line["message"] == opened).unwrap_or_else(|| panic!("{lines:#?}"));
+    assert_eq!(line["alert_id"], alert_id, "{line:#}");
+    let exported = || exported_lines(shop.environment.collector(), trace).into_iter().find(|line| line.0 == opened);
+    let line = shop.wait_for("the same line in the Collector", exported).await;
+    assert_eq!(line.1["alert_id"], alert_id, "{line:?}");
 }
 
 /// The last point of a metric with these labels that the process told: the metric, and the point in it.
@@ -224,9 +285,11 @@ async fn l_a_process_that_was_killed_is_joined_by_the_one_that_goes_on_for_it() 
     post(&eventpulse, Some(&senders), Alert::cpu_high("svc-a", Timestamp::now())).await;
     held.wait_for(1, PATIENCE).await.unwrap();
 
-    // The message goes out meanwhile, and its receiver is told of its span.
+    // The alert has its reason. The message goes out meanwhile, and its receiver is told of its span.
+    assert_eq!(whole(&shop, SENDERS_TRACE, &TO_THE_DECISION, |_| true).await.1, SENDERS_SPAN);
     let (message, beginning) = whole(&shop, SENDERS_TRACE, &TO_THE_MESSAGE, |_| true).await;
     assert_eq!(beginning, SENDERS_SPAN);
+    assert_eq!(whole(&shop, SENDERS_TRACE, &TO_THE_DELIVERY, |_| true).await.1, SENDERS_SPAN);
     let received = shop.messages(1).await;
     assert_eq!(received[0].header("traceparent"), Some(&*format!("00-{SENDERS_TRACE}-{}-01", message.id)));
 
@@ -286,15 +349,17 @@ async fn l_a_process_that_was_killed_is_joined_by_the_one_that_goes_on_for_it() 
 async fn l_over_kafka_and_grpc_a_request_without_a_trace_begins_one() {
     let mut shop = Shop::open("e2e-l-kafka", true).await.unwrap();
     let collector = shop.environment.start_collector().await.unwrap().grpc();
+    shop.environment.plane().apply(NOTED).unwrap();
     let kafka = shop.environment.kafka().bootstrap();
     let launcher = exporting(shop.launcher("eventpulse").kafka(&kafka, ""), &collector, "grpc", 200);
     let eventpulse = launcher.start(START).await.unwrap();
     let hostile = format!("00-{SENDERS_TRACE}-0000000000000000-01");
-    post(&eventpulse, Some(&hostile), Alert::cpu_high("svc-a", Timestamp::now())).await;
+    let alert = Alert::cpu_high("svc-a", Timestamp::now());
+    post(&eventpulse, Some(&hostile), alert.clone()).await;
     let incident = shop.incidents_in(1, &["Resolved"]).await.remove(0);
     let trace = text(&incident["spec"]["traceparent"]).split('-').nth(1).unwrap().to_owned();
     assert_ne!(trace, SENDERS_TRACE, "what is no trace context was believed");
-    for names in [&TO_THE_PATCH[..], &TO_THE_MESSAGE] {
+    for names in [&TO_THE_PATCH[..], &TO_THE_MESSAGE, &TO_THE_DECISION, &TO_THE_INCIDENT[1..], &TO_THE_DELIVERY] {
         assert_eq!(whole(&shop, &trace, names, |_| true).await.1, "", "the request begins its trace");
     }
     let by_kind = |kind: i64| spans(shop.environment.collector()).into_values().filter(move |span| span.kind == kind);
@@ -304,6 +369,10 @@ async fn l_over_kafka_and_grpc_a_request_without_a_trace_begins_one() {
         by_kind(2).map(|span| span.attributes["http.response.status_code"].clone()).collect::<Vec<_>>(),
         ["200"]
     );
+    samples_name_their_trace(&shop, &eventpulse, &trace).await;
+    let known = &incident["status"]["alerts"][0];
+    assert_eq!(known["fingerprint"], alert.fingerprint(), "{incident:#}");
+    lines_name_the_alert(&shop, &eventpulse, &trace, known["alertID"].as_str().unwrap()).await;
     // While it runs, metrics come every now and then.
     let process = by_kind(2).next().unwrap().process;
     let told = eventpulse.metrics().await;
@@ -320,6 +389,11 @@ async fn l_over_kafka_and_grpc_a_request_without_a_trace_begins_one() {
     let one = || incidents().filter(|(_, point)| point["asInt"] == "1");
     let (gauge, _) = shop.wait_for("a gauge, of incidents", one).await;
     assert!(gauge["gauge"].is_object() && gauge["unit"].as_str().unwrap_or_default().is_empty(), "{gauge:#}");
+    // Where nothing is done and nobody is told, what is said of an incident can follow from its opening only.
+    let senders = format!("00-{SENDERS_TRACE}-{SENDERS_SPAN}-01");
+    post(&eventpulse, Some(&senders), Alert::firing("Noted", Timestamp::now())).await;
+    let of_incidents = |span: &Span| span.attributes["cloudevents.event_source"] == "eventpulse/incidents";
+    assert_eq!(whole(&shop, SENDERS_TRACE, &TO_THE_INCIDENT, of_incidents).await.1, SENDERS_SPAN);
     // What is still in the queues goes out at the end.
     assert!(eventpulse.stop(START).await);
     shop.wait_for("the last line", || {

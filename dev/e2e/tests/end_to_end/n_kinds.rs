@@ -1,7 +1,11 @@
 //! (n) Other targets than Deployments, and those in whose replicas somebody else has a say, by an account with just the rights that
 //! `examples/kinds` grants.
 
-use eventpulse_e2e::{START, Shop, effects::committed, root};
+use eventpulse_e2e::{
+    START, Shop,
+    effects::{committed, effects_by_action},
+    root,
+};
 use eventpulse_testkit::{
     alerts::{Alert, webhook},
     client,
@@ -59,9 +63,51 @@ async fn shop_of_kinds(name: &str) -> Shop {
     shop
 }
 
+/// What the example has no rule for: a StatefulSet that is restarted.
+const QUEUE_STUCK: &str = r#"
+apiVersion: eventpulse.io/v1alpha1
+kind: Rule
+metadata: {name: queue-stuck, namespace: shop}
+spec:
+  match: {matchers: ['alertname="QueueStuck"']}
+  actions:
+  - name: restart
+    runbookRef: {name: roll}
+    targetRef: {apiVersion: apps/v1, kind: StatefulSet, name: queue}
+"#;
+
+/// Raises the alert for which the queue is restarted: its pods are made anew, and its incident is over.
+async fn the_queue_rolls(shop: &Shop, url: &str) {
+    let before = object(shop, "statefulsets", "queue")["status"]["currentRevision"].clone();
+    assert!(before.is_string(), "{before}");
+    send(url, named("QueueStuck", Timestamp::now())).await;
+    let restarted = ended(shop, "queue-stuck", "restart").await;
+    assert_eq!(what(&restarted), "StatefulSet/queue restarted");
+    let rolled_out = ["rollout", "status", "-n", "shop", "statefulset/queue", "--timeout=60s"];
+    shop.environment.plane().run_kubectl(&rolled_out).unwrap();
+
+    let (name, queue) = (&restarted["metadata"]["name"], object(shop, "statefulsets", "queue"));
+    assert!(is_signed(&queue, &restarted), "{queue:#}");
+    assert_ne!(queue["status"]["currentRevision"], before, "{queue:#}");
+    let restarted_by = |object: &Value| object["metadata"]["annotations"]["eventpulse.io/restarted-by"].clone();
+    assert_eq!(&restarted_by(&queue["spec"]["template"]), name);
+    let mut pods = shop.get("pods");
+    pods.retain(|pod| pod["metadata"]["labels"]["app"] == "queue");
+    assert_eq!(pods.iter().map(restarted_by).collect::<Vec<_>>(), vec![name.clone(); 2]);
+    shop.wait_for("the end of the incident of queue-stuck", || {
+        let mut incidents = shop.get("incidents").into_iter();
+        incidents.find(|incident| {
+            incident["spec"]["ruleRef"]["name"] == "queue-stuck" && incident["status"]["phase"] == "Resolved"
+        })
+    })
+    .await;
+    assert_eq!(effects_by_action(shop.environment.plane())[name.as_str().unwrap()], 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn n_every_kind_is_acted_on_once_and_what_was_scaled_is_put_back() {
     let shop = shop_of_kinds("e2e-n1").await;
+    shop.environment.plane().apply(QUEUE_STUCK).unwrap();
     let eventpulse = shop.launcher("eventpulse").start(START).await.unwrap();
     let url = eventpulse.url("webhooks/alertmanager");
     let began = Timestamp::now();
@@ -102,12 +148,14 @@ async fn n_every_kind_is_acted_on_once_and_what_was_scaled_is_put_back() {
     assert_eq!(what(&back), "StatefulSet/queue 3 → 2, back to what it was");
     assert_eq!(object(&shop, "statefulsets", "queue")["spec"]["replicas"], 2);
 
+    the_queue_rolls(&shop, &url).await;
+
     for resource in ["statefulsets", "daemonsets", "widgets", "horizontalpodautoscalers"] {
         let patches: Vec<_> = committed(shop.environment.plane(), resource)
             .into_iter()
             .filter(|write| write.user == "system:serviceaccount:shop:operator")
             .collect();
-        assert_eq!(patches.len(), if resource == "statefulsets" { 2 } else { 1 }, "{resource}: {patches:?}");
+        assert_eq!(patches.len(), if resource == "statefulsets" { 3 } else { 1 }, "{resource}: {patches:?}");
     }
     shop.assert_no_action_twice();
     assert!(committed(shop.environment.plane(), "statefulsets/scale").is_empty());
@@ -134,27 +182,74 @@ async fn n_what_somebody_changed_meanwhile_is_not_put_back() {
     shop.environment.stop().await;
 }
 
+/// Keeps its target as it is: one replica, and nothing is measured.
+const AUTOSCALER: &str = r#"
+apiVersion: autoscaling/v2
+kind: HorizontalPodAutoscaler
+metadata: {name: svc-d, namespace: shop}
+spec: {scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: svc-d}, minReplicas: 1, maxReplicas: 6}
+"#;
+const FLUX: &str = r#"{"metadata": {"labels": {"kustomize.toolkit.fluxcd.io/name": "apps"}}}"#;
+
+/// The first step was refused with a reason that says who governs the target and what allows the step, and has left nothing anywhere;
+/// the second one was done, and resolved the incident, which shows both.
+fn refused_and_restarted(shop: &Shop, incidents: &[Value], name: &str, says: [&str; 2]) {
+    let actions = shop.get("actions");
+    let step = |step: &str| {
+        let is_it = |action: &&Value| action["spec"]["target"]["name"] == name && action["spec"]["step"] == step;
+        actions.iter().find(is_it).unwrap_or_else(|| panic!("no {step} of {name} in {actions:#?}"))
+    };
+    let (refused, restarted) = (step("add-replica"), step("restart"));
+    let status = &refused["status"];
+    assert_eq!((&status["phase"], &status["reason"]), (&json!("Failed"), &json!("TargetGoverned")), "{refused:#}");
+    let message = status["message"].as_str().unwrap();
+    assert!(says.iter().all(|part| message.contains(part)), "{message}");
+    let effects = effects_by_action(shop.environment.plane());
+    let count = |action: &Value| effects.get(action["metadata"]["name"].as_str().unwrap()).copied();
+    assert_eq!((count(refused), count(restarted)), (None, Some(1)), "{name}: {effects:?}");
+    let deployment = object(shop, "deployments", name);
+    assert!(!is_signed(&deployment, refused) && is_signed(&deployment, restarted), "{deployment:#}");
+
+    let is_of = |incident: &&Value| {
+        incident["status"]["actions"][0]["actionRef"] == json!({"name": refused["metadata"]["name"]})
+    };
+    let incident = incidents.iter().find(is_of).unwrap_or_else(|| panic!("no incident of {name}: {incidents:#?}"));
+    let ladder = incident["status"]["actions"].as_array().unwrap();
+    let ends: Vec<_> = ladder.iter().map(|action| (&action["state"], &action["reason"])).collect();
+    let (failed, completed) = (json!("Failed"), json!("Completed"));
+    assert_eq!(ends, [(&failed, &json!("targetGoverned")), (&completed, &Value::Null)], "{incident:#}");
+    let history = incident["status"]["history"].as_array().unwrap();
+    let is_told =
+        |entry: &Value| entry["event"] == "action.failed" && entry["what"].as_str().unwrap().contains(says[0]);
+    assert!(history.iter().any(is_told), "{incident:#}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn n_a_target_of_argo_cd_is_refused_until_the_runbook_says_that_it_leaves_the_replicas_alone() {
+async fn n_what_somebody_else_governs_is_refused_and_what_git_keeps_until_the_runbook_allows_it() {
     let shop = Shop::open("e2e-n3", false).await.unwrap();
     let tracked = |name: &str| {
         let id = format!("shop:apps/Deployment:shop/{name}");
         let marks = json!({"metadata": {"annotations": {"argocd.argoproj.io/tracking-id": id}}});
         shop.patch(&format!("deployment/{name}"), &marks.to_string()).unwrap();
     };
-    shop.add_deployment("svc-b").unwrap();
+    ["svc-b", "svc-c", "svc-d"].into_iter().for_each(|name| shop.add_deployment(name).unwrap());
     tracked("svc-a");
     tracked("svc-b");
+    shop.patch("deployment/svc-c", FLUX).unwrap();
+    shop.environment.plane().apply(AUTOSCALER).unwrap();
     let eventpulse = shop.launcher("eventpulse").start(START).await.unwrap();
     let url = eventpulse.url("webhooks/alertmanager");
-    send(&url, Alert::cpu_high("svc-a", Timestamp::now())).await;
-    let refused = ended(&shop, "cpu-high", "add-replica").await;
-    assert_eq!(refused["status"]["reason"], "TargetGoverned", "{refused:#}");
-    let message = refused["status"]["message"].as_str().unwrap();
-    assert!(message.contains("Argo CD") && message.contains("gitOps: Allow"), "{message}");
-    // A restart is nothing to Argo CD, and the ladder's next step resolves.
-    shop.incidents_in(1, &["Resolved"]).await;
-    assert_eq!(shop.replicas("svc-a"), 3);
+    for name in ["svc-a", "svc-c", "svc-d"] {
+        send(&url, Alert::cpu_high(name, Timestamp::now())).await;
+    }
+    // A restart is nothing to any of them, and the ladder's next step resolves.
+    let incidents = shop.incidents_in(3, &["Resolved"]).await;
+    refused_and_restarted(&shop, &incidents, "svc-a", ["Argo CD", "gitOps: Allow"]);
+    refused_and_restarted(&shop, &incidents, "svc-c", ["Flux", "gitOps: Allow"]);
+    let autoscaler = ["HorizontalPodAutoscaler svc-d", "underAutoscaler: MinReplicas"];
+    refused_and_restarted(&shop, &incidents, "svc-d", autoscaler);
+    assert_eq!(["svc-a", "svc-c", "svc-d"].map(|name| shop.replicas(name)), [3, 1, 1]);
+    assert_eq!(object(&shop, "hpa", "svc-d")["spec"]["minReplicas"], 1);
 
     shop.patch("runbook/scale-up", r#"{"spec": {"gitOps": "Allow"}}"#).unwrap();
     send(&url, Alert::cpu_high("svc-b", Timestamp::now())).await;

@@ -61,6 +61,11 @@ async fn q_helm_finds_no_fault_with_the_charts_and_broken_values_are_refused_by_
         (&[IMAGE, "config.partitions=0"], "/config/partitions"),
         (&[IMAGE, "config.logFormat=xml"], "/config/logFormat"),
         (&[IMAGE, "config.source=a b"], "/config/source"),
+        (&[IMAGE, "log.level=debug"], "additional properties 'level'"),
+        (&[IMAGE, "log.filterConfigMap=levels"], "/log/filterConfigMap"),
+        (&[IMAGE, "log.filterConfigMap.name=Not_A_Name"], "/log/filterConfigMap/name"),
+        (&[IMAGE, "log.filterConfigMap.key=a/b"], "/log/filterConfigMap/key"),
+        (&[IMAGE, "extraArgs={--log-filter-file=/x}"], "extraArgs: --log-filter-file is given already"),
         (&[IMAGE, "persistence.size=big"], "/persistence/size"),
         (&[IMAGE, "service.port=99999"], "/service/port"),
         (&[IMAGE, "extraArgs={run}"], "/extraArgs/0"),
@@ -71,6 +76,8 @@ async fn q_helm_finds_no_fault_with_the_charts_and_broken_values_are_refused_by_
     ] {
         let error =
             template(&tools, "default", sets).map(|_| "it was taken".to_owned()).unwrap_or_else(|e| e.to_string());
+        // The error begins with the command, which names the value in any case.
+        let error = sets.iter().fold(error, |text, set| text.replace(set, ""));
         let dotted = says.trim_start_matches('/').replace('/', ".");
         assert!(error.contains(says) || error.contains(&dotted), "{sets:?}: {error}");
     }
@@ -110,6 +117,8 @@ const SETS: [(&str, &[&str], usize); 5] = [
             "config.incidentTTL=200h",
             "config.groupTTL=200h",
             "config.logFormat=text",
+            "log.filterConfigMap.name=levels",
+            "log.filterConfigMap.key=eventpulse",
             "extraEnv@=[{\"name\":\"OTEL_EXPORTER_OTLP_ENDPOINT\",\"value\":\"http://collector:4317\"}]",
             "extraEnvFrom@=[{\"configMapRef\":{\"name\":\"more\",\"optional\":true}}]",
             "extraVolumes@=[{\"name\":\"ca\",\"configMap\":{\"name\":\"ca\"}}]",
@@ -151,6 +160,13 @@ async fn q_every_set_of_values_is_taken_by_the_api_server_and_its_pods_by_the_re
         let rendered = template(&tools, name, sets).unwrap();
         plane.apply(&rendered).unwrap_or_else(|error| panic!("{name}: {error}"));
         wait_for_pods(plane, name, pods).await;
+    }
+    for workload in ["statefulset/ep-ingest", "deployment/ep-rules"] {
+        assert_eq!(log_filter_of(plane, "everything", workload), ("levels".into(), "eventpulse".into()));
+    }
+    for namespace in ["defaults", "split"] {
+        let workload = if namespace == "split" { "deployment/eventpulse-notify" } else { "statefulset/eventpulse" };
+        assert_eq!(log_filter_of(plane, namespace, workload), ("eventpulse-log".into(), "filter".into()));
     }
     let container = first_container(plane, "everything", "deployment/ep-rules");
     let variables = container["env"].as_array().unwrap();
@@ -216,6 +232,31 @@ async fn wait_for_pods(plane: &ControlPlane, namespace: &str, count: usize) {
     }
     let events = plane.run_kubectl(&["get", "events", "-n", namespace]).unwrap_or_default();
     panic!("{namespace}: {seen} pods in place of {count}:\n{events}");
+}
+
+/// ConfigMap and key that the log's filter is read from. What is mounted is a directory, so that it changes with the ConfigMap, and the
+/// pod starts without it.
+fn log_filter_of(plane: &ControlPlane, namespace: &str, workload: &str) -> (String, String) {
+    let container = first_container(plane, namespace, workload);
+    let args: Vec<&str> = container["args"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    let file = args.iter().find_map(|arg| arg.strip_prefix("--log-filter-file=")).unwrap();
+    let (directory, file) = file.rsplit_once('/').unwrap();
+    let mount = container["volumeMounts"].as_array().unwrap().iter().find(|one| one["mountPath"] == directory).unwrap();
+    assert!(mount["subPath"].is_null(), "{workload}: {mount}");
+    let source = config_map_volume(plane, namespace, workload, mount["name"].as_str().unwrap());
+    assert_eq!(source["optional"], true, "{workload}: {source}");
+    let items = source["items"].as_array().unwrap();
+    let item = items.iter().find(|item| item["path"] == file).unwrap();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    (text(&source["name"]), text(&item["key"]))
+}
+
+/// A volume of a workload's pods that is made of a ConfigMap.
+pub(crate) fn config_map_volume(plane: &ControlPlane, namespace: &str, workload: &str, name: &str) -> Value {
+    let text = plane.run_kubectl(&["get", "-n", namespace, workload, "-o", "json"]).unwrap();
+    let mut spec = serde_json::from_str::<Value>(&text).unwrap()["spec"]["template"]["spec"].take();
+    let mut volumes = spec["volumes"].as_array_mut().unwrap().iter_mut();
+    volumes.find(|volume| volume["name"] == name).unwrap_or_else(|| panic!("{workload}: no {name}"))["configMap"].take()
 }
 
 pub(crate) fn first_container(plane: &ControlPlane, namespace: &str, workload: &str) -> Value {
