@@ -7,6 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::Context as _;
+use bytes::Bytes;
+use eventpulse_e2e::root;
 use jiff::Timestamp;
 
 use super::replay;
@@ -26,6 +29,8 @@ use crate::{
 /// When nothing has been patched for so long, nothing more will be.
 const STUCK: Duration = Duration::from_secs(30);
 const WARM_UP_RATE: f64 = 10.0;
+/// With 1,000 open incidents of one rule it is a storm, and further alerts open none: no rule gets as many, however far behind it is.
+const OF_A_RULE: u64 = 500;
 
 /// How it is played.
 pub(super) struct Reaction {
@@ -35,6 +40,8 @@ pub(super) struct Reaction {
     connections: usize,
     p50_ms: Option<f64>,
     p99_ms: f64,
+    /// Copies of the example's rule that take turns.
+    rules: u64,
     /// Actions a second, or else so much of what a plain client reaches.
     per_second: Option<(f64, f64)>,
 }
@@ -49,6 +56,7 @@ impl Reaction {
             connections: 8,
             p50_ms: Some(25.0),
             p99_ms: 60.0,
+            rules: 1,
             per_second: None,
         }
     }
@@ -67,9 +75,11 @@ impl Reaction {
     /// A little more than the goal, because a rate that is only offered cannot be exceeded.
     pub(super) fn actions(quick: bool) -> Self {
         let span = Duration::from_secs(if quick { 8 } else { 120 });
+        let schedule = Schedule::over(105.0, span);
         Self {
             name: "actions",
-            schedule: Schedule::over(105.0, span),
+            rules: schedule.count.div_ceil(OF_A_RULE),
+            schedule,
             connections: 32,
             p50_ms: None,
             p99_ms: 1_000.0,
@@ -95,9 +105,10 @@ pub(super) async fn play(options: &Options, bus: Bus, how: Reaction) -> anyhow::
     outcome.versions = stage.shop.environment.versions();
     let (warm_up, count) = (how.warm_up, how.schedule.count);
     stage.add_targets((warm_up + count) as usize).await?;
+    stage.shop.environment.plane().kubectl_with(&["apply", "--server-side", "-f", "-"], &rules(how.rules)?).await?;
     stage.start().await?;
     let mut floors = stage.floors(options).await?;
-    let mut run = Run { alerts: alerts(warm_up + count), stage, warm_up, count };
+    let mut run = Run { alerts: alerts(warm_up + count), rules: how.rules, stage, warm_up, count };
     let recording = how.per_second.map(|_| replay::record(&run.stage));
     run.warm_up(how.connections).await?;
     let recording = match recording {
@@ -142,8 +153,35 @@ fn alerts(targets: u64) -> Alerts {
     Alerts { name: "CPUHigh".into(), services: targets, starts_at: Timestamp::now() }
 }
 
+/// The example's rule so many times, each for alerts of a name of its own.
+fn rules(count: u64) -> anyhow::Result<String> {
+    let rule = std::fs::read_to_string(root().join("examples/shop/rule.yaml")).context("the example's rule")?;
+    let (name, alert) = ("name: cpu-high,", "alertname=\"CPUHigh\"");
+    anyhow::ensure!(
+        rule.contains(name) && rule.contains(alert),
+        "the example's rule has another name, or another alert"
+    );
+    let copy = |number: u64| {
+        let number = suffix(number);
+        rule.replace(name, &format!("name: cpu-high{number},"))
+            .replace(alert, &format!("alertname=\"CPUHigh{number}\""))
+    };
+    Ok((0..count).map(copy).collect::<Vec<_>>().join("\n---\n"))
+}
+
+/// The first one is the example's own.
+fn suffix(rule: u64) -> String {
+    if rule == 0 { String::new() } else { format!("-{rule}") }
+}
+
+/// One alert, for the rule whose turn it is.
+fn body(alerts: &Alerts, rules: u64, number: u64) -> Bytes {
+    Alerts { name: format!("CPUHigh{}", suffix(number % rules)), ..alerts.clone() }.webhook(number, 1)
+}
+
 struct Run {
     alerts: Alerts,
+    rules: u64,
     stage: Stage,
     warm_up: u64,
     count: u64,
@@ -153,13 +191,13 @@ impl Run {
     async fn warm_up(&self, connections: usize) -> anyhow::Result<()> {
         say(&format!("{} alerts to warm up", self.warm_up));
         let mut audit = self.stage.audit();
-        let (alerts, count) = (self.alerts.clone(), self.warm_up);
+        let (alerts, rules, count) = (self.alerts.clone(), self.rules, self.warm_up);
         let load = Load {
             address: self.stage.address()?,
             path: WEBHOOK,
             schedule: Schedule { rate: WARM_UP_RATE, count },
             connections,
-            body: Arc::new(move |number| alerts.webhook(number, 1)),
+            body: Arc::new(move |number| body(&alerts, rules, number)),
         };
         let sent = load::send(load).await?;
         anyhow::ensure!(sent.all_answered(), "the warm-up: {:?} {:?}", sent.statuses, sent.refusals);
@@ -175,13 +213,13 @@ impl Run {
     }
 
     async fn send(&self, schedule: Schedule, connections: usize) -> anyhow::Result<Sent> {
-        let (alerts, from) = (self.alerts.clone(), self.warm_up);
+        let (alerts, rules, from) = (self.alerts.clone(), self.rules, self.warm_up);
         let load = Load {
             address: self.stage.address()?,
             path: WEBHOOK,
             schedule,
             connections,
-            body: Arc::new(move |number| alerts.webhook(from + number, 1)),
+            body: Arc::new(move |number| body(&alerts, rules, from + number)),
         };
         load::send(load).await
     }
