@@ -10,12 +10,12 @@ use super::{
 };
 use crate::{
     api::v1alpha1::{
-        Incident, IncidentAlertState, IncidentDecision, IncidentDecisionType, IncidentSpec, IncidentStatus,
-        LABEL_INCIDENT, LABEL_RULE, LocalReference,
+        Incident, IncidentAlert, IncidentDecision, IncidentDecisionType, IncidentSpec, IncidentStatus, LABEL_INCIDENT,
+        LABEL_RULE, LocalReference,
     },
     events::{
-        AlertId, AlertLink, AlertStatus, CorrelationId, Event, EventId, IncidentHeader, IncidentId, IncidentUpdated,
-        NamespacedName, Topic, TraceContext, UpdateCause,
+        CorrelationId, Event, EventId, IncidentHeader, IncidentId, IncidentUpdated, NamespacedName, Topic,
+        TraceContext, UpdateCause,
     },
 };
 
@@ -259,19 +259,11 @@ fn updated(name: &NamespacedName, incident: &Incident, cause: UpdateCause, at: &
 /// The header of an incident, from its resource. None where somebody made the resource by hand and its ids are no ids.
 fn header(name: &NamespacedName, incident: &Incident) -> Option<IncidentHeader> {
     let status = incident.status.as_ref()?;
-    let alert = |alert: &crate::api::v1alpha1::IncidentAlert| {
-        let status = match alert.state {
-            IncidentAlertState::Firing => AlertStatus::Firing,
-            IncidentAlertState::Resolved => AlertStatus::Resolved,
-        };
-        let alert_id = AlertId::try_from(alert.alert_id.clone()).ok()?;
-        Some(AlertLink { alert_id, fingerprint: alert.fingerprint.clone(), starts_at: alert.starts_at, status })
-    };
     Some(IncidentHeader {
         incident_id: IncidentId::try_from(name.name.clone()).ok()?,
         correlation_id: CorrelationId::try_from(incident.spec.correlation_id.clone()).ok()?,
         rule: NamespacedName { namespace: name.namespace.clone(), name: incident.spec.rule_ref.name.clone() },
-        alerts: status.alerts.iter().filter_map(alert).collect(),
+        alerts: status.alerts.iter().filter_map(IncidentAlert::link).collect(),
         alert_count: u32::try_from(status.alert_count).unwrap_or(0),
         severity: incident.spec.severity.clone(),
         summary: incident.spec.summary.clone(),

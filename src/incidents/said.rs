@@ -8,10 +8,10 @@ use super::{
     text::{TARGET_MAX, cut, sane},
 };
 use crate::{
-    api::v1alpha1::{IncidentActionState, IncidentAlertState, IncidentEvent},
+    api::v1alpha1::{IncidentActionState, IncidentEvent},
     events::{
-        ActionCompleted, ActionFailed, ActionFailureReason, ActionId, ActionRequested, AlertStatus, Event,
-        IncidentHeader, NotificationDelivered, NotificationFailed, Payload, ResolvedReason,
+        ActionCompleted, ActionFailed, ActionFailureReason, ActionId, ActionRequested, Event, IncidentHeader,
+        NotificationDelivered, NotificationFailed, Payload, ResolvedReason,
     },
 };
 
@@ -55,11 +55,8 @@ pub fn said(event: &Event) -> Option<Facts> {
     facts.add_history(event.time, event.id.as_str(), event.topic().name(), &by, &what);
     facts.alert_count = i32::try_from(header.alert_count).unwrap_or(i32::MAX);
     for alert in &header.alerts {
-        let state = match alert.status {
-            AlertStatus::Firing => IncidentAlertState::Firing,
-            AlertStatus::Resolved => IncidentAlertState::Resolved,
-        };
-        facts.add_alert(alert.alert_id.as_str(), not_ahead(alert.starts_at, event), state, &alert.fingerprint);
+        let starts_at = not_ahead(alert.starts_at, event);
+        facts.add_alert(alert.alert_id.as_str(), starts_at, alert.status.into(), &alert.fingerprint);
     }
     facts.bound();
     Some(facts)

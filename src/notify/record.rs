@@ -5,13 +5,12 @@ use kube::core::ObjectMeta;
 use super::deliver::Said;
 use crate::{
     api::v1alpha1::{
-        IncidentAlert, IncidentAlertState, LABEL_INCIDENT, LABEL_RULE, LocalReference, NOTIFICATION_ALERTS_MAX,
-        Notification, NotificationFacts, NotificationIncident, NotificationPhase, NotificationSpec,
+        IncidentAlert, LABEL_INCIDENT, LABEL_RULE, LocalReference, NOTIFICATION_ALERTS_MAX, Notification,
+        NotificationFacts, NotificationIncident, NotificationPhase, NotificationSpec,
     },
     events::{
-        AlertId, AlertLink, AlertStatus, CorrelationId, Event, EventId, IncidentHeader, IncidentId, NamespacedName,
-        NotificationContext, NotificationDelivered, NotificationFailed, NotificationId, NotificationRequested, Payload,
-        Topic,
+        CorrelationId, Event, EventId, IncidentHeader, IncidentId, NamespacedName, NotificationContext,
+        NotificationDelivered, NotificationFailed, NotificationId, NotificationRequested, Payload, Topic,
     },
 };
 
@@ -57,10 +56,7 @@ fn incident_of(header: &IncidentHeader) -> NotificationIncident {
                 starts_at: link.starts_at,
                 alert_id: link.alert_id.to_string(),
                 fingerprint: cut(&link.fingerprint, 64),
-                state: match link.status {
-                    AlertStatus::Firing => IncidentAlertState::Firing,
-                    AlertStatus::Resolved => IncidentAlertState::Resolved,
-                },
+                state: link.status.into(),
             });
         }
     }
@@ -160,22 +156,11 @@ pub fn event_of(name: &NamespacedName, spec: &NotificationSpec, said: Said, sour
 
 fn header_of(namespace: &str, spec: &NotificationSpec) -> Option<IncidentHeader> {
     let incident = &spec.incident;
-    let link = |alert: &IncidentAlert| {
-        Some(AlertLink {
-            alert_id: AlertId::try_from(alert.alert_id.clone()).ok()?,
-            fingerprint: alert.fingerprint.clone(),
-            starts_at: alert.starts_at,
-            status: match alert.state {
-                IncidentAlertState::Firing => AlertStatus::Firing,
-                IncidentAlertState::Resolved => AlertStatus::Resolved,
-            },
-        })
-    };
     Some(IncidentHeader {
         incident_id: IncidentId::try_from(incident.incident_id.clone()).ok()?,
         correlation_id: CorrelationId::try_from(incident.correlation_id.clone()).ok()?,
         rule: NamespacedName { namespace: namespace.to_owned(), name: spec.rule_ref.name.clone() },
-        alerts: incident.alerts.iter().filter_map(link).collect(),
+        alerts: incident.alerts.iter().filter_map(IncidentAlert::link).collect(),
         alert_count: u32::try_from(incident.alert_count).unwrap_or(0),
         severity: incident.severity.clone(),
         summary: incident.summary.clone(),

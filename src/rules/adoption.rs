@@ -7,8 +7,8 @@ use jiff::Timestamp;
 
 use super::{decide::Adopted, group::Groups};
 use crate::{
-    api::v1alpha1::{Incident, IncidentActionState, IncidentAlertState, IncidentPhase, StepOutcome},
-    events::{AlertId, AlertLink, AlertStatus, IncidentId, NamespacedName},
+    api::v1alpha1::{Incident, IncidentActionState, IncidentAlert, IncidentPhase, StepOutcome},
+    events::{IncidentId, NamespacedName},
     runtime::{
         StoreError,
         store::read,
@@ -101,17 +101,7 @@ fn is_over(incident: &Incident) -> bool {
 /// What a group needs of an incident that it takes over; none of one whose ids somebody has made up.
 fn adopted(incident: &Incident) -> Option<Adopted> {
     let status = incident.status.clone().unwrap_or_default();
-    let alerts = status.alerts.iter().filter_map(|alert| {
-        Some(AlertLink {
-            alert_id: AlertId::try_from(alert.alert_id.clone()).ok()?,
-            fingerprint: alert.fingerprint.clone(),
-            starts_at: alert.starts_at,
-            status: match alert.state {
-                IncidentAlertState::Firing => AlertStatus::Firing,
-                IncidentAlertState::Resolved => AlertStatus::Resolved,
-            },
-        })
-    });
+    let alerts = status.alerts.iter().filter_map(IncidentAlert::link);
     let steps = status.actions.iter().map(|action| {
         let outcome = match action.state {
             IncidentActionState::Requested | IncidentActionState::Running => StepOutcome::Requested,

@@ -123,8 +123,8 @@ impl GroupIndex {
     }
 
     fn update_knowing(&mut self, name: &Arc<NamespacedName>, before: Option<&Known>, after: Option<&Known>) {
-        let of = |known: Option<&'_ Known>| known.map_or_else(Box::default, |known| known.fingerprints.clone());
-        let (before, after) = (of(before), of(after));
+        let before = before.map_or(&[][..], |known| &known.fingerprints);
+        let after = after.map_or(&[][..], |known| &known.fingerprints);
         for forgotten in before.iter().filter(|old| after.binary_search(old).is_err()) {
             if let Some(groups) = self.knowing.get_mut(forgotten) {
                 groups.retain(|group| group != name);

@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{LocalReference, OutboxEntry};
+use crate::events::{AlertId, AlertLink, AlertStatus};
 
 /// The most alerts that an incident lists; `alertCount` says how many there were (promise 6).
 pub const INCIDENT_ALERTS_MAX: usize = 20;
@@ -181,6 +182,18 @@ pub struct IncidentAlert {
     pub state: IncidentAlertState,
 }
 
+impl IncidentAlert {
+    /// As events name it; none of one whose id somebody has made up.
+    pub fn link(&self) -> Option<AlertLink> {
+        Some(AlertLink {
+            alert_id: AlertId::try_from(self.alert_id.clone()).ok()?,
+            fingerprint: self.fingerprint.clone(),
+            starts_at: self.starts_at,
+            status: self.state.into(),
+        })
+    }
+}
+
 /// Whether an alert goes on. The order is the one that it can move in: a new beginning is another alert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum IncidentAlertState {
@@ -233,6 +246,24 @@ pub enum IncidentActionState {
     Failed,
     /// It took effect.
     Completed,
+}
+
+impl From<AlertStatus> for IncidentAlertState {
+    fn from(status: AlertStatus) -> Self {
+        match status {
+            AlertStatus::Firing => Self::Firing,
+            AlertStatus::Resolved => Self::Resolved,
+        }
+    }
+}
+
+impl From<IncidentAlertState> for AlertStatus {
+    fn from(state: IncidentAlertState) -> Self {
+        match state {
+            IncidentAlertState::Firing => Self::Firing,
+            IncidentAlertState::Resolved => Self::Resolved,
+        }
+    }
 }
 
 /// What a person decided.

@@ -8,6 +8,7 @@ use std::{
 
 use jiff::Timestamp;
 
+use super::OF_A_RULE;
 use crate::{
     alerts::Alerts,
     audit::Audit,
@@ -20,8 +21,6 @@ use crate::{
     watch::{Watch, metric},
 };
 
-/// Open groups of one rule are bounded by 1,000, beyond which they fold into a storm: these are well below.
-const OF_A_RULE: u64 = 500;
 const RATE: f64 = 100.0;
 /// Until memory is looked at: what was needed only for a moment has been given back by then, or never will be.
 const SETTLED: Duration = Duration::from_secs(20);

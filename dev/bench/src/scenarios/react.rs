@@ -12,7 +12,7 @@ use bytes::Bytes;
 use eventpulse_e2e::root;
 use jiff::Timestamp;
 
-use super::replay;
+use super::{OF_A_RULE, replay};
 use crate::{
     alerts::Alerts,
     audit::{Audit, Write},
@@ -29,8 +29,6 @@ use crate::{
 /// When nothing has been patched for so long, nothing more will be.
 const STUCK: Duration = Duration::from_secs(30);
 const WARM_UP_RATE: f64 = 10.0;
-/// With 1,000 open incidents of one rule it is a storm, and further alerts open none: no rule gets as many, however far behind it is.
-const OF_A_RULE: u64 = 500;
 
 /// How it is played.
 pub(super) struct Reaction {
