@@ -14,6 +14,7 @@ use crate::{
         ANNOTATION_APPLIED, ActionPlan, Count, ResolvedScale, RunbookSnapshot, StepType, TargetReference, Workload,
     },
     events::ActionId,
+    mutants::{Mutant, mutated},
 };
 
 /// How long after the deadline an entry of the ring stays: late patches and redelivered requests end long before.
@@ -163,7 +164,9 @@ pub fn plan(
 ) -> Result<Planned, Refusal> {
     let target = subject.state;
     let ring = target.ring.clone()?;
-    if let Some(mark) = ring.mark(id) {
+    if let Some(mark) = ring.mark(id)
+        && !mutated(Mutant::RingNotRead)
+    {
         return Err(Refusal::Known(mark));
     }
     let (what, to, change) = match runbook.r#type {
@@ -291,7 +294,13 @@ fn guarded(target: &TargetState, change: Vec<Value>, ring: &Ring) -> Value {
         json!({"op": "test", "path": "/metadata/uid", "value": target.uid}),
         json!({"op": "test", "path": "/metadata/resourceVersion", "value": target.resource_version}),
     ];
+    if mutated(Mutant::VersionNotTested) {
+        patch.pop();
+    }
     patch.extend(change);
+    if mutated(Mutant::RingNotWritten) {
+        return Value::Array(patch);
+    }
     if !target.has_annotations {
         patch.push(json!({"op": "add", "path": "/metadata/annotations", "value": {}}));
     }

@@ -7,7 +7,10 @@ use std::fmt;
 
 use jiff::Timestamp;
 
-use crate::events::ActionId;
+use crate::{
+    events::ActionId,
+    mutants::{Mutant, mutated},
+};
 
 /// The most entries. One leaves only when it has expired; a full ring makes the next action wait.
 pub const RING_MAX: usize = 32;
@@ -79,6 +82,9 @@ impl Ring {
             self.entries.iter().filter(|entry| entry.expiry_s >= now.as_second()).cloned().collect();
         if entries.len() >= RING_MAX {
             return Err(RingFull);
+        }
+        if mutated(Mutant::RingOfOne) {
+            entries.clear();
         }
         entries.push(Entry { id: id.clone(), expiry_s: expiry.as_second(), aborted: mark == Mark::Aborted });
         Ok(Self { counter: self.counter + 1, entries })

@@ -2,8 +2,6 @@
 
 use jiff::Timestamp;
 
-#[cfg(test)]
-use super::sabotage::{Sabotage, sabotaged};
 use super::{Adopted, Turn, alerts::is_closed, count};
 use crate::{
     api::v1alpha1::{
@@ -16,6 +14,7 @@ use crate::{
         IncidentPhase, IncidentUpdated, NotificationContext, ResolvedReason, UpdateCause,
     },
     expression::{AlertFacts, Scope},
+    mutants::{Mutant, mutated},
     rules::input::{RaisedAlert, plus},
 };
 
@@ -181,10 +180,7 @@ impl Turn<'_> {
         };
         let Some(episode) = &mut self.group.episode else { return };
         let step = &mut episode.steps[index];
-        #[cfg(test)]
-        let known = step.outcome != StepOutcome::Requested && !sabotaged(Sabotage::KnownFailureCounts);
-        #[cfg(not(test))]
-        let known = step.outcome != StepOutcome::Requested;
+        let known = step.outcome != StepOutcome::Requested && !mutated(Mutant::KnownFailureCounts);
         if known {
             self.certain = true;
             return;

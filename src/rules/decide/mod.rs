@@ -7,8 +7,6 @@
 mod alerts;
 mod episode;
 mod events;
-#[cfg(test)]
-pub(super) mod sabotage;
 mod storm;
 mod timers;
 

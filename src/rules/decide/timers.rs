@@ -2,8 +2,6 @@
 
 use jiff::Timestamp;
 
-#[cfg(test)]
-use super::sabotage::{Sabotage, sabotaged};
 use super::{
     Turn,
     episode::{is_waiting, overdue_after},
@@ -11,6 +9,7 @@ use super::{
 use crate::{
     api::v1alpha1::{AlertGroupSpec, IncidentEvent, StepOutcome},
     events::{AlertStatus, NotificationContext},
+    mutants::{Mutant, mutated},
     rules::input::plus,
 };
 
@@ -89,8 +88,7 @@ impl Turn<'_> {
                 let interval_ms = interval.unwrap_or_default().as_millis().max(1_000);
                 let missed = now.duration_since(again.next_at).as_millis() / i128::from(interval_ms);
                 let steps = i64::try_from(missed).unwrap_or(i64::MAX).saturating_add(1);
-                #[cfg(test)]
-                let steps = if sabotaged(Sabotage::OutageRepeatsAll) { 1 } else { steps };
+                let steps = if mutated(Mutant::OutageRepeatsAll) { 1 } else { steps };
                 let ahead = jiff::SignedDuration::from_millis(steps.saturating_mul(interval_ms));
                 again.next_at = plus(again.next_at, ahead);
                 if acts {
