@@ -1,9 +1,9 @@
-//! What the API server in memory tells of custom kinds: what their definitions say.
+//! What the server tells of custom kinds by discovery: what their definitions say. Of Kubernetes' own it tells nothing.
 
 use serde_json::{Value, json};
 
 /// `/apis`, or the resources of a group and version; none for a path of which there is nothing.
-pub(super) fn answer<'a>(definitions: impl Iterator<Item = &'a Value>, path: &str) -> Option<Value> {
+pub(crate) fn answer<'a>(definitions: impl Iterator<Item = &'a Value>, path: &str) -> Option<Value> {
     match path.strip_prefix("/apis/") {
         None if path == "/apis" => Some(groups(definitions)),
         None => None,
@@ -15,7 +15,7 @@ pub(super) fn answer<'a>(definitions: impl Iterator<Item = &'a Value>, path: &st
 }
 
 fn versions(definition: &Value) -> impl Iterator<Item = &Value> {
-    definition["spec"]["versions"].as_array().into_iter().flatten()
+    definition["spec"]["versions"].as_array().into_iter().flatten().filter(|version| version["served"] == true)
 }
 
 fn groups<'a>(definitions: impl Iterator<Item = &'a Value>) -> Value {
