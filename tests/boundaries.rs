@@ -133,7 +133,9 @@ fn the_contract_of_the_api_server_runs_whole_on_both() {
         }
     }
     let main = fs::read_to_string(tests.join("contract/main.rs")).unwrap();
-    for part in ["let (fake, real) = (on_the_fake(), on_the_real_one());", "run_all(&Server::Real(", "run_all(&Server::Fake("] {
+    for part in
+        ["let (fake, real) = (on_the_fake(), on_the_real_one());", "run_all(&Server::Real(", "run_all(&Server::Fake("]
+    {
         assert!(main.contains(part), "dev/fake_api/tests/contract/main.rs: there is no {part:?}");
     }
     let manifest = fs::read_to_string(tests.join("../Cargo.toml")).unwrap();

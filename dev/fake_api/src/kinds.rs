@@ -12,7 +12,7 @@ pub(crate) const NAMESPACES: &str = "/api/v1/namespaces";
 /// What moves `metadata.generation`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Generation {
-    /// It has none.
+    /// Nothing: it has one only where it was created with one.
     Never,
     /// A change of the spec.
     Spec,

@@ -32,7 +32,7 @@ type Objects = BTreeMap<String, Arc<Stored>>;
 impl State {
     pub(crate) fn list(&self, kind: &Kind, target: &Target, query: &Query) -> Result<Bytes, Refusal> {
         let selection = Selection::parse(target.namespace.as_deref(), query)?;
-        let asked = parse_version(query.get("resourceVersion"))?;
+        let asked = parse_version(query.get("resourceVersion")).map_err(Refusal::bad_request)?;
         let limit: usize = match query.get("limit").unwrap_or("0").parse::<i64>() {
             // What the server has at hand anyway is given whole.
             _ if query.get("resourceVersion") == Some("0") => 0,
@@ -77,6 +77,9 @@ impl State {
             if selection.is_whole() {
                 meta.insert("remainingItemCount".into(), json!(left));
             }
+        } else if kind.custom {
+            // It is always there.
+            meta.insert("continue".into(), json!(""));
         }
         Ok(whole_list(kind, &Value::Object(meta), &page.items))
     }
@@ -148,11 +151,9 @@ fn whole_list(kind: &Kind, meta: &Value, items: &[Arc<Stored>]) -> Bytes {
 }
 
 /// None where no version is asked for.
-pub(crate) fn parse_version(text: Option<&str>) -> Result<Option<u64>, Refusal> {
+pub(crate) fn parse_version(text: Option<&str>) -> Result<Option<u64>, String> {
     let Some(text) = text else { return Ok(None) };
-    let invalid =
-        |_| Refusal::invalid("", "", "", vec![Cause::invalid("resourceVersion", format!("{text:?} is no version"))]);
-    text.parse().map(Some).map_err(invalid)
+    text.parse().map(Some).map_err(|_| format!("resourceVersion: {text:?} is no version"))
 }
 
 fn write_token(version: i64, start: &str) -> String {

@@ -27,7 +27,7 @@ use crate::{
 
 /// How long a watch lasts that does not say it.
 const TIMEOUT: Duration = Duration::from_secs(1_800);
-/// When a watch is told how far it has come, though nothing has happened: now and then, and before its end.
+/// When a watch is told how far it has come, if that is further than where it began: now and then, and before its end.
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
 const BOOKMARK_BEFORE_END: Duration = Duration::from_secs(2);
 /// How many events a watch takes at once.
@@ -38,8 +38,12 @@ pub(crate) struct Following {
     kind: Arc<Kind>,
     collection: String,
     selection: Selection,
+    /// Where it began.
+    since: u64,
     /// Everything up to this version is told, or about to be.
     cursor: u64,
+    /// The newest change of its collection that it has come to.
+    reached: u64,
     epoch: u64,
     signal: Arc<Notify>,
     ready: VecDeque<Bytes>,
@@ -64,7 +68,7 @@ impl State {
             let cause = Cause::forbidden("sendInitialEvents", "the API server in memory knows no such watches");
             return Err(Refusal::invalid("meta.k8s.io", "ListOptions", "", vec![cause]));
         }
-        let since = parse_version(query.get("resourceVersion"))?.filter(|since| *since > 0);
+        let since = parse_version(query.get("resourceVersion")).map_err(Refusal::internal)?.filter(|since| *since > 0);
         let seconds = query.get("timeoutSeconds").and_then(|text| text.parse().ok()).filter(|seconds| *seconds > 0);
         let collection = self.collections.entry(target.collection.clone()).or_default();
         let mut ready = VecDeque::new();
@@ -86,7 +90,9 @@ impl State {
             kind: Arc::clone(kind),
             collection: target.collection.clone(),
             selection,
+            since: since.unwrap_or(self.version),
             cursor: since.unwrap_or(self.version),
+            reached: 0,
             epoch: self.epoch,
             signal: Arc::clone(&collection.signal),
             ready,
@@ -105,7 +111,7 @@ impl State {
             return;
         };
         for change in changes {
-            watch.cursor = change.version;
+            (watch.cursor, watch.reached) = (change.version, change.version);
             watch.ready.extend(change.line(|object| watch.selection.takes(object)));
             if watch.ready.len() >= BATCH {
                 return;
@@ -136,7 +142,10 @@ impl Watcher {
             }
             if self.bookmark.is_some_and(|at| now >= at) {
                 self.bookmark = next_bookmark(now, self.deadline);
-                return Some(self.bookmark());
+                if self.of.reached > self.of.since {
+                    return Some(self.bookmark());
+                }
+                continue;
             }
             let until = self.bookmark.unwrap_or(self.deadline).min(self.deadline);
             tokio::select! {
@@ -147,10 +156,10 @@ impl Watcher {
         }
     }
 
-    /// Everything up to here has been told.
+    /// Everything up to here has been told. The real server knows of later versions sometimes, when others of its kinds change.
     fn bookmark(&self) -> Bytes {
-        let Following { kind, cursor, .. } = &self.of;
-        let meta = json!({"resourceVersion": cursor.to_string()});
+        let Following { kind, reached, .. } = &self.of;
+        let meta = json!({"resourceVersion": reached.to_string()});
         let object = json!({"kind": kind.kind, "apiVersion": kind.api_version(), "metadata": meta});
         line("BOOKMARK", object.to_string().as_bytes())
     }
