@@ -166,9 +166,10 @@ impl Refusal {
         if kind.custom { Self::not_found(kind, name) } else { Self::no_such_resource() }
     }
 
-    pub(crate) fn method_not_allowed() -> Self {
-        Self::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
-            .because(Vec::new())
+    pub(crate) fn method_not_allowed(kind: &Kind) -> Self {
+        let refusal =
+            Self::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource");
+        if kind.custom { refusal.about(&kind.group, &kind.plural, "") } else { refusal.because(Vec::new()) }
     }
 
     pub(crate) fn unsupported_media_type(content_type: &str, known: &[&str]) -> Self {

@@ -1,6 +1,6 @@
 //! Lists, in pages of one version (k8s.io/apiserver/pkg/storage/continue.go).
 
-use std::{collections::BTreeMap, ops::Bound, sync::Arc};
+use std::{borrow::Cow, ops::Bound, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use crate::{
     kinds::Kind,
     path::{Query, Target},
     selector::Selection,
-    state::{Collection, State, Stored},
+    state::{Collection, Objects, State, Stored},
 };
 
 const TOKEN_VERSION: &str = "meta.k8s.io/v1";
@@ -26,8 +26,6 @@ struct Token {
     /// The first key that may be on the next page, below the namespace that was asked for.
     start: String,
 }
-
-type Objects = BTreeMap<String, Arc<Stored>>;
 
 impl State {
     pub(crate) fn list(&self, kind: &Kind, target: &Target, query: &Query) -> Result<Bytes, Refusal> {
@@ -67,7 +65,7 @@ impl State {
             }
         };
         let version = version.unwrap_or(self.version);
-        let objects = objects.as_ref().unwrap_or(&collection.objects);
+        let objects = objects.as_deref().unwrap_or(&collection.objects);
         let page = page(objects, &selection, &prefix, start, limit);
         let mut meta = Map::from_iter([("resourceVersion".to_owned(), json!(version.to_string()))]);
         if let Some((next, left)) = page.next {
@@ -103,7 +101,7 @@ impl State {
         }
     }
 
-    fn objects_at(&self, collection: &Collection, version: u64) -> Option<Objects> {
+    fn objects_at<'a>(&self, collection: &'a Collection, version: u64) -> Option<Cow<'a, Objects>> {
         (version >= self.compacted).then(|| collection.at(version)).flatten()
     }
 }

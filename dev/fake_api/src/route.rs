@@ -111,7 +111,7 @@ impl State {
             }
             (Method::DELETE, Some(_)) => Ok(Outcome::Whole(200, self.delete(kind, target, &body, &origin)?)),
             (Method::PUT | Method::PATCH, None) if kind.custom => Err(Refusal::bad_request("name must be provided")),
-            _ => Err(Refusal::method_not_allowed()),
+            _ => Err(Refusal::method_not_allowed(kind)),
         }
     }
 }
@@ -124,7 +124,7 @@ fn check_path(kind: &Kind, target: &Target, method: &Method) -> Result<(), Refus
         None => Ok(()),
         Some("status") if kind.status => match *method {
             Method::GET | Method::PUT | Method::PATCH => Ok(()),
-            _ => Err(Refusal::method_not_allowed()),
+            _ => Err(Refusal::method_not_allowed(kind)),
         },
         Some(_) => Err(Refusal::no_such_subresource(kind, name)),
     }

@@ -1,7 +1,8 @@
 //! Watches: each has its place in the changes that its collection keeps, and takes from there what comes after it.
 //!
-//! A watch that is so slow that its place is no longer kept is ended, as the real server ends it; whoever begins it anew from there is
-//! told that this version has expired. Nothing is left out in silence.
+//! A watch that is so slow that its place is no longer kept is ended, and with no event, as the real server ends it
+//! (k8s.io/apiserver/pkg/storage/cacher/cache_watcher.go, `add`); whoever begins it anew from there is told that this version has
+//! expired. Nothing is left out in silence.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -134,10 +135,13 @@ impl Watcher {
                 self.api.state().follow(&mut self.of);
             }
             let now = Instant::now();
+            if now >= self.deadline {
+                return None;
+            }
             if let Some(event) = self.of.ready.pop_front() {
                 return Some(event);
             }
-            if self.of.is_over || now >= self.deadline {
+            if self.of.is_over {
                 return None;
             }
             if self.bookmark.is_some_and(|at| now >= at) {
