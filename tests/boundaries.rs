@@ -120,6 +120,29 @@ fn the_bus_contract_runs_whole_on_every_adapter() {
     assert!(!manifest.contains("[[test]]") && !manifest.contains("autotests"), "a test file could be left out there");
 }
 
+/// The same of the API server's contract: every case is run on the one in memory and on the real one.
+#[test]
+fn the_contract_of_the_api_server_runs_whole_on_both() {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("dev/fake_api/tests");
+    let mut files = Vec::new();
+    collect(&tests.join("contract"), &mut files);
+    assert!(files.len() >= 12, "only {} files were found", files.len());
+    for file in &files {
+        let text = fs::read_to_string(file).unwrap();
+        for switch in ["ignore]", "ignore =", "cfg(", "cfg_attr("] {
+            assert!(!text.contains(switch), "{}: {switch} would skip a case", file.display());
+        }
+    }
+    let main = fs::read_to_string(tests.join("contract/main.rs")).unwrap();
+    for part in
+        ["let (fake, real) = (on_the_fake(), on_the_real_one());", "run_all(&Server::Real(", "run_all(&Server::Fake("]
+    {
+        assert!(main.contains(part), "dev/fake_api/tests/contract/main.rs: there is no {part:?}");
+    }
+    let manifest = fs::read_to_string(tests.join("../Cargo.toml")).unwrap();
+    assert!(!manifest.contains("[[test]]") && !manifest.contains("autotests"), "a test file could be left out there");
+}
+
 struct Source {
     /// Below `src`, like `rules/decide/mod.rs`.
     path: String,

@@ -94,6 +94,11 @@ impl Refusal {
         Self::new(409, "Conflict", message).about(&kind.group, &kind.plural, name)
     }
 
+    /// Of a deletion, which names the kind in place of the resource.
+    pub(crate) fn precondition(kind: &Kind, name: &str, why: &str) -> Self {
+        Self::conflict(kind, name, why).about(&kind.group, &kind.kind, name)
+    }
+
     /// Of a server-side apply.
     pub(crate) fn apply_conflict(causes: Vec<Cause>) -> Self {
         let plural = if causes.len() == 1 { "" } else { "s" };
@@ -157,9 +162,14 @@ impl Refusal {
         Self::new(404, "NotFound", "the server could not find the requested resource").because(Vec::new())
     }
 
-    pub(crate) fn method_not_allowed() -> Self {
-        Self::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
-            .because(Vec::new())
+    pub(crate) fn no_such_subresource(kind: &Kind, name: &str) -> Self {
+        if kind.custom { Self::not_found(kind, name) } else { Self::no_such_resource() }
+    }
+
+    pub(crate) fn method_not_allowed(kind: &Kind) -> Self {
+        let refusal =
+            Self::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource");
+        if kind.custom { refusal.about(&kind.group, &kind.plural, "") } else { refusal.because(Vec::new()) }
     }
 
     pub(crate) fn unsupported_media_type(content_type: &str, known: &[&str]) -> Self {
@@ -174,8 +184,9 @@ impl Refusal {
         Self::new(413, "RequestEntityTooLarge", message)
     }
 
+    /// An error that nobody has thought of: without a reason.
     pub(crate) fn internal(message: impl Into<String>) -> Self {
-        Self::new(500, "InternalError", message)
+        Self::new(500, "", message)
     }
 
     /// A fault on request.
@@ -209,9 +220,11 @@ impl Refusal {
     pub(crate) fn status(&self) -> Value {
         let mut meta = Map::new();
         let mut status = json!({
-            "kind": "Status", "apiVersion": "v1", "status": "Failure",
-            "message": self.message, "reason": self.reason, "code": self.code,
+            "kind": "Status", "apiVersion": "v1", "status": "Failure", "message": self.message, "code": self.code,
         });
+        if !self.reason.is_empty() {
+            status["reason"] = json!(self.reason);
+        }
         if let Some(details) = &self.details {
             if let Some(resume) = &details.resume {
                 meta.insert("continue".into(), json!(resume));

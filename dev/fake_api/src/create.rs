@@ -54,7 +54,8 @@ impl State {
         meta["uid"] = json!(self.next_uid());
         meta["creationTimestamp"] = json!(origin.time());
         match kind.generation {
-            Generation::Never => drop(meta.as_object_mut().and_then(|meta| meta.remove("generation"))),
+            // It is whatever somebody says.
+            Generation::Never => {}
             _ => meta["generation"] = json!(1),
         }
         if target.collection == NAMESPACES {

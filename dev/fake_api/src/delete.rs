@@ -29,7 +29,7 @@ impl State {
             let wanted = &options["preconditions"][field];
             if !wanted.is_null() && known.value["metadata"][field] != *wanted {
                 let why = format!("the {field} in the precondition does not match the {field} in record");
-                return Err(Refusal::conflict(kind, name, &why));
+                return Err(Refusal::precondition(kind, name, &why));
             }
         }
         let mut new = Value::clone(&known.value);
@@ -37,17 +37,22 @@ impl State {
             NAMESPACES => {
                 let is_held = new["spec"]["finalizers"].as_array().is_some_and(|list| !list.is_empty());
                 if is_held {
+                    mark(&mut new, origin);
                     new["status"]["phase"] = json!("Terminating");
                 }
                 is_held
             }
             _ => {
                 hold_for_dependents(&mut new, options);
-                metadata::finalizers(&new).next().is_some()
+                let is_held = metadata::finalizers(&new).next().is_some();
+                if is_held {
+                    mark(&mut new, origin);
+                    new["metadata"]["deletionGracePeriodSeconds"] = json!(0);
+                }
+                is_held
             }
         };
         if is_held {
-            mark(&mut new, origin);
             if new == *known.value {
                 return Ok(known.text());
             }
@@ -87,5 +92,4 @@ fn mark(object: &mut Value, origin: &Origin) {
             meta["generation"] = json!(generation + 1);
         }
     }
-    meta["deletionGracePeriodSeconds"] = json!(0);
 }

@@ -166,8 +166,8 @@ impl Part {
     fn is(&self, item: &Value) -> bool {
         match self {
             Part::Field(_) => false,
-            Part::Item(key, value) => item[*key].to_string() == *value,
-            Part::Value(value) => item.to_string() == *value,
+            Part::Item(key, value) => is_written(&item[*key], value),
+            Part::Value(value) => is_written(item, value),
         }
     }
 
@@ -184,6 +184,11 @@ impl Part {
             _ => value.as_array_mut()?.iter_mut().find(|item| self.is(item)),
         }
     }
+}
+
+fn is_written(value: &Value, text: &str) -> bool {
+    let written = value.to_string();
+    written == text
 }
 
 impl fmt::Display for Path {

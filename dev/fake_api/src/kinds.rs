@@ -12,7 +12,7 @@ pub(crate) const NAMESPACES: &str = "/api/v1/namespaces";
 /// What moves `metadata.generation`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Generation {
-    /// It has none.
+    /// Nothing: it has one only where it was created with one.
     Never,
     /// A change of the spec.
     Spec,
@@ -162,11 +162,8 @@ impl Kinds {
 
     /// Takes what a definition says over.
     pub(crate) fn define(&mut self, definition: &Value) {
-        let spec = &definition["spec"];
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        for version in spec["versions"].as_array().into_iter().flatten().filter(|version| version["served"] == true) {
-            let collection =
-                format!("/apis/{}/{}/{}", text(&spec["group"]), text(&version["name"]), text(&spec["names"]["plural"]));
+        let (spec, text) = (&definition["spec"], |value: &Value| value.as_str().unwrap_or_default().to_owned());
+        for (collection, version) in served(definition) {
             let kind = Kind::of(
                 &collection,
                 &text(&spec["names"]["kind"]),
@@ -178,6 +175,25 @@ impl Kinds {
             self.0.insert(collection, Arc::new(kind));
         }
     }
+
+    /// What a definition says is no longer served.
+    pub(crate) fn forget(&mut self, definition: &Value) {
+        for (collection, _) in served(definition) {
+            self.0.remove(&collection);
+        }
+    }
+}
+
+/// The collections that a definition makes, each with its version.
+fn served(definition: &Value) -> impl Iterator<Item = (String, &Value)> {
+    let spec = &definition["spec"];
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let (group, plural) = (text(&spec["group"]), text(&spec["names"]["plural"]));
+    let versions = spec["versions"].as_array().into_iter().flatten().filter(|version| version["served"] == true);
+    versions.map(move |version| {
+        let name = version["name"].as_str().unwrap_or_default();
+        (format!("/apis/{group}/{name}/{plural}"), version)
+    })
 }
 
 #[cfg(test)]
@@ -195,6 +211,21 @@ mod tests {
         let known = Kinds::default().0.into_iter().filter(|(_, kind)| kind.custom);
         assert_eq!(known.collect::<Vec<_>>(), defined.0.into_iter().collect::<Vec<_>>());
         assert_eq!(EVENTPULSE.len(), std::fs::read_dir(folder).unwrap().count());
+    }
+
+    #[test]
+    fn a_kind_is_served_as_long_as_its_definition_is_there_and_in_the_versions_that_it_serves() {
+        let version =
+            |name: &str, served: bool| serde_json::json!({"name": name, "served": served, "subresources": {}});
+        let definition = serde_json::json!({"spec": {"group": "example.com", "scope": "Cluster",
+            "names": {"plural": "widgets", "kind": "Widget"}, "versions": [version("v1", true), version("v2", false)]}});
+        let mut kinds = Kinds::default();
+        kinds.define(&definition);
+        let widget = kinds.get("/apis/example.com/v1/widgets").unwrap();
+        assert_eq!((widget.kind.as_str(), widget.namespaced, widget.status), ("Widget", false, false));
+        assert!(kinds.get("/apis/example.com/v2/widgets").is_none());
+        kinds.forget(&definition);
+        assert!(!kinds.has_root("/apis/example.com/v1"));
     }
 
     #[test]

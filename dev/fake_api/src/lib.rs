@@ -7,8 +7,9 @@
 //! It is a function of its requests and of its clock: no random source, no time but tokio's for what waits.
 //!
 //! What it leaves out: schemas (no defaults, no pruning, no validation beyond metadata), admission but for namespaces that end, rights,
-//! the other parts of the control plane, `managedFields` (kept, and not shown), strategic merge patches, deletions of whole
-//! collections, generated names, dry runs. What it does not know it refuses.
+//! the other parts of the control plane (nobody collects garbage or ends a namespace), `managedFields` (kept, and not shown), what a
+//! write of a status of Kubernetes' own kinds may change beside it. It refuses strategic merge patches, deletions of whole
+//! collections, generated names, dry runs and watches that send initial events.
 
 mod answer;
 mod api;

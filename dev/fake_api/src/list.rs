@@ -1,6 +1,6 @@
 //! Lists, in pages of one version (k8s.io/apiserver/pkg/storage/continue.go).
 
-use std::{collections::BTreeMap, ops::Bound, sync::Arc};
+use std::{borrow::Cow, ops::Bound, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use crate::{
     kinds::Kind,
     path::{Query, Target},
     selector::Selection,
-    state::{Collection, State, Stored},
+    state::{Collection, Objects, State, Stored},
 };
 
 const TOKEN_VERSION: &str = "meta.k8s.io/v1";
@@ -27,12 +27,10 @@ struct Token {
     start: String,
 }
 
-type Objects = BTreeMap<String, Arc<Stored>>;
-
 impl State {
     pub(crate) fn list(&self, kind: &Kind, target: &Target, query: &Query) -> Result<Bytes, Refusal> {
         let selection = Selection::parse(target.namespace.as_deref(), query)?;
-        let asked = parse_version(query.get("resourceVersion"))?;
+        let asked = parse_version(query.get("resourceVersion")).map_err(Refusal::bad_request)?;
         let limit: usize = match query.get("limit").unwrap_or("0").parse::<i64>() {
             // What the server has at hand anyway is given whole.
             _ if query.get("resourceVersion") == Some("0") => 0,
@@ -67,7 +65,7 @@ impl State {
             }
         };
         let version = version.unwrap_or(self.version);
-        let objects = objects.as_ref().unwrap_or(&collection.objects);
+        let objects = objects.as_deref().unwrap_or(&collection.objects);
         let page = page(objects, &selection, &prefix, start, limit);
         let mut meta = Map::from_iter([("resourceVersion".to_owned(), json!(version.to_string()))]);
         if let Some((next, left)) = page.next {
@@ -77,6 +75,9 @@ impl State {
             if selection.is_whole() {
                 meta.insert("remainingItemCount".into(), json!(left));
             }
+        } else if kind.custom {
+            // It is always there.
+            meta.insert("continue".into(), json!(""));
         }
         Ok(whole_list(kind, &Value::Object(meta), &page.items))
     }
@@ -100,7 +101,7 @@ impl State {
         }
     }
 
-    fn objects_at(&self, collection: &Collection, version: u64) -> Option<Objects> {
+    fn objects_at<'a>(&self, collection: &'a Collection, version: u64) -> Option<Cow<'a, Objects>> {
         (version >= self.compacted).then(|| collection.at(version)).flatten()
     }
 }
@@ -148,11 +149,9 @@ fn whole_list(kind: &Kind, meta: &Value, items: &[Arc<Stored>]) -> Bytes {
 }
 
 /// None where no version is asked for.
-pub(crate) fn parse_version(text: Option<&str>) -> Result<Option<u64>, Refusal> {
+pub(crate) fn parse_version(text: Option<&str>) -> Result<Option<u64>, String> {
     let Some(text) = text else { return Ok(None) };
-    let invalid =
-        |_| Refusal::invalid("", "", "", vec![Cause::invalid("resourceVersion", format!("{text:?} is no version"))]);
-    text.parse().map(Some).map_err(invalid)
+    text.parse().map(Some).map_err(|_| format!("resourceVersion: {text:?} is no version"))
 }
 
 fn write_token(version: i64, start: &str) -> String {

@@ -30,7 +30,7 @@ const FIELDS: [&str; 15] = [
 
 /// What cannot be read as `metadata` at all: the field, and what it should be.
 pub(crate) fn unreadable(object: &Value) -> Option<String> {
-    let Some(meta) = object.get("metadata") else { return None };
+    let meta = object.get("metadata")?;
     if !meta.is_object() {
         return Some("metadata: an object is expected".into());
     }

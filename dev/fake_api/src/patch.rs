@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use json_patch::{AddOperation, CopyOperation, PatchOperation, ReplaceOperation, TestOperation, jsonptr::PointerBuf};
 use serde_json::{Value, json};
 
 use crate::{
@@ -62,7 +63,11 @@ impl State {
                 let does_not_apply = |_| Refusal::patch_does_not_apply();
                 let operations =
                     <json_patch::Patch as serde::Deserialize>::deserialize(patch).map_err(does_not_apply)?;
-                json_patch::patch(&mut new, &operations).map_err(|_| Refusal::patch_does_not_apply())?;
+                for operation in operations.0 {
+                    if let Some(operation) = as_the_server_does(&new, operation) {
+                        json_patch::patch(&mut new, &[operation]).map_err(|_| Refusal::patch_does_not_apply())?;
+                    }
+                }
                 self.patched(kind, target, &known, new, origin)
             }
             MERGE_PATCH => {
@@ -136,6 +141,25 @@ fn say_which(object: &mut Value, config: &Value) {
             object["metadata"][field] = said.clone();
         }
     }
+}
+
+/// The server's library takes a member of an object that is absent for null, where it is replaced, copied or tested
+/// (gopkg.in/evanphx/json-patch.v4, `partialDoc.get`). None: there is nothing to do.
+fn as_the_server_does(object: &Value, operation: PatchOperation) -> Option<PatchOperation> {
+    let is_absent = |path: &PointerBuf| {
+        let parent = path.parent().and_then(|parent| parent.resolve(object).ok());
+        parent.is_some_and(Value::is_object) && path.resolve(object).is_err()
+    };
+    Some(match operation {
+        PatchOperation::Replace(ReplaceOperation { path, value }) if is_absent(&path) => {
+            PatchOperation::Add(AddOperation { path, value })
+        }
+        PatchOperation::Copy(CopyOperation { from, path }) if is_absent(&from) => {
+            PatchOperation::Add(AddOperation { path, value: Value::Null })
+        }
+        PatchOperation::Test(TestOperation { path, value: Value::Null }) if is_absent(&path) => return None,
+        other => other,
+    })
 }
 
 /// Only an apply may be forced, and it must say who applies.

@@ -44,6 +44,8 @@ impl FakeApi {
                 };
             };
             match state.kinds.get(&target.collection) {
+                // What definitions make does not answer for paths of another scope.
+                Some(kind) if kind.custom && !is_in_scope(&kind, &target, &call.seen.method) => return unknown_path(),
                 Some(kind) => state.serve(&kind, &target, call, at),
                 None if state.kinds.has_root(Kind::root(&target.collection)) => Err(Refusal::no_such_resource()),
                 None => return unknown_path(),
@@ -94,7 +96,8 @@ impl State {
             (Method::GET, Some(_)) => Ok(Outcome::Whole(200, self.read(kind, target)?.text())),
             (Method::GET, None) if query.is_set("watch") => self.watch(kind, target, &query).map(Outcome::Watch),
             (Method::GET, None) => Ok(Outcome::Whole(200, self.list(kind, target, &query)?)),
-            (Method::POST, None) => {
+            // Custom kinds do not mind a name in the path.
+            (Method::POST, name) if name.is_none() || (kind.custom && target.subresource.is_none()) => {
                 let object = object_of(kind, body)?;
                 Ok(Outcome::Whole(201, self.create(kind, target, object, Owners::default(), &origin)?.text()))
             }
@@ -107,26 +110,31 @@ impl State {
                 Ok(Outcome::Whole(if created { 201 } else { 200 }, object.text()))
             }
             (Method::DELETE, Some(_)) => Ok(Outcome::Whole(200, self.delete(kind, target, &body, &origin)?)),
-            _ => Err(Refusal::method_not_allowed()),
+            (Method::PUT | Method::PATCH, None) if kind.custom => Err(Refusal::bad_request("name must be provided")),
+            _ => Err(Refusal::method_not_allowed(kind)),
         }
     }
 }
 
 /// What is served below a collection: its objects in their scope, and the status where it is a subresource.
 fn check_path(kind: &Kind, target: &Target, method: &Method) -> Result<(), Refusal> {
-    let across = *method == Method::GET && target.name.is_none();
-    let scoped = match &target.namespace {
-        Some(_) => kind.namespaced,
-        None => !kind.namespaced || across,
-    };
+    let name = target.name.as_deref().unwrap_or_default();
     match target.subresource.as_deref() {
-        _ if !scoped => Err(Refusal::no_such_resource()),
+        _ if !is_in_scope(kind, target, method) => Err(Refusal::no_such_resource()),
         None => Ok(()),
         Some("status") if kind.status => match *method {
             Method::GET | Method::PUT | Method::PATCH => Ok(()),
-            _ => Err(Refusal::method_not_allowed()),
+            _ => Err(Refusal::method_not_allowed(kind)),
         },
-        Some(_) => Err(Refusal::no_such_resource()),
+        Some(_) => Err(Refusal::no_such_subresource(kind, name)),
+    }
+}
+
+/// Whether the path is of a namespace as the kind is. All namespaces are read at once.
+fn is_in_scope(kind: &Kind, target: &Target, method: &Method) -> bool {
+    match &target.namespace {
+        Some(_) => kind.namespaced,
+        None => !kind.namespaced || (*method == Method::GET && target.name.is_none()),
     }
 }
 

@@ -1,6 +1,7 @@
 //! What is stored, in versions, and every change of it.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, VecDeque},
     sync::{Arc, OnceLock},
 };
@@ -36,11 +37,13 @@ pub(crate) struct State {
     pub(crate) namespaces_must_exist: bool,
 }
 
+/// By namespace and name, in the order of etcd's keys.
+pub(crate) type Objects = BTreeMap<String, Arc<Stored>>;
+
 /// The objects of one resource.
 #[derive(Default)]
 pub(crate) struct Collection {
-    /// By namespace and name, in the order of etcd's keys.
-    pub(crate) objects: BTreeMap<String, Arc<Stored>>,
+    pub(crate) objects: Objects,
     /// The newest changes, by version.
     changes: VecDeque<Arc<Change>>,
     /// Changes of this version and before are no longer among them.
@@ -117,6 +120,9 @@ impl State {
         let objects = self.collections.get_mut(collection).map(|collection| &mut collection.objects);
         if let Some(before) = objects.and_then(|objects| objects.remove(key)) {
             self.version += 1;
+            if collection == DEFINITIONS {
+                self.kinds.forget(&before.value);
+            }
             self.tell(collection, key.to_owned(), Some(before), None, origin);
         }
     }
@@ -166,13 +172,13 @@ impl Collection {
     }
 
     /// The objects as they were at a version. None where nobody knows any more.
-    pub(crate) fn at(&self, version: u64) -> Option<BTreeMap<String, Arc<Stored>>> {
-        let mut objects = self.objects.clone();
+    pub(crate) fn at(&self, version: u64) -> Option<Cow<'_, Objects>> {
         let newer: Vec<_> = self.since(version)?.collect();
+        let mut objects = Cow::Borrowed(&self.objects);
         for change in newer.into_iter().rev() {
             match &change.before {
-                Some(before) => drop(objects.insert(change.key.clone(), Arc::clone(before))),
-                None => drop(objects.remove(&change.key)),
+                Some(before) => drop(objects.to_mut().insert(change.key.clone(), Arc::clone(before))),
+                None => drop(objects.to_mut().remove(&change.key)),
             }
         }
         Some(objects)

@@ -1,7 +1,8 @@
 //! Watches: each has its place in the changes that its collection keeps, and takes from there what comes after it.
 //!
-//! A watch that is so slow that its place is no longer kept is ended, as the real server ends it; whoever begins it anew from there is
-//! told that this version has expired. Nothing is left out in silence.
+//! A watch that is so slow that its place is no longer kept is ended, and with no event, as the real server ends it
+//! (k8s.io/apiserver/pkg/storage/cacher/cache_watcher.go, `add`); whoever begins it anew from there is told that this version has
+//! expired. Nothing is left out in silence.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -27,7 +28,7 @@ use crate::{
 
 /// How long a watch lasts that does not say it.
 const TIMEOUT: Duration = Duration::from_secs(1_800);
-/// When a watch is told how far it has come, though nothing has happened: now and then, and before its end.
+/// When a watch is told how far it has come, if that is further than where it began: now and then, and before its end.
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
 const BOOKMARK_BEFORE_END: Duration = Duration::from_secs(2);
 /// How many events a watch takes at once.
@@ -38,8 +39,12 @@ pub(crate) struct Following {
     kind: Arc<Kind>,
     collection: String,
     selection: Selection,
+    /// Where it began.
+    since: u64,
     /// Everything up to this version is told, or about to be.
     cursor: u64,
+    /// The newest change of its collection that it has come to.
+    reached: u64,
     epoch: u64,
     signal: Arc<Notify>,
     ready: VecDeque<Bytes>,
@@ -64,7 +69,7 @@ impl State {
             let cause = Cause::forbidden("sendInitialEvents", "the API server in memory knows no such watches");
             return Err(Refusal::invalid("meta.k8s.io", "ListOptions", "", vec![cause]));
         }
-        let since = parse_version(query.get("resourceVersion"))?.filter(|since| *since > 0);
+        let since = parse_version(query.get("resourceVersion")).map_err(Refusal::internal)?.filter(|since| *since > 0);
         let seconds = query.get("timeoutSeconds").and_then(|text| text.parse().ok()).filter(|seconds| *seconds > 0);
         let collection = self.collections.entry(target.collection.clone()).or_default();
         let mut ready = VecDeque::new();
@@ -86,7 +91,9 @@ impl State {
             kind: Arc::clone(kind),
             collection: target.collection.clone(),
             selection,
+            since: since.unwrap_or(self.version),
             cursor: since.unwrap_or(self.version),
+            reached: 0,
             epoch: self.epoch,
             signal: Arc::clone(&collection.signal),
             ready,
@@ -105,7 +112,7 @@ impl State {
             return;
         };
         for change in changes {
-            watch.cursor = change.version;
+            (watch.cursor, watch.reached) = (change.version, change.version);
             watch.ready.extend(change.line(|object| watch.selection.takes(object)));
             if watch.ready.len() >= BATCH {
                 return;
@@ -128,15 +135,21 @@ impl Watcher {
                 self.api.state().follow(&mut self.of);
             }
             let now = Instant::now();
+            if now >= self.deadline {
+                return None;
+            }
             if let Some(event) = self.of.ready.pop_front() {
                 return Some(event);
             }
-            if self.of.is_over || now >= self.deadline {
+            if self.of.is_over {
                 return None;
             }
             if self.bookmark.is_some_and(|at| now >= at) {
                 self.bookmark = next_bookmark(now, self.deadline);
-                return Some(self.bookmark());
+                if self.of.reached > self.of.since {
+                    return Some(self.bookmark());
+                }
+                continue;
             }
             let until = self.bookmark.unwrap_or(self.deadline).min(self.deadline);
             tokio::select! {
@@ -147,10 +160,10 @@ impl Watcher {
         }
     }
 
-    /// Everything up to here has been told.
+    /// Everything up to here has been told. The real server knows of later versions sometimes, when others of its kinds change.
     fn bookmark(&self) -> Bytes {
-        let Following { kind, cursor, .. } = &self.of;
-        let meta = json!({"resourceVersion": cursor.to_string()});
+        let Following { kind, reached, .. } = &self.of;
+        let meta = json!({"resourceVersion": reached.to_string()});
         let object = json!({"kind": kind.kind, "apiVersion": kind.api_version(), "metadata": meta});
         line("BOOKMARK", object.to_string().as_bytes())
     }

@@ -12,7 +12,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::told::Teller;
+use crate::told::{Teller, causes};
 
 /// How long an answer, or an event that is waited for, may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -232,12 +232,9 @@ impl Answer {
 
     /// A refusal that names these fields, each with why.
     #[track_caller]
-    pub fn because(&self, causes: &[(&str, &str)]) -> &Self {
-        let found = self.body["details"]["causes"].as_array().into_iter().flatten();
-        let found: Vec<_> = found
-            .map(|cause| (cause["reason"].as_str().unwrap_or_default(), cause["field"].as_str().unwrap_or_default()))
-            .collect();
-        assert_eq!(found, causes, "{}", self.body);
+    pub fn because(&self, wanted: &[(&str, &str)]) -> &Self {
+        let found = self.body["details"]["causes"].as_array().map_or(&[][..], Vec::as_slice);
+        assert_eq!(causes(found), wanted, "{}", self.body);
         self
     }
 

@@ -68,8 +68,9 @@ impl Teller {
         plain.insert("says".into(), json!(status["message"].as_str().is_some_and(|text| !text.is_empty())));
         plain.insert("resumes".into(), json!(status["metadata"]["continue"].is_string()));
         let mut details = status["details"].clone();
-        if let Some(causes) = details["causes"].as_array_mut() {
-            causes.iter_mut().for_each(|cause| drop(cause.as_object_mut().and_then(|cause| cause.remove("message"))));
+        if let Some(found) = details["causes"].as_array() {
+            details["causes"] =
+                causes(found).iter().map(|(reason, field)| json!({"reason": reason, "field": field})).collect();
         }
         if let Some(uid) = details["uid"].as_str().map(str::to_owned) {
             details["uid"] = self.uid(&uid);
@@ -137,6 +138,18 @@ impl Teller {
             Err(_) => json!(text),
         }
     }
+}
+
+/// Reason and field of each. One that is said twice is said once, and what a schema's rules say of no field is left out.
+pub fn causes(found: &[Value]) -> Vec<(&str, &str)> {
+    let mut causes: Vec<(&str, &str)> = Vec::new();
+    for cause in found {
+        let said = (cause["reason"].as_str().unwrap_or_default(), cause["field"].as_str().unwrap_or_default());
+        if said.1 != "<nil>" && !causes.contains(&said) {
+            causes.push(said);
+        }
+    }
+    causes
 }
 
 /// Whole seconds, in UTC.

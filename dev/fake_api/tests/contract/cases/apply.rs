@@ -118,7 +118,8 @@ pub async fn an_apply_of_an_old_version_or_another_uid_is_a_conflict(at: &mut Pl
     mine["metadata"]["uid"] = json!("another");
     at.patch(APPLY_PATCH, "configmaps/a?fieldManager=m", &mine).await.refused(409, "Conflict");
     at.config_map("a", json!({}), json!({})).await;
-    at.patch(APPLY_PATCH, "configmaps/a?fieldManager=m", &mine).await.is(409);
+    let refused = at.patch(APPLY_PATCH, "configmaps/a?fieldManager=m", &mine).await;
+    refused.refused(422, "Invalid").because(&[("FieldValueInvalid", "metadata.uid")]);
 }
 
 pub async fn an_apply_drops_what_it_cannot_say(at: &mut Place<'_>) {

@@ -103,6 +103,7 @@ cases! {
         a_json_patch_applies_whole_or_not_at_all,
         a_failed_test_is_refused_without_causes,
         a_json_patch_of_a_path_that_is_absent_is_refused_without_causes,
+        a_member_that_is_absent_counts_as_null,
         an_annotation_needs_its_map,
         a_json_patch_that_is_none_is_refused,
         a_patch_cannot_make_another_object_of_it,

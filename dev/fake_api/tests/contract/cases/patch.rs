@@ -45,13 +45,28 @@ pub async fn a_json_patch_of_a_path_that_is_absent_is_refused_without_causes(at:
     for path in ["configmaps/a", "rules/a"] {
         for operation in [
             json!({"op": "replace", "path": "/nothing/x", "value": 1}),
-            json!({"op": "replace", "path": "/metadata/nothing", "value": 1}),
             json!({"op": "remove", "path": "/metadata/nothing"}),
             json!({"op": "add", "path": "/nothing/x", "value": 1}),
-            json!({"op": "copy", "path": "/metadata/labels", "from": "/nothing"}),
+            json!({"op": "copy", "path": "/metadata/labels", "from": "/nothing/x"}),
+            json!({"op": "move", "path": "/metadata/labels", "from": "/nothing"}),
+            json!({"op": "test", "path": "/nothing/x", "value": null}),
+            json!({"op": "replace", "path": "/metadata/finalizers/0", "value": "a.b/c"}),
         ] {
             at.patch(JSON_PATCH, path, &json!([operation])).await.refused(422, "Invalid").because(&[]);
         }
+    }
+}
+
+pub async fn a_member_that_is_absent_counts_as_null(at: &mut Place<'_>) {
+    for (path, object) in [("configmaps", config_map("a", json!({}), json!({"k": "v"}))), ("rules", rule("a"))] {
+        at.post(path, &object).await.is(201);
+        let named = format!("{path}/a");
+        let replace = json!([{"op": "replace", "path": "/metadata/labels", "value": {"x": "y"}}]);
+        assert_eq!(at.patch(JSON_PATCH, &named, &replace).await.is(200).meta("labels")["x"], "y");
+        let copy = json!([{"op": "copy", "path": "/metadata/labels", "from": "/metadata/annotations"}]);
+        assert!(at.patch(JSON_PATCH, &named, &copy).await.is(200).meta("labels").is_null());
+        let test = json!([{"op": "test", "path": "/metadata/labels", "value": null}]);
+        at.patch(JSON_PATCH, &named, &test).await.is(200);
     }
 }
 

@@ -161,9 +161,13 @@ pub async fn the_generation_of_other_workloads_moves_with_their_spec_only(at: &m
 
 pub async fn some_kinds_have_no_generation(at: &mut Place<'_>) {
     let mut object = config_map("a", json!({}), json!({}));
-    object["metadata"]["generation"] = json!(7);
     assert_eq!(created(at, "configmaps", &object).await["metadata"].get("generation"), None);
     assert_eq!(generations(at, "configmaps/a", &[("/data", json!({"k": "v"}))]).await, [0]);
+    // But nobody keeps a client from saying one.
+    object["metadata"]["name"] = json!("b");
+    object["metadata"]["generation"] = json!(7);
+    assert_eq!(created(at, "configmaps", &object).await["metadata"]["generation"], 7);
+    assert_eq!(generations(at, "configmaps/b", &[("/data", json!({"k": "v"}))]).await, [7]);
 }
 
 pub async fn a_status_is_not_written_with_the_object(at: &mut Place<'_>) {
