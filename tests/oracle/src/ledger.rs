@@ -5,48 +5,50 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use crate::{Findings, Observed, view::text};
+use crate::{Accepted, Findings, Observed, view::text};
 
 pub(crate) fn judge(observed: &Observed, found: &mut Findings) {
-    let raised: BTreeMap<(String, String, String, String), &str> = observed
-        .on("alert.raised")
-        .filter_map(|record| Some((distinct(&record.data), record.id.as_deref()?)))
-        .collect();
-    let mut decided: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    let raised: BTreeSet<Distinct> = observed.on("alert.raised").map(|record| distinct(&record.data)).collect();
+    let mut decided: BTreeMap<Distinct, BTreeSet<String>> = BTreeMap::new();
     for record in observed.on("alert.decided") {
         let rule = record
             .data
             .pointer("/rule")
             .map_or_else(String::new, |rule| format!("{}/{}", text(rule, "/namespace"), text(rule, "/name")));
-        decided.entry(text(&record.data, "/alertEventID")).or_default().insert(rule);
+        decided.entry(distinct(&record.data)).or_default().insert(rule);
     }
-    for alert in &observed.accepted {
+    let accepted: BTreeSet<&Accepted> = observed.accepted.iter().collect();
+    for alert in accepted {
         let key = (alert.source.clone(), alert.fingerprint.clone(), alert.starts_at.to_string(), alert.status.clone());
         let who = format!("the alert {} {} {} {}", alert.name, alert.fingerprint, alert.starts_at, alert.status);
-        let Some(event) = raised.get(&key) else {
+        if !raised.contains(&key) {
             found.add(format!("{who} was answered with 2xx and is not on alert.raised"));
             continue;
-        };
-        let rules = decided.get(event);
-        match rules {
-            None if observed.at_rest => found.add(format!("{who} (event {event}) has no reason on alert.decided")),
-            Some(rules) if rules.len() > 1 && rules.contains("") => {
-                found.add(format!("{who} (event {event}) was decided for rules and as matched by none: {rules:?}"));
-            }
-            _ => {}
         }
-        let (Some(rules_of), Some(rules)) = (&observed.rules_of, rules) else { continue };
+        let Some(rules) = decided.get(&key) else {
+            if observed.at_rest {
+                found.add(format!("{who} has no reason on alert.decided"));
+            }
+            continue;
+        };
+        if rules.len() > 1 && rules.contains("") {
+            found.add(format!("{who} was decided for rules and as matched by none: {rules:?}"));
+        }
+        let Some(rules_of) = &observed.rules_of else { continue };
         let expected: BTreeSet<String> = match rules_of.get(&alert.name) {
             Some(rules) if !rules.is_empty() => rules.iter().cloned().collect(),
             _ => BTreeSet::from([String::new()]),
         };
         if *rules != expected {
-            found.add(format!("{who} (event {event}) was decided for {rules:?}, and its rules are {expected:?}"));
+            found.add(format!("{who} was decided for {rules:?}, and its rules are {expected:?}"));
         }
     }
 }
 
-fn distinct(data: &Value) -> (String, String, String, String) {
+/// What makes an alert another one: source, fingerprint, start, status.
+type Distinct = (String, String, String, String);
+
+fn distinct(data: &Value) -> Distinct {
     let at = |path| text(data, path).to_owned();
     (at("/source"), at("/fingerprint"), at("/startsAt"), at("/status"))
 }

@@ -62,7 +62,8 @@ fn good() -> Observed {
         name: "CPUHigh".into(),
     };
     let raised = json!({"source": "am", "fingerprint": "f", "startsAt": at(9).to_string(), "status": "firing"});
-    let rule = json!({"namespace": "shop", "name": "cpu-high"});
+    let mut decided = raised.clone();
+    decided["rule"] = json!({"namespace": "shop", "name": "cpu-high"});
     let effect = Write {
         account: Some("remediator".into()),
         ..write(12, "deployments", "svc", Some(target(7, 3, "0")), Some(target(8, 4, "1 act:900")))
@@ -79,7 +80,7 @@ fn good() -> Observed {
         ],
         records: vec![
             record(9, "alert.raised", "e1", raised),
-            record(10, "alert.decided", "e2", json!({"alertEventID": "e1", "rule": rule, "reason": "opened"})),
+            record(10, "alert.decided", "e2", decided),
             record(10, "incident.opened", "e3", json!({"incident": {"incidentID": "inc"}})),
             record(10, "action.requested", "e4", json!({"actionID": "act"})),
             record(13, "action.completed", "e5", json!({"actionID": "act"})),
@@ -119,7 +120,8 @@ fn an_alert_that_is_lost_or_has_no_reason_is_found() {
     must_find("has no reason", |observed| drop(observed.records.remove(1)));
     must_find("its rules are", |observed| observed.rules_of = Some(BTreeMap::new()));
     must_find("as matched by none", |observed| {
-        observed.records.push(record(11, "alert.decided", "e9", json!({"alertEventID": "e1", "reason": "noRule"})));
+        let unmatched = observed.records[0].data.clone();
+        observed.records.push(record(11, "alert.decided", "e9", unmatched));
     });
 }
 

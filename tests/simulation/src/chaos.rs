@@ -17,7 +17,9 @@ use crate::{
     cluster,
     coverage::Fault,
     fleet::Fleet,
-    ports::log::append,
+    gate::Gate,
+    ports::log::{Members, append},
+    replica::Replica,
     scenario::collection,
     world::{Moment, Rates, World},
 };
@@ -25,6 +27,8 @@ use crate::{
 const GROUPS: [&str; 4] = ["rules", "actions", "incidents", "notify"];
 /// How far a group may be set back.
 const REWIND_MAX: usize = 12;
+/// How long a patch is waited for that is to be interrupted.
+const PATCH_COMES_WITHIN_S: u32 = 20;
 
 /// How much goes wrong in a history.
 #[derive(Clone, Copy, Debug)]
@@ -74,7 +78,8 @@ pub(crate) async fn rage(world: Arc<World>, fleet: Arc<Fleet>, plan: Plan) {
         match world.chance.below(21) {
             0 | 1 => kill(&world, &fleet),
             2 => stop(&world, &fleet),
-            3 | 4 => freeze(&world, &fleet).await,
+            3 => freeze(&world, &fleet).await,
+            4 => freeze_patch(&world, &fleet).await,
             5 if plan.clocks => set_clock(&world, &fleet),
             6 | 7 => rebalance(&world, &fleet).await,
             8 if !plan.forgets => lose_offsets(&world).await,
@@ -103,6 +108,7 @@ pub(crate) fn calm(world: &World, fleet: &Fleet) {
     world.timeline.note("", "CALM");
     world.set_rates(Rates::default());
     world.set_crashes([]);
+    world.freezes_patch.store(false, Ordering::SeqCst);
     world.api_is_away.store(false, Ordering::SeqCst);
     world.broker_is_away.store(false, Ordering::SeqCst);
     world.log.set_available(true);
@@ -137,33 +143,65 @@ fn stop(world: &World, fleet: &Fleet) {
     replica.stop();
 }
 
-/// One is frozen, its group gives its partitions to others after a while, and it goes on as if nothing had been.
+/// What of a frozen replica is needed to bring it back.
+struct Frozen {
+    gate: Gate,
+    members: Members,
+    name: Arc<str>,
+}
+
+impl Frozen {
+    fn of(replica: &Replica) -> Self {
+        let (gate, members) = (replica.gate.clone(), Arc::clone(&replica.members));
+        Self { gate, members, name: Arc::clone(&replica.name) }
+    }
+
+    /// Its group gives its partitions to others after a while, and it goes on as if nothing had been.
+    async fn pass(self, world: &World) {
+        let hear = |is_heard| {
+            let members = self.members.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            members.iter().for_each(|(group, member)| world.log.hear(group, *member, is_heard));
+        };
+        sleep(world.chance.time(Duration::from_millis(10), Duration::from_secs(20))).await;
+        if world.chance.permille(700) {
+            hear(false);
+            sleep(world.chance.time(Duration::from_millis(10), Duration::from_secs(50))).await;
+        }
+        world.timeline.note(&self.name, "goes on");
+        self.gate.thaw();
+        sleep(world.chance.time(Duration::ZERO, Duration::from_secs(2))).await;
+        hear(true);
+    }
+}
+
+/// One is frozen, whatever it is at.
 async fn freeze(world: &World, fleet: &Fleet) {
-    let (gate, members, name) = {
+    let frozen = {
         let replicas = fleet.replicas();
         let Some(replica) = world.chance.pick(&replicas) else { return };
-        (replica.gate.clone(), Arc::clone(&replica.members), Arc::clone(&replica.name))
+        Frozen::of(replica)
     };
-    let actions = world.api.all(&collection("actions"));
-    let ends = ["Completed", "Failed", "Skipped"];
-    let under_way =
-        actions.iter().any(|action| !ends.contains(&action["status"]["phase"].as_str().unwrap_or_default()));
-    world.reached(if under_way { Fault::FrozenUnderWay } else { Fault::Frozen });
-    world.timeline.note(&name, "FROZEN");
-    gate.freeze();
-    let hear = |is_heard| {
-        let members = members.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        members.iter().for_each(|(group, member)| world.log.hear(group, *member, is_heard));
-    };
-    sleep(world.chance.time(Duration::from_millis(10), Duration::from_secs(20))).await;
-    if world.chance.permille(700) {
-        hear(false);
-        sleep(world.chance.time(Duration::from_millis(10), Duration::from_secs(50))).await;
+    world.reached(Fault::Frozen);
+    world.timeline.note(&frozen.name, "FROZEN");
+    frozen.gate.freeze();
+    frozen.pass(world).await;
+}
+
+/// The next one that patches a target is frozen in the middle of it.
+async fn freeze_patch(world: &World, fleet: &Fleet) {
+    world.freezes_patch.store(true, Ordering::SeqCst);
+    for _ in 0..PATCH_COMES_WITHIN_S * 10 {
+        sleep(Duration::from_millis(100)).await;
+        if !world.freezes_patch.load(Ordering::SeqCst) {
+            world.reached(Fault::FrozenUnderWay);
+            let frozen = fleet.replicas().iter().find(|replica| replica.gate.is_frozen()).map(Frozen::of);
+            if let Some(frozen) = frozen {
+                frozen.pass(world).await;
+            }
+            return;
+        }
     }
-    world.timeline.note(&name, "goes on");
-    gate.thaw();
-    sleep(world.chance.time(Duration::ZERO, Duration::from_secs(2))).await;
-    hear(true);
+    world.freezes_patch.store(false, Ordering::SeqCst);
 }
 
 fn set_clock(world: &World, fleet: &Fleet) {

@@ -53,6 +53,10 @@ impl Gate {
         inner.wake();
     }
 
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.lock().state == State::Frozen
+    }
+
     pub(crate) fn is_killed(&self) -> bool {
         self.lock().state == State::Killed
     }

@@ -66,6 +66,7 @@ struct Flags {
 fn main() -> ExitCode {
     let flags = Flags::parse();
     let jobs = flags.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    pool::warm_up();
     if let Some(most) = flags.mutants {
         return sabotage::table(&flags.mutant, most, jobs);
     }

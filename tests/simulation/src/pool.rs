@@ -14,6 +14,8 @@ use crate::history::{self, Outcome};
 
 /// No history takes so long by the machine's time; one that does goes round in a circle.
 const HANGS: Duration = Duration::from_secs(300);
+/// How many histories set up everything that is set up once.
+const WARM_UP: u64 = 8;
 /// Of the thread of one history.
 const STACK_BYTES: usize = 8 << 20;
 
@@ -48,6 +50,11 @@ pub(crate) fn run(job: Job) -> Outcome {
     };
     let (lines, faults) = (Vec::new(), BTreeMap::new());
     Outcome { seed, hash: 0, violations: vec![why], lines, faults, virtual_time: Duration::ZERO, writes: 0 }
+}
+
+/// Runs some histories for nothing: what the program sets up once for all of them is set up then, and no history is the first one.
+pub(crate) fn warm_up() {
+    (u64::MAX - WARM_UP..u64::MAX).for_each(|seed| drop(run(Job::new(seed))));
 }
 
 /// Runs these seeds, `jobs` at a time, until `seen` says that it has seen enough. Gives a seed that hangs.

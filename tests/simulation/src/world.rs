@@ -59,6 +59,8 @@ pub(crate) struct World {
     effects: AtomicU64,
     pub api_is_away: AtomicBool,
     pub broker_is_away: AtomicBool,
+    /// The replica that patches a target next is frozen in the middle of it.
+    pub freezes_patch: AtomicBool,
     published: Mutex<Vec<Record>>,
     messages: Mutex<Vec<Message>>,
     accepted: Mutex<Vec<Accepted>>,
@@ -128,6 +130,7 @@ impl World {
             effects: AtomicU64::new(0),
             api_is_away: AtomicBool::new(false),
             broker_is_away: AtomicBool::new(false),
+            freezes_patch: AtomicBool::new(false),
             published: Mutex::default(),
             messages: Mutex::default(),
             accepted: Mutex::default(),

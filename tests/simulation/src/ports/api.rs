@@ -69,6 +69,10 @@ impl About {
         self.method != Method::GET
     }
 
+    fn is_patch_of_target(&self) -> bool {
+        self.method == Method::PATCH && self.path.contains("/deployments/")
+    }
+
     /// Without the group and the namespace.
     fn object(&self) -> &str {
         self.path
@@ -104,6 +108,10 @@ impl ApiPort {
         if crash == Some(Moment::Before) {
             self.world.crash(&self.gate, &self.who, Fault::CrashBeforeWrite);
             self.gate.pass().await;
+        }
+        if about.is_patch_of_target() && self.world.freezes_patch.swap(false, Ordering::SeqCst) {
+            self.world.timeline.note(&self.who, "FROZEN in the middle of a patch");
+            self.gate.freeze();
         }
         let (fate, is_watch) = (self.fate_of(&about), about.is_watch);
         let (reply, answer) = oneshot::channel();
