@@ -23,7 +23,10 @@ pub(crate) fn judge(observed: &Observed, found: &mut Findings) {
         ));
     }
     for (group, incidents) in &mut groups {
-        incidents.sort_by_key(|(opened, name, _)| (*opened, *name));
+        // Of two that opened in one write the one that ended then was the first.
+        incidents.sort_by_key(|(opened, name, incident)| {
+            (*opened, time(incident, "/status/resolvedAt").unwrap_or(Timestamp::MAX), *name)
+        });
         for pair in incidents.windows(2) {
             let [(_, first, one), (opened, second, other)] = pair else { continue };
             match time(one, "/status/resolvedAt") {

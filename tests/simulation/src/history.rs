@@ -13,8 +13,15 @@ use tokio::{
 };
 
 use crate::{
-    alerts, chance::Chance, chaos, cluster, coverage::Fault, entropy, fleet::Fleet, ports::log::append,
-    scenario::Scenario, world::World,
+    alerts,
+    chance::Chance,
+    chaos, cluster,
+    coverage::Fault,
+    entropy,
+    fleet::Fleet,
+    ports::log::append,
+    scenario::{Scenario, collection},
+    world::World,
 };
 
 /// Nothing may happen for so long before a history is at rest.
@@ -126,7 +133,7 @@ async fn rest(world: &World, violations: &mut Vec<String>) -> bool {
     let mut since = Instant::now();
     let mut happened = world.timeline.happened();
     while Instant::now() < until {
-        if since.elapsed() >= QUIET {
+        if since.elapsed() >= QUIET && !is_waiting(world) {
             return true;
         }
         sleep(Duration::from_secs(5)).await;
@@ -137,6 +144,19 @@ async fn rest(world: &World, violations: &mut Vec<String>) -> bool {
     }
     violations.push(format!("it did not come to rest within {} s", REST_MAX.as_secs()));
     false
+}
+
+/// Whether something has a time at which it goes on: a message that waits for its next try, an action that waits for its turn.
+fn is_waiting(world: &World) -> bool {
+    let waits = |plural: &str, path: &str, ends: &[&str]| {
+        let objects = world.api.objects(&collection(plural));
+        objects.iter().any(|object| {
+            let phase = object.pointer(path).and_then(Value::as_str).unwrap_or_default();
+            !ends.contains(&phase)
+        })
+    };
+    waits("notifications", "/spec/phase", &["Delivered", "Failed", "Stale"])
+        || waits("actions", "/status/phase", &["Completed", "Failed", "Skipped"])
 }
 
 /// Everything on the log comes once more, in any order.

@@ -8,7 +8,7 @@ use std::{
 use async_trait::async_trait;
 use eventpulse::{
     bus::{Bus, BusError, SubscribeOptions, Subscription},
-    events::{HEADER_ID, Record, Topic},
+    events::{HEADER_ID, HEADER_SUBJECT, Record, Topic},
 };
 use eventpulse_oracle as oracle;
 use serde_json::Value;
@@ -37,16 +37,17 @@ pub(crate) struct LogPort {
 /// Puts records on the log, and tells the oracle.
 pub(crate) async fn append(world: &World, who: &str, records: Vec<Record>) -> Result<(), BusError> {
     for record in &records {
-        let id = id_of(record);
-        world.timeline.note(who, format_args!("  {} {}", record.topic, id.as_deref().unwrap_or("?")));
+        let id = header(record, HEADER_ID);
+        let of = header(record, HEADER_SUBJECT).unwrap_or_default();
+        world.timeline.note(who, format_args!("  {} {} of {of}", record.topic, id.as_deref().unwrap_or("?")));
         let data = serde_json::from_slice(&record.value).unwrap_or(Value::Null);
         world.published().push(oracle::Record { topic: record.topic.to_string(), at: world.time.now(), id, data });
     }
     world.log.publish(records).await
 }
 
-fn id_of(record: &Record) -> Option<String> {
-    let (_, value) = record.headers.iter().find(|(name, _)| name == HEADER_ID)?;
+fn header(record: &Record, header: &str) -> Option<String> {
+    let (_, value) = record.headers.iter().find(|(name, _)| name == header)?;
     String::from_utf8(value.to_vec()).ok()
 }
 
