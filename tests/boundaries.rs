@@ -28,7 +28,7 @@ const SHARED: [(&str, &[&str]); 9] = [
 const TOP: [&str; 6] = ["main.rs", "lib.rs", "cli", "config.rs", "config", "services.rs"];
 
 /// Files and folders that decide and compute, and do nothing else. Each must exist.
-const PURE: [&str; 35] = [
+const PURE: [&str; 42] = [
     "actions/breaker.rs",
     "actions/budget.rs",
     "actions/judge.rs",
@@ -38,6 +38,13 @@ const PURE: [&str; 35] = [
     "actions/ring.rs",
     "api",
     "bus/partition.rs",
+    "cli/dead_letters/origin.rs",
+    "cli/dead_letters/render.rs",
+    "cli/dead_letters/retry.rs",
+    "cli/ledger/account.rs",
+    "cli/ledger/render.rs",
+    "cli/ledger/report.rs",
+    "cli/ledger/search.rs",
     "compile",
     "config_status/reason.rs",
     "config_status/status.rs",
