@@ -31,7 +31,7 @@ pub(super) fn put_in_order(node: &mut IdedExpr) {
                 &mut parts.result,
             ]
             .into_iter()
-            .for_each(|part| put_in_order(part));
+            .for_each(put_in_order);
             let range = std::mem::take(&mut parts.iter_range);
             let id = range.id;
             let call = CallExpr { func_name: IN_ORDER.into(), target: None, args: vec![range] };

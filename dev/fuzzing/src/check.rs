@@ -1,6 +1,6 @@
 //! What several targets hold.
 
-use std::fmt::Debug;
+use std::{collections::BTreeMap, fmt::Debug, sync::OnceLock};
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use eventpulse::{
@@ -92,6 +92,11 @@ pub(crate) fn raised(alert: AlertRaised, id: &str) -> RaisedAlert {
 
 /// The example of `docs/events` for a topic.
 pub(crate) fn example(topic: Topic) -> Event {
+    static EXAMPLES: OnceLock<BTreeMap<Topic, Event>> = OnceLock::new();
+    EXAMPLES.get_or_init(|| Topic::ALL.map(|topic| (topic, read_example(topic))).into())[&topic].clone()
+}
+
+fn read_example(topic: Topic) -> Event {
     macro_rules! text {
         ($name:literal) => {
             include_str!(concat!("../../../docs/events/", $name, ".example.json"))

@@ -1,4 +1,5 @@
 //! Every input that a corpus keeps is replayed, and targets, programs and corpora belong together. What a fuzzer found stays found.
+#![allow(clippy::expect_used)]
 
 use std::{
     collections::{BTreeMap, BTreeSet},

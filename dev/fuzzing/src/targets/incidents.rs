@@ -33,7 +33,7 @@ const TOPICS: [Topic; 7] = [
     Topic::NotificationFailed,
 ];
 /// The most events of one history.
-const EVENTS_MAX: usize = 48;
+const EVENTS_MAX: usize = 40;
 
 fn circumstances() -> Circumstances {
     let create_after = now() - SignedDuration::from_hours(24);
@@ -177,7 +177,7 @@ fn history(bytes: &mut Unstructured<'_>) -> arbitrary::Result<History> {
     let count = bytes.int_in_range(1..=EVENTS_MAX)?;
     let events = (0..count).map(|index| some_event(bytes, index)).collect::<arbitrary::Result<Vec<_>>>()?;
     let mut order: Vec<usize> = (0..count).collect();
-    for _ in 0..bytes.int_in_range(0..=count)? {
+    for _ in 0..bytes.int_in_range(0..=count / 2)? {
         order.push(bytes.choose_index(count)?);
     }
     for index in (1..order.len()).rev() {

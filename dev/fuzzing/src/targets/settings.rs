@@ -30,7 +30,8 @@ pub(crate) fn duration(data: &[u8]) {
             assert_eq!(duration.as_signed().as_millis(), i128::from(duration.as_millis()));
             is_kept(&duration);
         }
-        Err(error) => is_told(&error, 400),
+        // Of 64 characters that people do not see each is shown by several.
+        Err(error) => is_told(&error, 1024),
     }
 }
 
