@@ -7,16 +7,18 @@ cd "$(dirname "$0")/../.."
 all=$(ls fuzz/fuzz_targets | sed 's/\.rs$//')
 refuse() { echo "$1" >&2; exit "${2:-2}"; }
 
-what=${1:-}
+usage="fuzz.sh run SECONDS [TARGET]…, or fuzz.sh keep [TARGET]…"
+[ $# -gt 0 ] || refuse "$usage"
+what=$1
 shift
 case "$what" in
 run)
-	seconds=$1
-	shift
+	seconds=${1:-}
+	[ $# -eq 0 ] || shift
 	case "$seconds" in '' | *[!0-9]* | 0*) refuse "SECONDS=$seconds: it is a whole number of seconds above 0" ;; esac
 	;;
 keep) ;;
-*) refuse "fuzz.sh run SECONDS [TARGET]…, or fuzz.sh keep [TARGET]…" ;;
+*) refuse "$usage" ;;
 esac
 for target in "$@"; do
 	[ -f "fuzz/fuzz_targets/$target.rs" ] || refuse "TARGET=$target: there is no such target; there are: $(echo $all)"
