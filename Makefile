@@ -1,6 +1,6 @@
 # Everything a person does with this repository. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help check demo bench test format lint unit simulate mutants end-to-end generate image env-tools env-up env-down release
+.PHONY: help check demo bench fuzz fuzz-keep test format lint unit simulate mutants end-to-end generate image env-tools env-up env-down release
 # Nothing long begins before the machine is checked, and builds take all processors anyway.
 .NOTPARALLEL:
 
@@ -65,6 +65,16 @@ bench: ## Measure it on real parts, about an hour in all (ONLY=react,idle QUICK=
 	  && $(CARGO) build --release --locked --package eventpulse-bench \
 	  && $(TARGET)/release/eventpulse-bench $(BENCH_ARGS))
 
+# Of `make fuzz`. TARGET is a directory here unless it was given on the command line.
+SECONDS ?= 60
+FUZZ_TARGET := $(if $(filter command,$(origin TARGET)),$(TARGET))
+
+fuzz: ## Look for inputs that break what must hold, all targets or one (TARGET=matchers SECONDS=60); docs/fuzzing.md
+	@$(call timed,make fuzz,sh dev/fuzzing/fuzz.sh run "$(SECONDS)" $(FUZZ_TARGET))
+
+fuzz-keep: ## Take into fuzz/corpus what the fuzzers have found that reaches further (TARGET=matchers)
+	@sh dev/fuzzing/fuzz.sh keep $(FUZZ_TARGET)
+
 test: ## Everything CI runs
 	@$(call timed,make test,$(MAKE) --no-print-directory check format lint env-tools unit simulate mutants end-to-end)
 
@@ -74,7 +84,7 @@ format: ## Is everything formatted?
 lint: ## Clippy, with warnings denied
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 
-unit: ## Unit, property, contract, drift, boundary and API server tests
+unit: ## Unit, property, contract, drift, boundary and API server tests, and the fuzzers' corpora
 	$(CARGO) test --workspace --locked --exclude eventpulse-bench --exclude eventpulse-demo --exclude eventpulse-e2e
 
 # How many histories, and how many of one mutant at most.

@@ -207,7 +207,7 @@ impl Turn<'_> {
         alert.in_episode = true;
         let stored = self.store_alert(alert);
         if let Some(episode) = &mut self.group.episode {
-            episode.alert_count = (episode.alert_count + 1).min(COUNT_MAX);
+            episode.alert_count = episode.alert_count.saturating_add(1).min(COUNT_MAX);
             episode.approximate |= !stored;
         }
     }

@@ -278,7 +278,8 @@ impl Turn<'_> {
             ..NotificationContext::default()
         };
         self.say_requested(index);
-        if index == 0 {
+        // A step that is asked for anew was told of.
+        if index == 0 && attempt == FIRST_ATTEMPT {
             self.notify(IncidentEvent::Mitigating, "Mitigating", context);
         }
     }

@@ -7,7 +7,7 @@ use super::{
     episode::{is_waiting, overdue_after},
 };
 use crate::{
-    api::v1alpha1::{AlertGroupSpec, IncidentEvent, StepOutcome},
+    api::v1alpha1::{AlertGroupSpec, IncidentEvent, StepOutcome, StepState},
     events::{AlertStatus, NotificationContext},
     mutants::{Mutant, mutated},
     rules::input::plus,
@@ -17,7 +17,10 @@ use crate::{
 pub fn next_timer(group: &AlertGroupSpec) -> Option<Timestamp> {
     let expiries = group.alerts.iter().filter_map(|alert| alert.expires_at);
     let cooldown = group.cooldown_until.filter(|_| group.alerts.iter().any(is_waiting));
-    let steps = group.episode.iter().flat_map(|episode| &episode.steps).filter_map(|step| step.overdue_at);
+    // Only a step that has not answered is asked for again, whatever else stands there.
+    let waits = |step: &&StepState| step.outcome == StepOutcome::Requested;
+    let steps =
+        group.episode.iter().flat_map(|episode| &episode.steps).filter(waits).filter_map(|step| step.overdue_at);
     let repetitions = group.episode.iter().flat_map(|episode| &episode.repetitions).map(|again| again.next_at);
     expiries.chain(cooldown).chain(steps).chain(repetitions).min()
 }

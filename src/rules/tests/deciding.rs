@@ -2,8 +2,9 @@
 
 use super::fixtures::*;
 use crate::{
-    api::v1alpha1::{Duration, GROUP_ALERTS_MAX, ResolveOn},
+    api::v1alpha1::{Duration, GROUP_ALERTS_MAX, IncidentEvent, ResolveOn, StepOutcome},
     events::{ActionFailureReason, AlertStatus, DecisionReason::*, Payload, ResolvedReason, Topic},
+    rules::next_timer,
 };
 
 #[test]
@@ -407,6 +408,31 @@ fn a_step_that_a_suspended_rule_let_go_is_asked_for_anew_and_not_used_up() {
     group.fails(ActionFailureReason::Suspended);
     assert_eq!((group.request().step.as_str(), group.request().attempt), ("restart", 2));
     assert_eq!(topics(&group.completes()), ["notification.requested"]);
+}
+
+#[test]
+fn that_something_is_done_is_told_once_however_often_a_step_is_asked_for_anew() {
+    let mut group = Scenario::with(|rule| rule.spec.notifications[0].events.push(IncidentEvent::Mitigating));
+    group.alert(firing(1, 0));
+    group.fails(ActionFailureReason::Suspended);
+    assert_eq!(group.request().attempt, 2);
+    assert_eq!(said(&group.said), ["IncidentOpened Opened", "IncidentOpened Mitigating"]);
+}
+
+/// Somebody may have edited the group: nothing of it is due again and again.
+#[test]
+fn a_step_that_has_answered_is_never_overdue() {
+    let mut group = Scenario::seed();
+    group.alert(firing(1, 0));
+    let known = group.group.as_mut().unwrap();
+    let episode = known.episode.as_mut().unwrap();
+    episode.alert_count = i32::MAX;
+    episode.steps[0].outcome = StepOutcome::Completed;
+    let due = next_timer(known).unwrap();
+    assert_eq!(known.episode.as_ref().unwrap().steps[0].overdue_at, Some(at(360)));
+    assert!(due > at(360), "{due}");
+    assert_eq!(group.alert(firing(2, 10)), Joined);
+    assert_eq!(group.episode().alert_count, 99_999);
 }
 
 #[test]
