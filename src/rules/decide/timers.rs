@@ -21,8 +21,10 @@ pub fn next_timer(group: &AlertGroupSpec) -> Option<Timestamp> {
     let waits = |step: &&StepState| step.outcome == StepOutcome::Requested;
     let steps =
         group.episode.iter().flat_map(|episode| &episode.steps).filter(waits).filter_map(|step| step.overdue_at);
+    let pending =
+        group.episode.iter().filter(|episode| episode.step_pending).filter_map(|episode| episode.pending_until);
     let repetitions = group.episode.iter().flat_map(|episode| &episode.repetitions).map(|again| again.next_at);
-    expiries.chain(cooldown).chain(steps).chain(repetitions).min()
+    expiries.chain(cooldown).chain(steps).chain(pending).chain(repetitions).min()
 }
 
 impl Turn<'_> {
@@ -34,6 +36,12 @@ impl Turn<'_> {
         self.expire();
         if self.group.cooldown_until.is_some_and(|until| until <= self.now) {
             self.group.cooldown_until = None;
+        }
+        if let Some(episode) = &mut self.group.episode
+            && episode.pending_until.is_some_and(|until| until <= self.now)
+        {
+            // Asked for anew now, or, where the rule is suspended, when it changes.
+            episode.pending_until = None;
         }
         self.ask_again();
         self.repeat();

@@ -410,6 +410,44 @@ fn a_step_that_a_suspended_rule_let_go_is_asked_for_anew_and_not_used_up() {
     assert_eq!(topics(&group.completes()), ["notification.requested"]);
 }
 
+/// The service actions may know that a rule is suspended while rules does not yet: a step that is let go again and again must not use
+/// up its attempts in a moment.
+#[test]
+fn a_step_that_is_let_go_again_and_again_is_asked_for_less_and_less_often() {
+    let mut group = Scenario::seed();
+    group.alert(firing(1, 0));
+    group.fails(ActionFailureReason::Suspended);
+    assert_eq!(group.request().attempt, 2, "at once, the first time");
+    let mut waited = 0;
+    for attempt in 3..=8 {
+        assert!(group.fails(ActionFailureReason::Suspended).is_empty() && group.episode().step_pending);
+        let due = group.due().unwrap();
+        assert!(group.timer(due - 1).is_empty(), "before its time");
+        assert_eq!(topics(&group.timer(due)), ["action.requested"]);
+        assert_eq!((group.request().step.as_str(), group.request().attempt), ("add-replica", attempt));
+        waited = due;
+    }
+    assert_eq!(waited, 2 + 4 + 8 + 16 + 32 + 64);
+    // Then it has failed, like any other step.
+    assert_eq!(topics(&group.fails(ActionFailureReason::Suspended)), ["notification.requested", "action.requested"]);
+    assert_eq!(group.request().step, "restart");
+}
+
+/// While the rule is suspended as far as rules knows, nothing is due by itself.
+#[test]
+fn a_step_that_waits_for_its_rule_has_no_time() {
+    let mut group = Scenario::seed();
+    group.alert(firing(1, 0));
+    group.fails(ActionFailureReason::Suspended);
+    group.fails(ActionFailureReason::Suspended);
+    group.suspended = true;
+    let due = group.due().unwrap();
+    assert!(group.timer(due).is_empty() && group.episode().step_pending);
+    assert_eq!(group.due(), Some(12 * 3600), "only the alert's expiry is due");
+    group.suspended = false;
+    assert_eq!(topics(&group.input(crate::rules::Input::RuleChanged)), ["action.requested"]);
+}
+
 #[test]
 fn that_something_is_done_is_told_once_however_often_a_step_is_asked_for_anew() {
     let mut group = Scenario::with(|rule| rule.spec.notifications[0].events.push(IncidentEvent::Mitigating));

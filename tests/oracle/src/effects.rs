@@ -49,7 +49,10 @@ pub(crate) fn judge(observed: &Observed, found: &mut Findings) {
         }
     }
     for (id, action) in by_id {
-        agrees(id, action, effects.get(id).map_or(0, Vec::len), found);
+        let effects = effects.get(id).map_or(&[][..], Vec::as_slice);
+        // What was done to an object that is gone is gone with it.
+        let lasting = effects.iter().filter(|effect| !is_gone(observed, effect)).count();
+        agrees(id, action, (effects.len(), lasting), found);
     }
     ends_once(observed, found);
 }
@@ -109,15 +112,27 @@ fn in_time(id: &str, action: &Value, effect: &Effect, found: &mut Findings) {
     }
 }
 
-/// What an Action says that has ended, and what happened.
-fn agrees(id: &str, action: &Value, effects: usize, found: &mut Findings) {
+/// Whether the very object that was changed was removed since.
+fn is_gone(observed: &Observed, effect: &Effect) -> bool {
+    let uid = |object: Option<&std::sync::Arc<Value>>| {
+        object.map(|object| text(object, "/metadata/uid").to_owned()).unwrap_or_default()
+    };
+    let of = uid(effect.write.before.as_ref());
+    observed
+        .writes
+        .iter()
+        .any(|write| write.after.is_none() && write.kind == effect.write.kind && uid(write.before.as_ref()) == of)
+}
+
+/// What an Action says that has ended, and what happened: how many effects there were, and how many of them are to be seen.
+fn agrees(id: &str, action: &Value, (effects, lasting): (usize, usize), found: &mut Findings) {
     let (phase, reason) = (text(action, "/status/phase"), text(action, "/status/reason"));
-    match (phase, effects) {
-        ("Completed", 0) => found.add(format!("the action {id} is Completed and took no effect")),
-        ("Failed", 1..) if reason != "OutcomeUnknown" => {
+    match phase {
+        "Completed" if effects == 0 => found.add(format!("the action {id} is Completed and took no effect")),
+        "Failed" if lasting > 0 && reason != "OutcomeUnknown" => {
             found.add(format!("the action {id} is Failed ({reason}) and took effect"));
         }
-        ("Skipped", 1..) => found.add(format!("the action {id} is Skipped ({reason}) and took effect")),
+        "Skipped" if effects > 0 => found.add(format!("the action {id} is Skipped ({reason}) and took effect")),
         _ => {}
     }
 }

@@ -30,7 +30,7 @@ pub(crate) fn judge(observed: &Observed, found: &mut Findings) {
         for pair in incidents.windows(2) {
             let [(_, first, one), (opened, second, other)] = pair else { continue };
             match time(one, "/status/resolvedAt") {
-                Some(resolved) if resolved <= *opened => {}
+                Some(resolved) if resolved <= *opened || !observed.clocks_agree => {}
                 Some(resolved) => found.add(format!(
                     "{second} opened at {opened} for the group {group} while {first} was open until {resolved}"
                 )),

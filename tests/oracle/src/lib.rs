@@ -33,6 +33,8 @@ pub struct Observed {
     pub repeated_at: Option<Timestamp>,
     /// Alert names that some rule matches, and which rules, as `namespace/name`; none: the rules were changed meanwhile.
     pub rules_of: Option<BTreeMap<String, Vec<String>>>,
+    /// Whether all clocks agreed: only then can times that two of them have told be compared.
+    pub clocks_agree: bool,
     /// Whether every alert has ended and everything had time to come to rest.
     pub at_rest: bool,
 }

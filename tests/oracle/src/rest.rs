@@ -91,7 +91,7 @@ fn results(observed: &Observed, found: &mut Findings) {
         let state = known.get(name.1.as_str()).copied().unwrap_or("unknown");
         let agrees = match text(action, "/status/phase") {
             "Completed" => state == "Completed",
-            "Failed" => state == "Failed",
+            "Failed" => ["SkippedStale", "Failed"].contains(&state),
             "Skipped" => ["SkippedStale", "Failed"].contains(&state),
             _ => true,
         };

@@ -88,6 +88,7 @@ fn good() -> Observed {
         messages: vec![message(15, "ntf", false)],
         repeated_at: Some(at(100)),
         rules_of: Some([("CPUHigh".to_owned(), vec!["shop/cpu-high".to_owned()])].into()),
+        clocks_agree: true,
         at_rest: true,
     }
 }

@@ -106,7 +106,7 @@ async fn history(seed: u64, keep: bool) -> Outcome {
     }
     controller.abort();
     violations.extend(fleet.failures());
-    let observed = observe(&world, &scenario, at_rest, repeated_at);
+    let observed = observe(&world, &scenario, !plan.clocks, at_rest, repeated_at);
     violations.extend(judge(&observed).iter().map(ToString::to_string));
     let writes = observed.writes.iter().filter(|write| write.ours).count();
     let (hash, lines) = world.timeline.end();
@@ -169,7 +169,13 @@ async fn repeat(world: &World) {
     }
 }
 
-fn observe(world: &World, scenario: &Scenario, at_rest: bool, repeated_at: Option<Timestamp>) -> Observed {
+fn observe(
+    world: &World,
+    scenario: &Scenario,
+    clocks_agree: bool,
+    at_rest: bool,
+    repeated_at: Option<Timestamp>,
+) -> Observed {
     Observed {
         accepted: world.accepted().clone(),
         writes: world.api.commits().into_iter().map(write).collect(),
@@ -177,6 +183,7 @@ fn observe(world: &World, scenario: &Scenario, at_rest: bool, repeated_at: Optio
         messages: world.messages().clone(),
         repeated_at,
         rules_of: Some(scenario.rules_of.clone()),
+        clocks_agree,
         at_rest,
     }
 }
