@@ -154,7 +154,14 @@ fn ends_once(observed: &Observed, found: &mut Findings) {
                 }
             }
         }
-        let (Some(after), "actions") = (&write.after, write.kind.as_str()) else { continue };
+        if write.kind != "actions" {
+            continue;
+        }
+        let Some(after) = &write.after else {
+            // Another one of its name is another object, which has yet to end.
+            ended.remove(write.object.1.as_str());
+            continue;
+        };
         let now = (text(after, "/status/phase"), text(after, "/status/reason"));
         let id = write.object.1.as_str();
         match ended.get(id) {

@@ -48,6 +48,7 @@ pub(crate) enum Fault {
     Decided,
     RuleSuspended,
     GroupDeleted,
+    ActionDeleted,
     MessageNotConnected,
     MessageRefused,
     MessageAnswerLost,
@@ -58,7 +59,7 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    pub(crate) const ALL: [Fault; 47] = {
+    pub(crate) const ALL: [Fault; 48] = {
         use Fault::*;
         [
             CrashBeforeWrite,
@@ -101,6 +102,7 @@ impl Fault {
             Decided,
             RuleSuspended,
             GroupDeleted,
+            ActionDeleted,
             MessageNotConnected,
             MessageRefused,
             MessageAnswerLost,
@@ -154,6 +156,7 @@ impl Fault {
             Fault::Decided => "incident resolved or acknowledged by a person",
             Fault::RuleSuspended => "rule suspended for a while",
             Fault::GroupDeleted => "group deleted by somebody",
+            Fault::ActionDeleted => "action deleted by somebody, and asked for again",
             Fault::MessageNotConnected => "message not connected",
             Fault::MessageRefused => "message refused with 500",
             Fault::MessageAnswerLost => "message taken, its answer lost",
