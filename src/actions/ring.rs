@@ -150,6 +150,18 @@ mod tests {
         assert_eq!(ring.to_string(), "0 a:100 b:100");
     }
 
+    /// What a target knows of two actions is no longer known where its ring holds one.
+    #[test]
+    fn a_ring_of_one_forgets() {
+        let marks = || {
+            let ring = Ring::default().with(&id("a"), Mark::Applied, at(100), at(1)).unwrap();
+            let ring = ring.with(&id("b"), Mark::Applied, at(200), at(2)).unwrap();
+            [ring.mark(&id("a")), ring.mark(&id("b"))]
+        };
+        assert_eq!(marks(), [Some(Mark::Applied); 2]);
+        assert_eq!(crate::mutants::with(Mutant::RingOfOne, marks), [None, Some(Mark::Applied)]);
+    }
+
     #[test]
     fn an_entry_leaves_when_it_has_expired_and_not_before() {
         let mut ring = Ring::default();

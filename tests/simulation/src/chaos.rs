@@ -40,8 +40,6 @@ pub(crate) struct Plan {
     pub clocks: bool,
     /// Whether somebody deletes what rules remembers. Then it cannot know what comes again, so nothing old does.
     pub forgets: bool,
-    /// Whether targets change by other hands. Where none does, Actions may be deleted: each target remembers what was done to it.
-    pub moves_targets: bool,
 }
 
 impl Plan {
@@ -58,7 +56,6 @@ impl Plan {
             every: Duration::from_secs(rate(&[1, 3, 8])),
             clocks: chance.permille(300),
             forgets: chance.permille(150),
-            moves_targets: chance.permille(750),
         }
     }
 
@@ -78,7 +75,7 @@ impl Plan {
 pub(crate) async fn rage(world: Arc<World>, fleet: Arc<Fleet>, plan: Plan) {
     loop {
         sleep(world.chance.time(Duration::ZERO, plan.every * 2)).await;
-        match world.chance.below(22) {
+        match world.chance.below(21) {
             0 | 1 => kill(&world, &fleet),
             2 => stop(&world, &fleet),
             3 => freeze(&world, &fleet).await,
@@ -95,13 +92,12 @@ pub(crate) async fn rage(world: Arc<World>, fleet: Arc<Fleet>, plan: Plan) {
                 world.api.compact();
                 world.api.break_watches();
             }
-            14 | 15 if plan.moves_targets => cluster::scale(&world),
-            16 if plan.moves_targets => cluster::replace(&world).await,
-            17 if plan.moves_targets => cluster::rewind(&world),
+            14 | 15 => cluster::scale(&world),
+            16 => cluster::replace(&world).await,
+            17 => cluster::rewind(&world),
             18 => cluster::decide(&world),
             19 => cluster::suspend(&world).await,
             20 if plan.forgets => cluster::forget_group(&world),
-            14..=17 | 21 if !plan.moves_targets => forget_action(&world).await,
             _ => {}
         }
     }
@@ -262,17 +258,6 @@ async fn again(world: &World) {
     let Some(record) = world.chance.pick(&everything(&world.log)).cloned() else { return };
     world.reached(Fault::OldRecordAgain);
     if append(world, "broker", vec![record]).await.is_err() {
-        world.timeline.note("broker", "does not take it");
-    }
-}
-
-/// An action that has taken effect is deleted, and asked for again: its target remembers.
-async fn forget_action(world: &World) {
-    let Some(name) = cluster::forget_action(world) else { return };
-    sleep(world.chance.time(Duration::ZERO, Duration::from_secs(5))).await;
-    let is_its = |record: &Record| String::from_utf8_lossy(&record.value).contains(&name);
-    let request = world.log.records(Topic::ActionRequested).into_iter().find(is_its);
-    if append(world, "broker", request.into_iter().collect()).await.is_err() {
         world.timeline.note("broker", "does not take it");
     }
 }

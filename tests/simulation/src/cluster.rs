@@ -144,15 +144,3 @@ pub(crate) fn forget_group(world: &World) {
     world.timeline.note("somebody", format_args!("deletes the group {}", name_of(group)));
     world.api.remove(&groups, NAMESPACE, &name_of(group));
 }
-
-/// Somebody deletes an Action that has taken effect, its finalizer too. Gives its name.
-pub(crate) fn forget_action(world: &World) -> Option<String> {
-    let actions = collection("actions");
-    let is_done = |action: &Value| action["status"]["phase"] == "Completed";
-    let done: Vec<Value> = world.api.all(&actions).into_iter().filter(is_done).collect();
-    let name = name_of(world.chance.pick(&done)?);
-    world.reached(Fault::ActionDeleted);
-    world.timeline.note("somebody", format_args!("deletes the action {name}"));
-    world.api.remove(&actions, NAMESPACE, &name);
-    Some(name)
-}

@@ -48,7 +48,6 @@ pub(crate) enum Fault {
     Decided,
     RuleSuspended,
     GroupDeleted,
-    ActionDeleted,
     MessageNotConnected,
     MessageRefused,
     MessageAnswerLost,
@@ -59,7 +58,7 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    pub(crate) const ALL: [Fault; 48] = {
+    pub(crate) const ALL: [Fault; 47] = {
         use Fault::*;
         [
             CrashBeforeWrite,
@@ -102,7 +101,6 @@ impl Fault {
             Decided,
             RuleSuspended,
             GroupDeleted,
-            ActionDeleted,
             MessageNotConnected,
             MessageRefused,
             MessageAnswerLost,
@@ -156,7 +154,6 @@ impl Fault {
             Fault::Decided => "incident resolved or acknowledged by a person",
             Fault::RuleSuspended => "rule suspended for a while",
             Fault::GroupDeleted => "group deleted by somebody",
-            Fault::ActionDeleted => "action deleted by somebody, and asked for again",
             Fault::MessageNotConnected => "message not connected",
             Fault::MessageRefused => "message refused with 500",
             Fault::MessageAnswerLost => "message taken, its answer lost",

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     panic::AssertUnwindSafe,
-    sync::mpsc::{Receiver, RecvTimeoutError, channel},
+    sync::mpsc::channel,
     thread,
     time::{Duration, Instant},
 };
@@ -14,6 +14,8 @@ use crate::history::{self, Outcome};
 
 /// No history takes so long by the machine's time; one that does goes round in a circle.
 const HANGS: Duration = Duration::from_secs(300);
+/// How often it is looked for one that hangs.
+const LOOK: Duration = Duration::from_secs(1);
 /// How many histories set up everything that is set up once.
 const WARM_UP: u64 = 8;
 /// Of the thread of one history.
@@ -77,25 +79,19 @@ pub(crate) fn run_all(
         if running.is_empty() {
             return None;
         }
-        match next(&outcomes) {
-            Some(outcome) => {
+        match outcomes.recv_timeout(LOOK) {
+            Ok(outcome) => {
                 running.remove(&outcome.seed);
                 if !seen(outcome) {
                     return None;
                 }
             }
-            None => {
+            // Nothing yet: this end has a sender of its own.
+            Err(_) => {
                 if let Some((seed, _)) = running.iter().find(|(_, began)| began.elapsed() > HANGS) {
                     return Some(*seed);
                 }
             }
         }
-    }
-}
-
-fn next(outcomes: &Receiver<Outcome>) -> Option<Outcome> {
-    match outcomes.recv_timeout(Duration::from_secs(1)) {
-        Ok(outcome) => Some(outcome),
-        Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
     }
 }
