@@ -214,6 +214,18 @@ mod tests {
     }
 
     #[test]
+    fn without_its_template_a_message_has_the_key_of_another() {
+        let correlation = CorrelationId::new("shop", "cpu-high", &["svc-a"]);
+        let alert = AlertId::new("am", "f", Timestamp::UNIX_EPOCH);
+        let incident = IncidentId::new("cpu-high", &correlation, &alert);
+        let keys = || ["A", "B"].map(|template| NotificationId::new("shop", &incident, "ops", template, "Opened"));
+        let [a, b] = keys();
+        assert_ne!(a, b);
+        let [a, b] = crate::mutants::with(Mutant::KeyWithoutTemplate, keys);
+        assert_eq!(a, b);
+    }
+
+    #[test]
     fn an_id_depends_on_every_part_and_on_where_the_parts_end() {
         let id = AlertId::new("prom", "ab", at(1));
         assert_eq!(id, AlertId::new("prom", "ab", at(1)));

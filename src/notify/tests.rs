@@ -21,7 +21,7 @@ use crate::{
     api::v1alpha1::{Notification, NotificationPhase},
     bus::{Bus, MemoryBus, TopicPartition, partition_of},
     events::{DeadLetterReason, Event, EventId, NotificationRequested, Payload, Topic},
-    notify::{NotifyConfig, run},
+    notify::{NotifyConfig, Outside, run},
     runtime::{Context, random::Random},
     testing::{FakeApi, Fault, TestContext},
 };
