@@ -1,6 +1,6 @@
 # Everything a person does with this repository. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help check demo bench test format lint unit end-to-end generate image env-tools env-up env-down release
+.PHONY: help check demo bench fuzz fuzz-keep test format lint unit simulate mutants end-to-end generate image env-tools env-up env-down release
 # Nothing long begins before the machine is checked, and builds take all processors anyway.
 .NOTPARALLEL:
 
@@ -14,6 +14,8 @@ build = { [ -x "$(TARGET)/debug/$(1)" ] || echo "Building $(1), which starts the
 	&& $(CARGO) build --locked --package $(1)
 RELEASE = { [ -x "$(TARGET)/release/eventpulse" ] || echo "Building EventPulse (about 8 minutes the first time)"; } \
 	&& $(CARGO) build --release --locked --bin eventpulse
+SIMULATION = { [ -x "$(TARGET)/release/eventpulse-simulation" ] || echo "Building the simulator (about 8 minutes the first time)"; } \
+	&& $(CARGO) build --release --locked --package eventpulse-simulation
 ENV := $(CARGO) run --quiet --locked --package eventpulse-env --
 # $(call timed,WHAT,COMMANDS): says how long they took, also when they fail.
 timed = start=$$(date +%s); { $(2); }; code=$$?; took=$$(( $$(date +%s) - start )); \
@@ -63,8 +65,18 @@ bench: ## Measure it on real parts, about an hour in all (ONLY=react,idle QUICK=
 	  && $(CARGO) build --release --locked --package eventpulse-bench \
 	  && $(TARGET)/release/eventpulse-bench $(BENCH_ARGS))
 
+# Of `make fuzz`. TARGET is a directory here unless it was given on the command line.
+SECONDS ?= 60
+FUZZ_TARGET := $(if $(filter command,$(origin TARGET)),$(TARGET))
+
+fuzz: ## Look for inputs that break what must hold, all targets or one (TARGET=matchers SECONDS=60); docs/fuzzing.md
+	@$(call timed,make fuzz,sh dev/fuzzing/fuzz.sh run "$(SECONDS)" $(FUZZ_TARGET))
+
+fuzz-keep: ## Take into fuzz/corpus what the fuzzers have found that reaches further (TARGET=matchers)
+	@sh dev/fuzzing/fuzz.sh keep $(FUZZ_TARGET)
+
 test: ## Everything CI runs
-	@$(call timed,make test,$(MAKE) --no-print-directory check format lint env-tools unit end-to-end)
+	@$(call timed,make test,$(MAKE) --no-print-directory check format lint env-tools unit simulate end-to-end)
 
 format: ## Is everything formatted?
 	$(CARGO) fmt --all --check
@@ -72,8 +84,18 @@ format: ## Is everything formatted?
 lint: ## Clippy, with warnings denied
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 
-unit: ## Unit, property, contract, drift, boundary and API server tests
+unit: ## Unit, property, contract, drift, boundary and API server tests, and the fuzzers' corpora
 	$(CARGO) test --workspace --locked --exclude eventpulse-bench --exclude eventpulse-demo --exclude eventpulse-e2e
+
+# How many histories, and how many of one mutant at most.
+SEEDS ?= 2000
+simulate: ## Histories of failures that seeds decide, judged by the promises (SEEDS=20000; SEED=4711 tells one line by line)
+	@$(call timed,make simulate,$(SIMULATION) \
+	  && $(TARGET)/release/eventpulse-simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)))
+
+mutants: ## Sabotages of the guards, one after the other, and the history that notices each (MUTANT=RingOfOne)
+	@$(call timed,make mutants,$(SIMULATION) \
+	  && $(TARGET)/release/eventpulse-simulation --mutants $(if $(MUTANT),--mutant $(MUTANT)))
 
 end-to-end: release ## The release binary as processes of its own, on real parts; then the demo, and the benchmark's own tests
 	$(CARGO) test --locked --package eventpulse-e2e -- --nocapture --test-threads=2

@@ -204,6 +204,11 @@ pub struct ConfigError {
 pub struct ConfigErrors(Vec<String>);
 
 impl ConfigErrors {
+    /// Of one flag, named without its dashes.
+    pub fn of(flag: &'static str, problem: impl Into<String>) -> Self {
+        vec![wrong(flag, problem)].into()
+    }
+
     /// What else was found, each naming its flag.
     pub fn found(&mut self, more: impl IntoIterator<Item = String>) {
         self.0.extend(more);

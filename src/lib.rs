@@ -11,7 +11,9 @@ pub mod config;
 pub mod events;
 pub mod expression;
 pub mod matcher;
+pub mod mutants;
 pub mod runtime;
+pub mod services;
 pub mod template;
 
 pub mod actions;

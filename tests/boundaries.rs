@@ -12,11 +12,12 @@ use std::{
 const SERVICES: [&str; 6] = ["ingest", "rules", "actions", "incidents", "notify", "config_status"];
 
 /// What each shared room may import beside itself. A service may import all of them.
-const SHARED: [(&str, &[&str]); 8] = [
+const SHARED: [(&str, &[&str]); 9] = [
     ("api", &["events"]),
-    ("events", &["api", "bus"]),
-    ("bus", &["events", "runtime"]),
-    ("runtime", &["api", "bus", "events"]),
+    ("events", &["api", "bus", "mutants"]),
+    ("bus", &["events", "mutants", "runtime"]),
+    ("runtime", &["api", "bus", "events", "mutants"]),
+    ("mutants", &[]),
     ("expression", &["events", "matcher"]),
     ("matcher", &[]),
     ("template", &[]),
@@ -24,10 +25,10 @@ const SHARED: [(&str, &[&str]); 8] = [
 ];
 
 /// Where things are put together: may import everything.
-const TOP: [&str; 5] = ["main.rs", "lib.rs", "cli", "config.rs", "config"];
+const TOP: [&str; 6] = ["main.rs", "lib.rs", "cli", "config.rs", "config", "services.rs"];
 
 /// Files and folders that decide and compute, and do nothing else. Each must exist.
-const PURE: [&str; 35] = [
+const PURE: [&str; 42] = [
     "actions/breaker.rs",
     "actions/budget.rs",
     "actions/judge.rs",
@@ -37,6 +38,13 @@ const PURE: [&str; 35] = [
     "actions/ring.rs",
     "api",
     "bus/partition.rs",
+    "cli/dead_letters/origin.rs",
+    "cli/dead_letters/render.rs",
+    "cli/dead_letters/retry.rs",
+    "cli/ledger/account.rs",
+    "cli/ledger/render.rs",
+    "cli/ledger/report.rs",
+    "cli/ledger/search.rs",
     "compile",
     "config_status/reason.rs",
     "config_status/status.rs",
@@ -114,6 +122,29 @@ fn the_bus_contract_runs_whole_on_every_adapter() {
         for switch in ["ignore]", "ignore =", "cfg(", "cfg_attr("] {
             assert!(!text.contains(switch), "tests/{file}: {switch} would skip a case");
         }
+    }
+    let manifest = fs::read_to_string(tests.join("../Cargo.toml")).unwrap();
+    assert!(!manifest.contains("[[test]]") && !manifest.contains("autotests"), "a test file could be left out there");
+}
+
+/// The same of the API server's contract: every case is run on the one in memory and on the real one.
+#[test]
+fn the_contract_of_the_api_server_runs_whole_on_both() {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("dev/fake_api/tests");
+    let mut files = Vec::new();
+    collect(&tests.join("contract"), &mut files);
+    assert!(files.len() >= 12, "only {} files were found", files.len());
+    for file in &files {
+        let text = fs::read_to_string(file).unwrap();
+        for switch in ["ignore]", "ignore =", "cfg(", "cfg_attr("] {
+            assert!(!text.contains(switch), "{}: {switch} would skip a case", file.display());
+        }
+    }
+    let main = fs::read_to_string(tests.join("contract/main.rs")).unwrap();
+    for part in
+        ["let (fake, real) = (on_the_fake(), on_the_real_one());", "run_all(&Server::Real(", "run_all(&Server::Fake("]
+    {
+        assert!(main.contains(part), "dev/fake_api/tests/contract/main.rs: there is no {part:?}");
     }
     let manifest = fs::read_to_string(tests.join("../Cargo.toml")).unwrap();
     assert!(!manifest.contains("[[test]]") && !manifest.contains("autotests"), "a test file could be left out there");
@@ -274,4 +305,45 @@ fn only_the_supervisor_and_the_bus_start_tasks() {
 fn imports_are_found_in_every_form() {
     let text = "use crate::rules::decide;\nuse crate::{api::v1alpha1::{Rule, x}, bus, events};\nfn f() { crate::notify::run() }";
     assert_eq!(imports(text).into_iter().collect::<Vec<_>>(), ["api", "bus", "events", "notify", "rules"]);
+}
+
+/// What judges the product must not know its code, nor what its tests are made of: it would believe what they believe.
+#[test]
+fn the_oracle_depends_on_nothing_of_ours() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let lock = fs::read_to_string(root.join("Cargo.lock")).unwrap();
+    let mut needs: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for package in lock.split("[[package]]").skip(1) {
+        let name = package.split("name = \"").nth(1).unwrap().split('"').next().unwrap();
+        let listed = package.split_once("dependencies = [").map_or("", |(_, rest)| rest.split(']').next().unwrap());
+        let of = listed.split('"').skip(1).step_by(2).map(|entry| entry.split(' ').next().unwrap());
+        needs.entry(name).or_default().extend(of);
+    }
+    let (mut seen, mut waiting) = (BTreeSet::new(), vec!["eventpulse-oracle"]);
+    while let Some(name) = waiting.pop() {
+        if seen.insert(name) {
+            waiting.extend(needs.get(name).unwrap_or_else(|| panic!("{name} is not in Cargo.lock")));
+        }
+    }
+    let ours: Vec<&&str> = seen.iter().filter(|name| name.starts_with("eventpulse")).collect();
+    assert_eq!(ours, [&"eventpulse-oracle"]);
+    assert!(seen.contains("serde_json"), "{seen:?}");
+}
+
+/// Sabotages are in tests and in the simulator, and in no program that is shipped.
+#[test]
+fn no_release_has_mutants() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |file: &str| fs::read_to_string(root.join(file)).unwrap();
+    let manifest = read("Cargo.toml");
+    let features = manifest.split("[features]").nth(1).unwrap().split("\n[").next().unwrap();
+    assert!(features.contains("mutants = []") && !features.contains("default"), "{features}");
+    let release =
+        read("Makefile").lines().skip_while(|line| !line.starts_with("RELEASE =")).take(2).collect::<String>();
+    assert!(release.ends_with("build --release --locked --bin eventpulse"), "{release}");
+    for crate_of_programs in
+        ["dev/demo/Cargo.toml", "dev/e2e/Cargo.toml", "dev/bench/Cargo.toml", "dev/bench/probe/Cargo.toml"]
+    {
+        assert!(!read(crate_of_programs).contains("mutants"), "{crate_of_programs}");
+    }
 }

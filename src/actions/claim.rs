@@ -24,6 +24,7 @@ use crate::{
         TargetReference,
     },
     events::{ActionRequested, NamespacedName},
+    mutants::{Mutant, mutated},
     runtime::{
         ApiFailure, StoreError,
         kube_api::{CALL_TIMEOUT, ask},
@@ -202,7 +203,7 @@ impl Actions {
     /// long, either.
     async fn first_plan(&self, request: &ActionRequested, runbook: &RunbookSnapshot) -> Option<Planned> {
         let now = self.ctx.clock.now();
-        if now >= request.deadline || self.breaker_is_open(request) {
+        if now >= request.deadline && !mutated(Mutant::StaleRuns) || self.breaker_is_open(request) {
             return None;
         }
         let prepare = async {
@@ -223,6 +224,10 @@ impl Actions {
     async fn create(&self, name: &NamespacedName, action: &Action, give_up_at: Timestamp) -> Claim {
         let api: Api<Action> = Api::namespaced(self.ctx.kube.clone(), &name.namespace);
         let mut retry = 0;
+        if mutated(Mutant::ClaimNotCreated) {
+            self.store.cache().upsert(action.clone());
+            return Claim::Exists(Box::new(action.clone()));
+        }
         loop {
             let mut problem = None;
             let params = PostParams::default();

@@ -15,6 +15,7 @@ use super::{
 use crate::{
     api::v1alpha1::{ACTION_MESSAGE_MAX, Action, ActionPhase, ActionStatus, OnUnknownOutcome},
     events::{ActionCompleted, ActionFailed, ActionFailureReason, ActionRequested, Event, Topic},
+    mutants::{Mutant, mutated},
     runtime::{
         Inbound, Step, StoreError,
         kube_events::{Reason, Report},
@@ -168,7 +169,10 @@ impl Actions {
         }
         let mut wrote = false;
         let stored = self.store.transact(&work.name, |current| match current {
-            Some(action) if !action.status.as_ref().is_some_and(|status| status.phase.is_terminal()) => {
+            Some(action)
+                if !action.status.as_ref().is_some_and(|status| status.phase.is_terminal())
+                    || mutated(Mutant::EndedRunsAgain) =>
+            {
                 wrote = true;
                 let outbox = action.status.as_ref().map(|status| status.outbox.clone()).unwrap_or_default();
                 let status = ActionStatus { outbox, ..status.clone() };

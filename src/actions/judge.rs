@@ -1,7 +1,11 @@
 //! What the target tells about plans whose answer never came. Never is anything sent again blindly (promise 2).
 
 use super::{plan::TargetState, ring::Mark};
-use crate::{api::v1alpha1::ActionPlan, events::ActionId};
+use crate::{
+    api::v1alpha1::ActionPlan,
+    events::ActionId,
+    mutants::{Mutant, mutated},
+};
 
 /// What is known of an action after its target was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +28,7 @@ pub enum Verdict {
 /// change of the spec, every such change lets the generation grow, and no one who rewinds the annotation (`kubectl rollout undo`,
 /// `kubectl replace`) lets it shrink. Of a kind that does not keep its generation only an unmoved resourceVersion says as much.
 pub fn judge(id: &ActionId, plans: &[ActionPlan], target: &TargetState) -> Verdict {
-    if plans.iter().any(|plan| plan.uid != target.uid) {
+    if plans.iter().any(|plan| plan.uid != target.uid) && !mutated(Mutant::UidIgnored) {
         return Verdict::Replaced;
     }
     let open: Vec<&ActionPlan> = plans.iter().filter(|plan| plan.outcome.is_none()).collect();
@@ -33,7 +37,7 @@ pub fn judge(id: &ActionId, plans: &[ActionPlan], target: &TargetState) -> Verdi
         Err(_) if open.is_empty() => return Verdict::NotApplied,
         Err(error) => return Verdict::Unknown(error.to_string()),
     };
-    match ring.mark(id) {
+    match ring.mark(id).filter(|_| !mutated(Mutant::RingNotRead)) {
         Some(Mark::Applied) => return Verdict::Applied,
         Some(Mark::Aborted) => return Verdict::Aborted,
         None => {}
@@ -46,7 +50,9 @@ pub fn judge(id: &ActionId, plans: &[ActionPlan], target: &TargetState) -> Verdi
             ("generation", plan.generation == target.generation),
             ("resourceVersion", plan.generation.is_some() || plan.resource_version == target.resource_version),
         ];
-        if let Some((what, _)) = changed.into_iter().find(|(_, same)| !same) {
+        if let Some((what, _)) = changed.into_iter().find(|(_, same)| !same)
+            && !mutated(Mutant::RewindNotSeen)
+        {
             let since = plan.planned_at;
             return Verdict::Unknown(format!(
                 "the target's {what} has changed since the patch planned at {since}, whose answer is unknown"
@@ -58,7 +64,7 @@ pub fn judge(id: &ActionId, plans: &[ActionPlan], target: &TargetState) -> Verdi
 
 /// Whether a late patch of these plans could still land, so that a fence is needed before the action is given up.
 pub fn needs_fence(plans: &[ActionPlan]) -> bool {
-    plans.iter().any(|plan| plan.outcome.is_none())
+    plans.iter().any(|plan| plan.outcome.is_none()) && !mutated(Mutant::FenceSkipped)
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use crate::{
         UnderAutoscaler, Workload,
     },
     events::{ActionFailureReason, ActionRequested, NamespacedName},
+    mutants::{Mutant, mutated},
     runtime::{ApiFailure, kube_api::find},
 };
 
@@ -239,7 +240,7 @@ fn refuse_target(request: &ActionRequested, target: &TargetState) -> Result<(), 
     let name = request.target.display();
     // The API server cuts creationTimestamp to whole seconds. What was created in the second of the decision counts as there
     // before it: an alert comes long after its target, and refusing the doubtful ones would refuse right ones.
-    if target.created_at > request.decided_at {
+    if target.created_at > request.decided_at && !mutated(Mutant::UidIgnored) {
         let message = format!("{name} was created at {}, after the decision", target.created_at);
         return Err(no(ActionFailureReason::Stale, message));
     }

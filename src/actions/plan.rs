@@ -14,6 +14,7 @@ use crate::{
         ANNOTATION_APPLIED, ActionPlan, Count, ResolvedScale, RunbookSnapshot, StepType, TargetReference, Workload,
     },
     events::ActionId,
+    mutants::{Mutant, mutated},
 };
 
 /// How long after the deadline an entry of the ring stays: late patches and redelivered requests end long before.
@@ -163,7 +164,9 @@ pub fn plan(
 ) -> Result<Planned, Refusal> {
     let target = subject.state;
     let ring = target.ring.clone()?;
-    if let Some(mark) = ring.mark(id) {
+    if let Some(mark) = ring.mark(id)
+        && !mutated(Mutant::RingNotRead)
+    {
         return Err(Refusal::Known(mark));
     }
     let (what, to, change) = match runbook.r#type {
@@ -218,8 +221,8 @@ fn undo(undone: &ActionPlan, target: &TargetState) -> Result<i64, String> {
         return Err(format!("somebody changed {to}, as the step left it, to {now} since"));
     }
     let as_left = match (undone.generation, target.generation) {
-        (Some(before), Some(now)) => now == before + 1,
-        _ => target.ring.as_ref().is_ok_and(|ring| ring.counter == undone.ring_counter + 1),
+        (Some(before), Some(now)) => before.checked_add(1) == Some(now),
+        _ => target.ring.as_ref().is_ok_and(|ring| undone.ring_counter.checked_add(1) == Some(ring.counter)),
     };
     if !as_left {
         return Err("it was changed since the step left it, although its number is the same".into());
@@ -256,8 +259,8 @@ fn record(subject: &Subject<'_>, what: String, sender: &str, now: Timestamp) -> 
 fn count_after(scale: &ResolvedScale, from: i64, target: &TargetState, count: &Count) -> Result<i64, Refusal> {
     let wanted = match (scale.delta, scale.replicas) {
         // An autoscaler that has gone above its least number would not be moved by a least number below that.
-        (Some(delta), None) if delta > 0 => from.max(target.in_use.unwrap_or(from)) + i64::from(delta),
-        (Some(delta), None) => from + i64::from(delta),
+        (Some(delta), None) if delta > 0 => from.max(target.in_use.unwrap_or(from)).saturating_add(i64::from(delta)),
+        (Some(delta), None) => from.saturating_add(i64::from(delta)),
         (None, Some(replicas)) => i64::from(replicas),
         _ => return Err(Refusal::Invalid("exactly one of delta and replicas is needed".into())),
     };
@@ -266,7 +269,7 @@ fn count_after(scale: &ResolvedScale, from: i64, target: &TargetState, count: &C
     let to = wanted.min(most.unwrap_or(i64::from(i32::MAX))).max(least);
     let beyond = target.most.is_some_and(|most| to > most);
     // A bound must not turn a step around: nobody asks for one replica more and wants three fewer.
-    let turned = scale.delta.is_some_and(|delta| (to - from).signum() == -i64::from(delta.signum()));
+    let turned = scale.delta.is_some_and(|delta| to.cmp(&from) == 0.cmp(&delta));
     if to == from || turned || beyond {
         let bounds = format!("bounds {least} to {}", most.map_or("none".into(), |most| most.to_string()));
         return Err(Refusal::NothingToDo(format!("{from} replicas, {wanted} wanted, {bounds}")));
@@ -291,7 +294,13 @@ fn guarded(target: &TargetState, change: Vec<Value>, ring: &Ring) -> Value {
         json!({"op": "test", "path": "/metadata/uid", "value": target.uid}),
         json!({"op": "test", "path": "/metadata/resourceVersion", "value": target.resource_version}),
     ];
+    if mutated(Mutant::VersionNotTested) {
+        patch.pop();
+    }
     patch.extend(change);
+    if mutated(Mutant::RingNotWritten) {
+        return Value::Array(patch);
+    }
     if !target.has_annotations {
         patch.push(json!({"op": "add", "path": "/metadata/annotations", "value": {}}));
     }
@@ -436,6 +445,29 @@ pub(super) mod tests {
             let got = planned.ok().map(|planned| planned.plan.what);
             assert_eq!(got, after.map(|to| format!("{from} → {to}")), "{replicas} {min:?} {max:?} from {from}");
         }
+    }
+
+    /// Whoever writes a custom resource, or edits an Action, may write any number.
+    #[test]
+    fn the_largest_numbers_are_numbers_too() {
+        for (delta, from) in [(1, i64::MAX), (-1, i64::MIN), (i32::MIN, i64::MIN)] {
+            assert!(matches!(plan_for(&by(delta, None, None), &deployment(from)), Err(Refusal::NothingToDo(_))));
+        }
+        let object = deployment(4);
+        let undone = |generation: i64| ActionPlan {
+            from: Some(3),
+            to: Some(4),
+            generation: Some(generation),
+            ring_counter: i64::MAX,
+            ..plan_for(&by(1, None, None), &object).unwrap().plan
+        };
+        let state = read(&object);
+        let back = |undone: &ActionPlan| {
+            let subject = Subject { undone: Some(undone), ..of(&state) };
+            plan(&id(), &runbook(StepType::ScaleBack, None), &subject, now(), "me", now())
+        };
+        assert!(matches!(back(&undone(i64::MAX)), Err(Refusal::Changed(_))));
+        assert!(back(&undone(0)).is_ok());
     }
 
     #[test]

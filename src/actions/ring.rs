@@ -7,15 +7,21 @@ use std::fmt;
 
 use jiff::Timestamp;
 
-use crate::events::ActionId;
+use crate::{
+    events::ActionId,
+    mutants::{Mutant, mutated},
+};
 
 /// The most entries. One leaves only when it has expired; a full ring makes the next action wait.
 pub const RING_MAX: usize = 32;
 
+/// The largest counter; after it comes 0, so that whatever is read can be written and read again.
+const COUNTER_MAX: i64 = i64::MAX / 2;
+
 /// What stands in the annotation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ring {
-    /// Grows with every write of ours.
+    /// Grows with every write of ours; after the largest it begins anew.
     pub counter: i64,
     entries: Vec<Entry>,
 }
@@ -55,7 +61,7 @@ impl Ring {
         let malformed = |what: &str| MalformedRing(what.chars().take(80).collect());
         let mut words = text.split(' ');
         let counter =
-            words.next().and_then(|word| word.parse().ok()).filter(|counter| (0..i64::MAX / 2).contains(counter));
+            words.next().and_then(|word| word.parse().ok()).filter(|counter| (0..=COUNTER_MAX).contains(counter));
         let counter = counter.ok_or_else(|| malformed("it does not begin with a counter"))?;
         let entries =
             words.map(parse_entry).collect::<Option<Vec<_>>>().ok_or_else(|| malformed("an entry is no ID:EXPIRY"))?;
@@ -80,8 +86,12 @@ impl Ring {
         if entries.len() >= RING_MAX {
             return Err(RingFull);
         }
+        if mutated(Mutant::RingOfOne) {
+            entries.clear();
+        }
         entries.push(Entry { id: id.clone(), expiry_s: expiry.as_second(), aborted: mark == Mark::Aborted });
-        Ok(Self { counter: self.counter + 1, entries })
+        let counter = if self.counter < COUNTER_MAX { self.counter + 1 } else { 0 };
+        Ok(Self { counter, entries })
     }
 }
 
@@ -129,6 +139,27 @@ mod tests {
             [ring.mark(&id("a")), ring.mark(&id("b")), ring.mark(&id("c"))],
             [Some(Mark::Applied), Some(Mark::Aborted), None]
         );
+    }
+
+    #[test]
+    fn after_the_largest_counter_it_is_still_read() {
+        let ring = Ring::parse(Some("4611686018427387902")).unwrap();
+        let ring = ring.with(&id("a"), Mark::Applied, at(100), at(1)).unwrap();
+        assert_eq!(Ring::parse(Some(&ring.to_string())), Ok(ring.clone()));
+        let ring = ring.with(&id("b"), Mark::Applied, at(100), at(1)).unwrap();
+        assert_eq!(ring.to_string(), "0 a:100 b:100");
+    }
+
+    /// What a target knows of two actions is no longer known where its ring holds one.
+    #[test]
+    fn a_ring_of_one_forgets() {
+        let marks = || {
+            let ring = Ring::default().with(&id("a"), Mark::Applied, at(100), at(1)).unwrap();
+            let ring = ring.with(&id("b"), Mark::Applied, at(200), at(2)).unwrap();
+            [ring.mark(&id("a")), ring.mark(&id("b"))]
+        };
+        assert_eq!(marks(), [Some(Mark::Applied); 2]);
+        assert_eq!(crate::mutants::with(Mutant::RingOfOne, marks), [None, Some(Mark::Applied)]);
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::{
     events::{
         ActionFailureReason, ActionId, ActionRequested, Event, EventId, NamespacedName, Payload, Topic, TraceContext,
     },
+    mutants::{Mutant, mutated},
     runtime::{Step, StoreError, liveness::waiting, watch_cache::version_of},
 };
 
@@ -159,7 +160,7 @@ impl Actions {
         // Only a plan that nobody has planned after may be sent as it is.
         let mut fresh = self.queues.take_plan(name).filter(|fresh| work.plans == [fresh.plan.clone()]);
         loop {
-            if is_terminal(&work.action) {
+            if is_terminal(&work.action) && !mutated(Mutant::EndedRunsAgain) {
                 // What is terminal was decided once; what it had to say may not be out yet.
                 return self.store.transact(name, |_| Step::Unchanged { publish: Vec::new() }).await.map(drop);
             }
@@ -232,7 +233,7 @@ impl Actions {
         let stored = self
             .store
             .transact(&work.name, |current| match current {
-                Some(action) if version_of(action) == base => {
+                Some(action) if version_of(action) == base || mutated(Mutant::TakeoverNotSeen) => {
                     moved = false;
                     Step::Write {
                         object: Action { status: Some(status.clone()), ..action.clone() },

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     api::v1alpha1::{ActionPlan, PlanOutcome, RunbookSnapshot},
     events::{ActionFailureReason, ActionRequested},
+    mutants::{Mutant, mutated},
     runtime::{ApiFailure, metrics::catalogue::RETRIES, random::exponential},
 };
 
@@ -42,7 +43,10 @@ impl Actions {
         if earlier == 0 {
             self.budget().call();
         }
-        let left = wait_until(work.request.deadline, self.ctx.clock.now());
+        let mut left = wait_until(work.request.deadline, self.ctx.clock.now());
+        if mutated(Mutant::StaleRuns) {
+            left = runbook.timeout.as_std();
+        }
         let call = work.call(&runbook, &kind);
         let call = TargetCall { timeout: call.timeout.min(left), ..call };
         let sent_at = self.ctx.clock.now();
@@ -76,7 +80,7 @@ impl Actions {
                 fail(ActionFailureReason::TargetNotFound, format!("{} is gone", work.object().display()))
             }
             failure => {
-                if matches!(failure, ApiFailure::Throttled { .. }) {
+                if matches!(failure, ApiFailure::Throttled { .. }) || mutated(Mutant::UnknownTakenForRefused) {
                     work.settle(PlanOutcome::Throttled);
                 }
                 self.later(work, &runbook, &failure)
@@ -107,7 +111,7 @@ impl Actions {
     pub(super) async fn stop(&self, work: &Work, plans: &[ActionPlan]) -> Option<Next> {
         let was_sent = plans.iter().any(|plan| plan.outcome != Some(PlanOutcome::NotSent));
         let suspended = if was_sent { Ok(false) } else { self.is_suspended(&work.request).await };
-        if self.ctx.clock.now() >= work.request.deadline {
+        if self.ctx.clock.now() >= work.request.deadline && !mutated(Mutant::StaleRuns) {
             let reason = if was_sent { ActionFailureReason::DeadlineExceeded } else { ActionFailureReason::Stale };
             return Some(fail(reason, format!("the deadline {} has passed", work.request.deadline)));
         }

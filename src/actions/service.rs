@@ -28,6 +28,7 @@ use crate::{
     api::v1alpha1::{Action, ActionPhase, ActionStatus, FINALIZER_CLAIM, LABEL_INCIDENT, OutboxEntry, Rule, Runbook},
     bus::{Ack, BusError, SubscribeOptions},
     events::{ActionRequested, DeadLetterReason, NamespacedName, Payload, Topic, TraceContext},
+    mutants::{Mutant, mutated},
     runtime::{
         ApiFailure, Context, Gate, Handler, Inbound, Kinds, KubeEvents, Mailboxes, Owned, Ownership, Step, Store,
         StoreError, WatchCache,
@@ -270,7 +271,7 @@ impl Claimer {
         let data = String::from_utf8_lossy(&inbound.record.value).into_owned();
         match self.actions.claim(request, &data, inbound.event.traceparent.clone()).await {
             Claim::Exists(action) => {
-                if !is_terminal(&action) {
+                if !is_terminal(&action) || mutated(Mutant::EndedRunsAgain) {
                     let key = TargetKey::of(&action);
                     self.actions.queues.add(&key, Turn::of(&action));
                     self.runner.send(key, ());

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     api::v1alpha1::{ACTION_PLANS_MAX, ActionPhase, ActionStatus, PlanOutcome, RunbookSnapshot, TargetReference},
     events::ActionFailureReason,
+    mutants::{Mutant, mutated},
     runtime::{ApiFailure, StoreError},
 };
 
@@ -46,7 +47,10 @@ impl Actions {
         // The plan is recorded before it is sent. That this write succeeds shows that the Action is as it was read.
         work.plans.push(planned.plan.clone());
         let status = ActionStatus { phase: ActionPhase::Running, waiting_for: None, ..work.status() };
-        let recorded = self.write_status(work, status, Vec::new()).await;
+        let recorded = match mutated(Mutant::PlanNotRecorded) {
+            true => Ok(true),
+            false => self.write_status(work, status, Vec::new()).await,
+        };
         if !matches!(recorded, Ok(true)) {
             work.plans.pop();
             self.breakers().unused(&key, pass);

@@ -11,6 +11,8 @@ use std::{
 
 use tokio::sync::Notify;
 
+use crate::mutants::{Mutant, mutated};
+
 /// Says that every effect of one delivery is durable. Split it where one record becomes several pieces of work:
 /// the delivery is done when every piece is. A piece dropped without [`Ack::done`] keeps the stored offset before its record.
 pub struct Ack(Arc<Pending>);
@@ -119,6 +121,10 @@ impl AckTracker {
         let mut state = self.lock();
         state.deliveries.insert(offset, false);
         state.open += 1;
+        if mutated(Mutant::AckedBeforeEffect) {
+            state.storable = Some(offset + 1);
+            self.progress.notify_one();
+        }
         Ack(Arc::new(Pending {
             remaining: AtomicUsize::new(1),
             buried: AtomicBool::new(false),

@@ -28,6 +28,19 @@ impl Past {
     }
 }
 
+/// How far a consumer group has come in one partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// The partition.
+    pub partition: u32,
+    /// The oldest record.
+    pub first: u64,
+    /// The record that the group goes on with: everything before it is done. None where it has stored nothing, and begins with the oldest.
+    pub next: Option<u64>,
+    /// One after the newest record.
+    pub end: u64,
+}
+
 /// Takes what is read, record by record.
 pub trait Visit: Send {
     /// One record; they come topic by topic, each partition in its order.
@@ -44,13 +57,44 @@ pub async fn read<V: Visit + 'static>(
     since: Timestamp,
     mut visitor: V,
 ) -> Result<V, BusError> {
-    let reading = tokio::task::spawn_blocking(move || {
+    aside(move || {
         match &config {
-            BusConfig::Memory { .. } => Err(BusError::Open("a log in memory belongs to its process alone".into())),
+            BusConfig::Memory { .. } => Err(in_memory()),
             BusConfig::Embedded(config) => embedded::history::read(&config.directory, &topics, since, &mut visitor),
             BusConfig::Kafka(config) => kafka::history::read(config, &topics, since, &mut visitor),
         }?;
         Ok(visitor)
-    });
-    reading.await.unwrap_or_else(|error| Err(BusError::Open(format!("read the log: {error}"))))
+    })
+    .await
+}
+
+/// How far a group has come in each partition of a topic; nothing where the topic is absent. The group is not joined for it.
+///
+/// Fails as [`read`] does, and where this account may not look at the group.
+pub async fn progress(config: BusConfig, group: &'static str, topic: Topic) -> Result<Vec<Progress>, BusError> {
+    aside(move || match &config {
+        BusConfig::Memory { .. } => Err(in_memory()),
+        BusConfig::Embedded(config) => embedded::history::progress(&config.directory, group, topic),
+        BusConfig::Kafka(config) => kafka::history::progress(config, group, topic),
+    })
+    .await
+}
+
+/// The record at a place, or none where the log does not hold it any more, or never did. Fails as [`read`] does.
+pub async fn find(config: BusConfig, at: TopicPartition, offset: u64) -> Result<Option<Past>, BusError> {
+    aside(move || match &config {
+        BusConfig::Memory { .. } => Err(in_memory()),
+        BusConfig::Embedded(config) => embedded::history::find(&config.directory, at, offset),
+        BusConfig::Kafka(config) => kafka::history::find(config, at, offset),
+    })
+    .await
+}
+
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> Result<T, BusError> + Send + 'static) -> Result<T, BusError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(BusError::Open(format!("read the log: {error}"))))
+}
+
+fn in_memory() -> BusError {
+    BusError::Open("a log in memory belongs to its process alone".into())
 }

@@ -4,6 +4,7 @@
 //! May not touch: any service, kube, the custom resources.
 
 mod ack;
+pub mod beside;
 pub mod embedded;
 mod faults;
 pub mod history;

@@ -83,6 +83,11 @@ pub fn meaning<T: JsonSchema + Serialize>(reason: &T) -> String {
     described::<T>().into_iter().find(|(found, _)| *found == word).map(|(_, meaning)| meaning).unwrap_or_default()
 }
 
+/// Every word of a list.
+pub fn words<T: JsonSchema>() -> Vec<String> {
+    described::<T>().into_iter().map(|(word, _)| word).collect()
+}
+
 /// A reason as it is written.
 pub fn word<T: Serialize>(reason: &T) -> String {
     // A unit variant is a text.

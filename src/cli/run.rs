@@ -1,22 +1,22 @@
 //! `eventpulse run`.
 
-use std::{future::Future, sync::Arc};
+use std::sync::Arc;
 
 use anyhow::Context as _;
 
 use crate::{
-    actions, bus,
-    config::{Config, Service},
-    config_status, incidents, ingest, notify, rules,
+    bus,
+    config::Config,
     runtime::{
-        Ending, Health, Metrics, Signals, Supervisor, Tasks,
+        Ending, Health, Metrics, Signals, Stop as _, Supervisor, Tasks,
         admin::{self, Admin},
         clock::{Clock, SystemClock},
-        liveness::LOOP_BOUND,
+        kube_api,
         random::Random,
-        supervisor::Parts,
+        supervisor::{Clients, Parts},
         telemetry::{self, Telemetry},
     },
+    services::{self, Machine},
 };
 
 pub(super) fn run(config: Config) -> anyhow::Result<Ending> {
@@ -58,7 +58,8 @@ async fn supervise(config: Config, telemetry: &Telemetry) -> anyhow::Result<Endi
             .context("open the log")?;
         let random = Arc::new(Random::from_system());
         let (deadlines, tracer) = (config.deadlines, telemetry.tracer());
-        let parts = Parts { tasks, failures, health, metrics, tracer, bus, kube, clock, random, deadlines };
+        let clients: Clients = Arc::new(move |service, metrics| kube_api::client(&kube, service, metrics));
+        let parts = Parts { tasks, failures, health, metrics, tracer, bus, clients, clock, random, deadlines };
         anyhow::Ok(Supervisor::new(parts))
     };
     let supervisor = tokio::select! {
@@ -73,30 +74,9 @@ async fn supervise(config: Config, telemetry: &Telemetry) -> anyhow::Result<Endi
         supervisor.tasks().spawn_loop("log-filter", following);
     }
     for service in &config.services {
-        start(&supervisor, *service, &config).with_context(|| format!("start the service {}", service.name()))?;
+        services::start(&supervisor, *service, &config, &Machine)
+            .with_context(|| format!("start the service {}", service.name()))?;
     }
     tracing::info!(services = ?config.services.iter().map(|service| service.name()).collect::<Vec<_>>(), "Started.");
     supervisor.run(&mut signals).await.map_err(Into::into)
-}
-
-fn start(supervisor: &Supervisor, service: Service, config: &Config) -> kube::Result<()> {
-    let (ctx, tasks) = (supervisor.context(service.name())?, supervisor.tasks());
-    match service {
-        // It takes from outside: it is stopped before the others.
-        Service::Ingest => {
-            let ingest = ingest::run(ctx, config.ingest.clone());
-            tasks.of_intake().spawn("ingest", followed(&tasks, "ingest", ingest));
-        }
-        Service::Rules => tasks.spawn("rules", rules::run(ctx, config.rules.clone())),
-        Service::Actions => tasks.spawn("actions", actions::run(ctx, config.actions.clone())),
-        Service::Incidents => tasks.spawn("incidents", incidents::run(ctx, config.incidents.clone())),
-        Service::Notify => tasks.spawn("notify", notify::run(ctx, config.notify.clone())),
-        Service::Config => tasks.spawn("config", followed(&tasks, "config", config_status::run(ctx))),
-    }
-    Ok(())
-}
-
-/// One whose service is a loop itself; those of the others are followed one by one.
-fn followed<F: Future>(tasks: &Tasks, name: &'static str, service: F) -> impl Future<Output = F::Output> + use<F> {
-    tasks.liveness().follow(name, LOOP_BOUND, service)
 }

@@ -8,7 +8,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::api::v1alpha1::TargetReference;
+use crate::{
+    api::v1alpha1::TargetReference,
+    mutants::{Mutant, mutated},
+};
 
 /// Characters of a full id: 26 of base 32 hold 130 bits.
 const ID_LEN: usize = 26;
@@ -164,6 +167,7 @@ impl ActionId {
 impl NotificationId {
     /// `occurrence` tells apart what is said more than once with one template, like `ActionFailed/restart/1` or `Failed/3`.
     pub fn new(namespace: &str, incident: &IncidentId, channel: &str, template: &str, occurrence: &str) -> Self {
+        let template = if mutated(Mutant::KeyWithoutTemplate) { "" } else { template };
         Self(derive("notification", &[namespace, incident.as_str(), channel, template, occurrence], ID_LEN))
     }
 }
@@ -207,6 +211,18 @@ mod tests {
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_second(seconds).unwrap()
+    }
+
+    #[test]
+    fn without_its_template_a_message_has_the_key_of_another() {
+        let correlation = CorrelationId::new("shop", "cpu-high", &["svc-a"]);
+        let alert = AlertId::new("am", "f", Timestamp::UNIX_EPOCH);
+        let incident = IncidentId::new("cpu-high", &correlation, &alert);
+        let keys = || ["A", "B"].map(|template| NotificationId::new("shop", &incident, "ops", template, "Opened"));
+        let [a, b] = keys();
+        assert_ne!(a, b);
+        let [a, b] = crate::mutants::with(Mutant::KeyWithoutTemplate, keys);
+        assert_eq!(a, b);
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub use ids::{
     ActionId, AlertId, CorrelationId, EventId, IncidentId, NotificationId, alert_key, fingerprint_of, target_key,
 };
 pub use payload::*;
-pub use topic::Topic;
+pub use topic::{Topic, UnknownTopic};
 pub use trace::{InvalidTraceparent, TraceContext, parent_of};
 
 use jiff::Timestamp;

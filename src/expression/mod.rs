@@ -6,6 +6,7 @@
 
 mod condition;
 mod cost;
+mod order;
 mod patterns;
 mod program;
 mod scan;

@@ -13,6 +13,7 @@ use cel::{
 use super::{
     COMPREHENSION_NESTING_MAX, COMPREHENSIONS_MAX, COST_MAX, EXPRESSION_LEN_MAX, Problem, Scope, Variable,
     cost::cost,
+    order::put_in_order,
     patterns::Patterns,
     scan::scan,
     scope::{ALERT_FIELDS, env},
@@ -111,6 +112,7 @@ impl Program {
             );
             return Err(Problem::at(0, text));
         }
+        put_in_order(&mut root);
         Ok(Self { root, patterns, cost })
     }
 

@@ -8,7 +8,7 @@ use std::{
 use cel::{Context, Env, Value, objects::Key};
 use jiff::Timestamp;
 
-use super::patterns::add_matches;
+use super::{order::add_in_order, patterns::add_matches};
 use crate::events::AlertStatus;
 
 /// A name that an expression may use.
@@ -114,13 +114,14 @@ impl Scope {
     }
 }
 
-/// The standard functions and macros of CEL, with `matches` for patterns that are compiled, and nothing beside them.
+/// The standard functions and macros of CEL, with `matches` for patterns that are compiled and maps in order, and nothing beside them.
 pub(super) fn env() -> &'static Arc<Env> {
     static ENV: OnceLock<Arc<Env>> = OnceLock::new();
     ENV.get_or_init(|| {
         let mut env = Env::stdlib();
-        // It fails only where the library declares the same; then expressions with a pattern fail, which the tests show.
+        // They fail only where the library declares the same; then expressions with a pattern or a macro fail, which the tests show.
         let _ = add_matches(&mut env);
+        let _ = add_in_order(&mut env);
         Arc::new(env)
     })
 }

@@ -99,7 +99,8 @@ impl Template {
     /// The text for these facts, at most `max` bytes; a longer one is an error, because a name or number that was cut means
     /// something else.
     pub fn render(&self, scope: &Scope, max: usize) -> Result<String, ExpressionError> {
-        let text = self.render_cut(scope, max.saturating_add(1))?;
+        // Cut between characters, of which the longest has four bytes, a longer text is still longer.
+        let text = self.render_cut(scope, max.saturating_add(4))?;
         if text.len() > max {
             return Err(self.error(format!("gives more than {max} bytes")));
         }

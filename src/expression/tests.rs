@@ -160,6 +160,17 @@ fn whole_numbers() {
     assert!(number("1.5").is_err());
 }
 
+/// A name that was cut names something else, also where the bound lies within a character.
+#[test]
+fn a_text_that_is_too_long_is_refused_whatever_stands_at_the_bound() {
+    for (text, max) in [("üü", 3), ("aü", 1), ("a🙂", 1), ("aaa🙂", 4), ("🙂🙂", 7)] {
+        let template = Template::compile("spec.x", text, ALERT).unwrap();
+        let error = template.render(&scope(), max).unwrap_err().to_string();
+        assert!(error.contains(&format!("gives more than {max} bytes")), "{text} {max}: {error}");
+        assert_eq!(template.render(&scope(), text.len()).as_deref(), Ok(text));
+    }
+}
+
 #[test]
 fn a_summary_is_cut_between_characters() {
     let template = Template::compile("s", "äöü$(alert.annotations.summary)", ALERT).unwrap();
@@ -323,4 +334,21 @@ fn with_largest<T>(work: impl FnOnce(Scope) -> T) -> T {
         fingerprint: "0123456789abcdef",
         source: "prom",
     }))
+}
+
+/// Of every evaluation its own scope, as of every replica: a hash table of its own has another order.
+#[test]
+fn a_map_is_gone_through_in_one_order() {
+    for (text, says) in [
+        ("$(alert.labels.map(l, l)[0])", "odd"),
+        ("$(alert.labels.filter(l, l != 'odd')[1])", "service"),
+        ("$({'e': 1, 'b': 2, 'd': 3, 'a': 4, 'c': 5}.map(k, k)[4])", "e"),
+        ("$({9: 1, 2: 2, 5: 3, 7: 4}.map(k, k)[0])", "2"),
+        ("$([3, 1, 2].map(k, k)[0])", "3"),
+        ("$(alert.labels.map(l, {l: 1, 'zzz': 2, 'aaa': 3}.map(k, k)[0])[0])", "aaa"),
+    ] {
+        for _ in 0..20 {
+            assert_eq!(render(text), Ok(says.to_owned()), "{text}");
+        }
+    }
 }

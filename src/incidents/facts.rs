@@ -12,9 +12,12 @@ use super::{
     reason::ConditionReason,
     text::{BY_MAX, FINGERPRINT_MAX, MESSAGE_MAX, NAME_MAX, TARGET_MAX, USER_MAX, WHAT_MAX, cut, sane},
 };
-use crate::api::v1alpha1::{
-    HistoryEntry, INCIDENT_ACTIONS_MAX, INCIDENT_ALERTS_MAX, INCIDENT_HISTORY_MAX, IncidentActionState,
-    IncidentAlertState, IncidentDecision, IncidentDecisionType, IncidentPhase,
+use crate::{
+    api::v1alpha1::{
+        HistoryEntry, INCIDENT_ACTIONS_MAX, INCIDENT_ALERTS_MAX, INCIDENT_HISTORY_MAX, IncidentActionState,
+        IncidentAlertState, IncidentDecision, IncidentDecisionType, IncidentPhase,
+    },
+    mutants::{Mutant, mutated},
 };
 
 /// The most bytes of JSON of the whole history: the newest entries that fit are kept.
@@ -133,6 +136,10 @@ impl Facts {
     /// Adds what another says. Idempotent, commutative and associative.
     pub fn join(&mut self, other: Self) {
         raise(&mut self.phase, other.phase);
+        if mutated(Mutant::LastPhaseWins) {
+            self.phase = other.phase;
+            self.resolution = None;
+        }
         raise(&mut self.first_target, other.first_target);
         raise(&mut self.alert_count, other.alert_count);
         raise(&mut self.last_notified_at, other.last_notified_at);

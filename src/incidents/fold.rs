@@ -17,6 +17,7 @@ use crate::{
         CorrelationId, Event, EventId, IncidentHeader, IncidentId, IncidentUpdated, NamespacedName, Topic,
         TraceContext, UpdateCause,
     },
+    mutants::{Mutant, mutated},
 };
 
 /// An event's times may lie so far ahead of this replica's clock; beyond it they are taken for nonsense.
@@ -110,6 +111,11 @@ pub fn fold(name: &NamespacedName, current: Option<&Incident>, events: &[&Event]
     };
     let base = match current {
         Some(incident) => incident.clone(),
+        None if mutated(Mutant::EarlyEventsForgotten)
+            && !events.iter().any(|event| event.topic() == Topic::IncidentOpened) =>
+        {
+            return Change::Stale;
+        }
         None => match events.iter().find(fresh) {
             Some(event) => match create(name, event) {
                 Some(incident) => incident,

@@ -29,6 +29,7 @@ use super::{
 };
 use crate::{
     events::{DeadLetter, Event, EventId, Topic, TraceContext},
+    mutants::{Mutant, mutated},
     runtime::{
         Context,
         metrics::catalogue::{INGEST_ALERTS, INGEST_REQUEST_DURATION, INGEST_REQUESTS},
@@ -178,7 +179,9 @@ impl Endpoint {
     }
 
     async fn take_in(&self, accepted: usize, rejected: &[DeadLetter], events: &[Event]) -> Answer {
-        if let Err(error) = self.intake.accept(&self.ctx, events).await {
+        if let Err(error) = self.intake.accept(&self.ctx, events).await
+            && !mutated(Mutant::AnsweredBeforeKept)
+        {
             self.refused(&error);
             tracing::warn!(%error, "Alerts were not accepted; their sender is asked to come again.");
             let mut answer = answer(StatusCode::SERVICE_UNAVAILABLE, &json!({"error": error.to_string()}));

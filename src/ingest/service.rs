@@ -1,6 +1,8 @@
 //! The service: its port, its connections, its relay.
 
 use std::{
+    future::Future,
+    io,
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     pin::pin,
@@ -9,7 +11,6 @@ use std::{
 };
 
 use hyper::service::service_fn;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -23,7 +24,7 @@ use super::{
 };
 use crate::runtime::{
     Context,
-    http_server::{self, HttpBounds},
+    http_server::{self, HttpBounds, Listener},
     liveness::waiting,
     metrics::catalogue::{OUTBOX_AGE, OUTBOX_BYTES, OUTBOX_BYTES_LIMIT, OUTBOX_ENTRIES, OUTBOX_ENTRIES_LIMIT},
 };
@@ -91,7 +92,7 @@ pub enum IngestError {
         /// Where.
         address: SocketAddr,
         /// Why not.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The tokens.
     #[error(transparent)]
@@ -104,15 +105,13 @@ pub enum IngestError {
 /// How long reading the token file may take before readiness tells.
 const TOKEN_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Binds the port and runs the service until shutdown.
-pub async fn run(ctx: Context, config: IngestConfig) -> Result<(), IngestError> {
-    let address = config.listen;
-    let listener = TcpListener::bind(address).await.map_err(|source| IngestError::Listen { address, source })?;
-    serve(ctx, config, listener).await
-}
-
-/// The same on a port that is bound already.
-pub(super) async fn serve(ctx: Context, config: IngestConfig, listener: TcpListener) -> Result<(), IngestError> {
+/// Binds the port by `listen` and runs the service until shutdown.
+pub async fn run<L: Listener>(
+    ctx: Context,
+    config: IngestConfig,
+    listen: impl Future<Output = io::Result<L>>,
+) -> Result<(), IngestError> {
+    let listener = listen.await.map_err(|source| IngestError::Listen { address: config.listen, source })?;
     let tokens = config.auth_token_file.clone().map(Tokens::load).transpose()?;
     let intake = open_intake(&ctx, &config).await?;
     if let Intake::Outbox(_) = intake {
@@ -132,7 +131,7 @@ pub(super) async fn serve(ctx: Context, config: IngestConfig, listener: TcpListe
     });
     ctx.tasks.spawn_loop("ingest-intake", watch_intake(Arc::clone(&endpoint), config.intake_interval));
     ctx.health.ready("service");
-    tracing::info!(address = ?listener.local_addr().ok(), "Alerts are received.");
+    tracing::info!(address = ?listener.address(), "Alerts are received.");
     let (intake, with_tokens) = (ctx.intake.clone(), Arc::clone(&endpoint));
     ctx.tasks.spawn_loop("ingest-tokens", keep_tokens(with_tokens, config.token_interval, intake.clone()));
     if let Some(name) = config.alerts_topic.clone() {
@@ -142,7 +141,7 @@ pub(super) async fn serve(ctx: Context, config: IngestConfig, listener: TcpListe
     let service = service_fn(move |request| Arc::clone(&endpoint).serve(request));
     let bounds =
         HttpBounds { connections: config.max_connections, header_timeout: config.header_timeout, lifetime: None };
-    http_server::serve(listener, bounds, "ingest-connection", ctx.tasks.of_intake(), intake, service).await;
+    http_server::serve(&listener, bounds, "ingest-connection", ctx.tasks.of_intake(), intake, service).await;
     Ok(())
 }
 

@@ -21,7 +21,7 @@ use super::{
     bounds,
     http::Endpoint,
     intake::Intake,
-    service::{IngestConfig, serve},
+    service::{IngestConfig, run},
 };
 use crate::{
     bus::{Bus, BusError, MemoryBus, SubscribeOptions, Subscription, SubscriptionEvent},
@@ -97,7 +97,7 @@ async fn start_on(bus: Arc<dyn Bus>, remote: Arc<Remote>, config: IngestConfig) 
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let test = TestContext::new("ingest", bus);
-    test.ctx.tasks.spawn("ingest", serve(test.ctx.clone(), config, listener));
+    test.ctx.tasks.spawn("ingest", run(test.ctx.clone(), config, async { Ok(listener) }));
     Server { address, test, remote }
 }
 

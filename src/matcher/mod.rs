@@ -131,10 +131,11 @@ impl fmt::Display for Matcher {
             Operator::Match => "=~",
             Operator::NotMatch => "!~",
         };
-        if self.raw.name.chars().any(utf8::is_reserved) {
-            write!(f, "{:?}{operator}{:?}", self.raw.name, self.raw.value)
+        let (name, value) = (&self.raw.name, utf8::quote(&self.raw.value));
+        if name.is_empty() || name.chars().any(utf8::is_reserved) {
+            write!(f, "{}{operator}{value}", utf8::quote(name))
         } else {
-            write!(f, "{}{operator}{:?}", self.raw.name, self.raw.value)
+            write!(f, "{name}{operator}{value}")
         }
     }
 }

@@ -214,6 +214,21 @@ proptest::proptest! {
     }
 }
 
+#[test]
+fn a_matcher_is_shown_as_alertmanager_writes_it() {
+    for (input, shown) in [
+        ("foo = bar baz", r#"foo="bar baz""#),
+        ("\"a b\"!=\"ü\"", r#""a b"!="ü""#),
+        ("\"\"=x", r#"""="x""#),
+        ("foo=~'a\\\\d'", r#"foo=~"'a\\d'""#),
+        ("foo=\"a\nb\tc\"", r#"foo="a\nb\tc""#),
+        ("foo=\"\u{0}\u{7f}\u{202e}\u{e0001}\"", r#"foo="\x00\x7f\u202e\U000e0001""#),
+    ] {
+        let matchers = parse(input).unwrap_or_else(|error| panic!("{input}: {error}"));
+        assert_eq!(matchers[0].to_string(), shown, "{input}");
+    }
+}
+
 /// Name, operator and value of a matcher.
 type Told = (String, String, String);
 

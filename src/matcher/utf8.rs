@@ -254,3 +254,28 @@ fn digits(text: &str, range: std::ops::Range<usize>, radix: u32) -> Option<u32> 
     // `from_str_radix` would accept a sign.
     if digits.starts_with('+') { None } else { u32::from_str_radix(digits, radix).ok() }
 }
+
+/// A text in double quotes, as Go's `strconv.Quote` writes it and [`parse`] reads it: what people do not see is escaped.
+pub(super) fn quote(text: &str) -> String {
+    let mut quoted = String::with_capacity(text.len() + 2);
+    quoted.push('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            '\u{7}' => quoted.push_str("\\a"),
+            '\u{8}' => quoted.push_str("\\b"),
+            '\u{c}' => quoted.push_str("\\f"),
+            '\n' => quoted.push_str("\\n"),
+            '\r' => quoted.push_str("\\r"),
+            '\t' => quoted.push_str("\\t"),
+            '\u{b}' => quoted.push_str("\\v"),
+            '\'' => quoted.push(c),
+            c if c.escape_debug().eq([c]) => quoted.push(c),
+            c if c.is_ascii() => quoted.push_str(&format!("\\x{:02x}", u32::from(c))),
+            c if u32::from(c) < 0x1_0000 => quoted.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => quoted.push_str(&format!("\\U{:08x}", u32::from(c))),
+        }
+    }
+    quoted.push('"');
+    quoted
+}

@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::api::v1alpha1::{NOTIFICATION_ERROR_MAX, NotificationPhase, NotificationSpec};
+use crate::{
+    api::v1alpha1::{NOTIFICATION_ERROR_MAX, NotificationPhase, NotificationSpec},
+    mutants::{Mutant, mutated},
+};
 
 /// How long after a try's own time limit its sender may still write down what became of it.
 pub const SETTLE_GRACE: SignedDuration = SignedDuration::from_secs(5);
@@ -222,7 +225,7 @@ pub fn settle(
             return Some((next, Some(Said::Failed)));
         }
         Outcome::Refused { reason, retry_after } | Outcome::Unknown { reason, retry_after } => {
-            next.duplicate_possible |= matches!(outcome, Outcome::Unknown { .. });
+            next.duplicate_possible |= matches!(outcome, Outcome::Unknown { .. }) && !mutated(Mutant::CopyNotMarked);
             next.last_error = Some(cut(reason));
             let asked = retry_after.unwrap_or_default().min(RETRY_AFTER_MAX);
             // Jitter is added to what was asked for, so that many who were told the same do not come back together.
@@ -244,7 +247,7 @@ fn is_own_claim(current: Option<&NotificationSpec>, asker: Asker<'_>) -> bool {
 /// A sender whose time is over may have sent: what follows is possibly a second copy.
 fn note_lost_sender(next: &mut NotificationSpec) {
     if next.phase == NotificationPhase::Sending && next.sender.is_some() {
-        next.duplicate_possible = true;
+        next.duplicate_possible = !mutated(Mutant::CopyNotMarked);
         next.last_error = Some("its sender stopped before it wrote down whether the channel accepted it".into());
     }
 }

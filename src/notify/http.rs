@@ -217,8 +217,9 @@ pub fn judge(result: Result<HttpAnswer, HttpFailure>, secret: &Secret, now: Time
     match result {
         Ok(answer) => {
             let retry_after = answer.retry_after.as_deref().and_then(|text| retry_after(text, now));
-            let excerpt: String =
-                secret.mask(&answer.body).chars().filter(|c| !c.is_control()).take(EXCERPT_MAX).collect();
+            let visible: String = secret.mask(&answer.body).chars().filter(|c| !c.is_control()).collect();
+            // Masked again: what was left out may have parted a secret.
+            let excerpt: String = secret.mask(&visible).chars().take(EXCERPT_MAX).collect();
             let reason = format!("HTTP {} {}", answer.status, excerpt.trim()).trim_end().to_owned();
             match answer.status {
                 200..=299 => Outcome::Delivered,
@@ -325,6 +326,8 @@ mod tests {
         assert_eq!(format!("{secret:?}"), "***");
         assert_eq!(Secret::new("").mask("the URL cannot be used"), "the URL cannot be used");
         let answer = HttpAnswer { status: 404, retry_after: None, body: "no xoxsecretxox\u{7}".into() };
+        assert_eq!(judge(Ok(answer), &secret, now()), Outcome::Rejected { reason: "HTTP 404 no ***".into() });
+        let answer = HttpAnswer { status: 404, retry_after: None, body: "no xoxsec\r\nret\u{0}xox".into() };
         assert_eq!(judge(Ok(answer), &secret, now()), Outcome::Rejected { reason: "HTTP 404 no ***".into() });
     }
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::{
     api::v1alpha1::{IncidentAlertState, IncidentEvent, MessageTemplate, NotificationSpec},
     events::NamespacedName,
-    template::{TemplateError, environment},
+    template::{self, TemplateError},
 };
 
 /// The most characters of a title and of a body, before a channel's own limits.
@@ -124,15 +124,9 @@ pub fn render(name: &NamespacedName, spec: &NotificationSpec, own: &[MessageTemp
 }
 
 fn fill(title: &str, body: &str, variables: &minijinja::Value) -> Result<(String, String), TemplateError> {
-    let environment = environment();
-    let one = |source: &str| {
-        environment
-            .template_from_str(source)
-            .and_then(|template| template.render(variables))
-            .map_err(|error| TemplateError::from(&error))
-    };
-    let title: Vec<String> = one(title)?.split_whitespace().map(str::to_owned).collect();
-    Ok((cut(&title.join(" "), TITLE_MAX), cut(one(body)?.trim(), BODY_MAX)))
+    let title = template::render(title, variables)?.split_whitespace().collect::<Vec<_>>().join(" ");
+    let body = template::render(body, variables)?;
+    Ok((cut(&title, TITLE_MAX), cut(body.trim(), BODY_MAX)))
 }
 
 /// What templates can use; `docs/notifications.md` lists it.

@@ -25,6 +25,7 @@ use crate::{
     api::v1alpha1::{Notification, NotificationChannel, NotificationSpec, OutboxEntry},
     bus::Ack,
     events::{DeadLetterReason, Event, NamespacedName, NotificationRequested, Record, TraceContext},
+    mutants::{Mutant, mutated},
     runtime::{
         Context, Handler, Owned, Ownership, Step, Store, StoreError, WatchCache,
         metrics::catalogue::{ALERT_TO_MESSAGE, NOTIFICATION_TRIES, NOTIFICATION_TRY_DURATION},
@@ -233,6 +234,10 @@ impl Sender {
                     Move::Nothing if first.is_none() => Step::Unchanged { publish: Vec::new() },
                     Move::Nothing => Step::Nothing { publish: Vec::new() },
                     Move::Claimed => Step::Unchanged { publish: Vec::new() },
+                    Move::Claim(spec) if mutated(Mutant::SentWithoutClaim) && current.is_some() => {
+                        claiming = Some(spec.tries);
+                        Step::Unchanged { publish: Vec::new() }
+                    }
                     Move::Claim(spec) => {
                         claiming = Some(spec.tries);
                         Step::Write { object: object_of(name, current, *spec), publish: Vec::new() }

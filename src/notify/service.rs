@@ -95,12 +95,6 @@ const TICK_MAX: Duration = Duration::from_millis(250);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 const RETENTION_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Runs until shutdown, over the machine's own network.
-pub async fn run(ctx: Context, config: NotifyConfig) -> Result<(), NotifyError> {
-    let http = HttpClient::new(config.proxy.as_deref())?;
-    run_with(ctx, config, Outside { http: Arc::new(http), mail: Arc::new(SmtpClient::default()) }).await
-}
-
 /// The ways to the outside; a simulator puts its own here.
 #[derive(Clone)]
 pub struct Outside {
@@ -110,8 +104,15 @@ pub struct Outside {
     pub mail: Arc<dyn MailTransport>,
 }
 
+impl Outside {
+    /// Over the machine's own network; `proxy` as [`HttpClient::new`] has it.
+    pub fn of_the_machine(proxy: Option<&str>) -> Result<Self, NotifyError> {
+        Ok(Self { http: Arc::new(HttpClient::new(proxy)?), mail: Arc::new(SmtpClient::default()) })
+    }
+}
+
 /// Runs until shutdown, with these ways to the outside.
-pub async fn run_with(ctx: Context, config: NotifyConfig, outside: Outside) -> Result<(), NotifyError> {
+pub async fn run(ctx: Context, config: NotifyConfig, outside: Outside) -> Result<(), NotifyError> {
     let ownership = Ownership::new(Arc::clone(&ctx.bus), Topic::NotificationRequested);
     let sender = Arc::new(Sender {
         store: Store::new(&ctx),

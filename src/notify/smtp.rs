@@ -289,6 +289,12 @@ fn judge(step: Step, name: &str, problem: &Problem, server: &MailServer) -> Outc
 
 /// A text for people: without secrets in any form that a server may repeat, without control characters, cut.
 fn shown(text: &str, server: &MailServer) -> String {
+    let visible: String = masked(text, server).chars().filter(|c| !c.is_control()).collect();
+    // Masked again: what was left out may have parted a secret.
+    masked(&visible, server).chars().take(EXCERPT_MAX).collect::<String>().trim().to_owned()
+}
+
+fn masked(text: &str, server: &MailServer) -> String {
     let mut text = text.to_owned();
     if let Some(Login { username, password }) = &server.login {
         let (user, pass) = (username.reveal(), password.reveal());
@@ -298,7 +304,7 @@ fn shown(text: &str, server: &MailServer) -> String {
         }
         text = username.mask(&password.mask(&text));
     }
-    text.chars().filter(|c| !c.is_control()).take(EXCERPT_MAX).collect::<String>().trim().to_owned()
+    text
 }
 
 #[cfg(test)]

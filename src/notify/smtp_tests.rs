@@ -173,12 +173,12 @@ fn secrets_are_masked_in_every_form_that_a_server_may_repeat() {
         hello_name: "x".into(),
     };
     let text = format!(
-        "535 no {} {} {} pass/word&1 of eventpulse\u{7}\u{1b}[31m",
+        "535 no {} {} {} pass/word&1 of eventpulse\u{7}\u{1b}[31m, pass/w\r\nord&1",
         BASE64.encode("\0eventpulse\0pass/word&1"),
         BASE64.encode("pass/word&1"),
         BASE64.encode("eventpulse")
     );
     let shown = shown(&text, &server);
-    assert_eq!(shown, "535 no *** *** *** *** of ***[31m");
+    assert_eq!(shown, "535 no *** *** *** *** of ***[31m, ***");
     assert!(!format!("{server:?}").contains("word&1") && !format!("{server:?}").contains("eventpulse"));
 }

@@ -21,7 +21,7 @@ use crate::{
     api::v1alpha1::{Notification, NotificationPhase},
     bus::{Bus, MemoryBus, TopicPartition, partition_of},
     events::{DeadLetterReason, Event, EventId, NotificationRequested, Payload, Topic},
-    notify::{NotifyConfig, run},
+    notify::{NotifyConfig, Outside, run},
     runtime::{Context, random::Random},
     testing::{FakeApi, Fault, TestContext},
 };
@@ -90,7 +90,8 @@ impl Running {
         test.clock.advance(SignedDuration::from_hours(hours_past_noon));
         let ctx = Context { random: Arc::new(Random::from_seed(seed)), ..test.ctx.clone() };
         let config = NotifyConfig { per_channel: 2, ..NotifyConfig::default() };
-        test.ctx.tasks.spawn("notify", run(ctx, config));
+        let outside = Outside::of_the_machine(None).unwrap();
+        test.ctx.tasks.spawn("notify", run(ctx, config, outside));
         Self { test, bus: bus.clone() }
     }
 

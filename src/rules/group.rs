@@ -29,6 +29,7 @@ use crate::{
         ActionCompleted, ActionFailed, AlertDecided, DeadLetter, DeadLetterReason, DecisionReason, Event,
         IncidentUpdated, NamespacedName, Payload, Record, Topic, TraceContext,
     },
+    mutants::{Mutant, mutated},
     runtime::{
         ApiFailure, Context, Handler, Owned, Step, Store, StoreError, WatchCache,
         consume::{publish_dead_letter, publish_until_acknowledged},
@@ -307,7 +308,7 @@ impl Groups {
             }
             let decided = decision.outputs.into_iter().map(|event| item.caused(event));
             outputs.extend(decided.filter(|event| said.insert(event.id.to_string())));
-            if outputs.len() >= FOLD_OUTPUTS_MAX {
+            if outputs.len() >= FOLD_OUTPUTS_MAX || mutated(Mutant::FoldedInputsForgotten) {
                 break;
             }
         }
@@ -327,6 +328,9 @@ impl Groups {
         let mut taken = 0;
         let mut reasons = Vec::new();
         let mut orphan = self.orphan_unless_known(name).await?;
+        if mutated(Mutant::OrphanNotAdopted) {
+            orphan = Orphan::None;
+        }
         let written = loop {
             let mut must_look = false;
             let written = self
@@ -396,7 +400,8 @@ impl Handler<NamespacedName, Work> for Groups {
             let batch = if singly { &rest[..1] } else { &rest[..] };
             match self.take(name, batch).instrument(scope_of(batch)).await {
                 Ok(taken) => {
-                    for work in rest.drain(..taken.clamp(1, batch.len())) {
+                    let forgotten = mutated(Mutant::FoldedInputsForgotten);
+                    for work in rest.drain(..if forgotten { batch.len() } else { taken.clamp(1, batch.len()) }) {
                         if let Some(origin) = work.origin {
                             origin.ack.done();
                         }
@@ -421,7 +426,7 @@ impl Handler<u32, (Vec<Event>, Ack)> for Ledger {
     async fn handle(&self, _: &u32, inputs: Vec<(Vec<Event>, Ack)>) {
         let (events, acks): (Vec<Vec<Event>>, Vec<Ack>) = inputs.into_iter().unzip();
         let events: Vec<Event> = events.into_iter().flatten().collect();
-        if self.0.publish(&events).await {
+        if mutated(Mutant::UnmatchedNotDecided) || self.0.publish(&events).await {
             acks.into_iter().for_each(Ack::done);
         }
     }

@@ -38,7 +38,7 @@ use crate::{
 };
 
 /// The consumer group of all replicas.
-const GROUP: &str = "rules";
+pub const GROUP: &str = "rules";
 
 /// How the service runs.
 #[derive(Clone, Debug)]

@@ -116,7 +116,7 @@ async fn serve_within(
     match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => {
             let service = TowerToHyperService::new(app);
-            http_server::serve(listener, bounds, "admin-connection", tasks, shutdown, service).await;
+            http_server::serve(&listener, bounds, "admin-connection", tasks, shutdown, service).await;
         }
         Err(error) => tracing::error!(%error, "The admin port cannot be served."),
     }

@@ -143,7 +143,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::testing::{FakeApi, Fault};
+    use crate::testing::{FakeApi, Fault, measured_client};
 
     #[test]
     fn a_request_has_the_verb_that_kubernetes_gives_it() {
@@ -168,7 +168,7 @@ mod tests {
     #[tokio::test]
     async fn every_call_is_counted_by_what_came_of_it() {
         let (api, metrics) = (FakeApi::new(), Metrics::default());
-        let maps: Api<ConfigMap> = Api::namespaced(api.measured_client("rules", &metrics), "shop");
+        let maps: Api<ConfigMap> = Api::namespaced(measured_client(&api, "rules", &metrics), "shop");
         let map: ConfigMap = serde_json::from_value(serde_json::json!({"metadata": {"name": "a"}})).unwrap();
         maps.create(&PostParams::default(), &map).await.unwrap();
         maps.create(&PostParams::default(), &map).await.unwrap_err();

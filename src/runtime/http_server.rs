@@ -6,6 +6,8 @@ use std::{
     convert::Infallible,
     error::Error,
     future::poll_fn,
+    io,
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -13,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use hyper::{
     Request, Response, StatusCode,
@@ -24,7 +27,7 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tokio_util::sync::CancellationToken;
@@ -51,9 +54,38 @@ pub struct HttpBounds {
     pub lifetime: Option<Duration>,
 }
 
+/// Both directions of a connection.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for S {}
+
+/// A port that is bound.
+#[async_trait]
+pub trait Listener: Send + Sync + 'static {
+    /// The next connection.
+    async fn accept(&self) -> io::Result<Box<dyn Stream>>;
+
+    /// Where it listens, as far as that can be said.
+    fn address(&self) -> Option<SocketAddr>;
+}
+
+#[async_trait]
+impl Listener for TcpListener {
+    async fn accept(&self) -> io::Result<Box<dyn Stream>> {
+        let (stream, _) = TcpListener::accept(self).await?;
+        // Small answers must not wait for more.
+        let _ = stream.set_nodelay(true);
+        Ok(Box::new(stream))
+    }
+
+    fn address(&self) -> Option<SocketAddr> {
+        self.local_addr().ok()
+    }
+}
+
 /// Serves until shutdown; then each connection's request under way is answered. `task` names the connections' tasks.
 pub async fn serve<S, B>(
-    listener: TcpListener,
+    listener: &dyn Listener,
     bounds: HttpBounds,
     task: &'static str,
     tasks: Tasks,
@@ -69,9 +101,7 @@ pub async fn serve<S, B>(
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
-            (stream, permit) = waiting(accept(&listener, &permits)) => {
-                // Small answers must not wait for more.
-                let _ = stream.set_nodelay(true);
+            (stream, permit) = waiting(accept(listener, &permits)) => {
                 let conversation = converse(service.clone(), stream, bounds, shutdown.clone());
                 tasks.spawn_infallible(task, async move {
                     // Whether it came to its end or its time is over, there is room for another one.
@@ -84,12 +114,12 @@ pub async fn serve<S, B>(
 }
 
 /// The next connection, when there is room for it. A failed accept (too many files, a peer that is gone) is no reason to stop.
-async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>) -> (TcpStream, Option<OwnedSemaphorePermit>) {
+async fn accept(listener: &dyn Listener, permits: &Arc<Semaphore>) -> (Box<dyn Stream>, Option<OwnedSemaphorePermit>) {
     // The semaphore is never closed.
     let permit = Arc::clone(permits).acquire_owned().await.ok();
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => return (stream, permit),
+            Ok(stream) => return (stream, permit),
             Err(error) => {
                 tracing::warn!(%error, "A connection was not accepted.");
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -162,7 +192,7 @@ async fn linger<I: AsyncRead + AsyncWrite + Unpin>(mut io: I, mut bytes: usize) 
             }
         }
         // No more is read; the rest of the time is the sender's.
-        std::future::pending::<std::io::Result<()>>().await
+        std::future::pending::<io::Result<()>>().await
     };
     // Whether it hung up or its time is over, the connection ends.
     let _ = tokio::time::timeout(LINGER, until_it_hangs_up).await;

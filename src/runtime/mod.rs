@@ -40,7 +40,7 @@ pub use mailbox::{Handler, Mailboxes};
 pub use metrics::Metrics;
 pub use ownership::Ownership;
 pub use right_of_way::RightOfWay;
-pub use shutdown::{Deadlines, Ending, Signals};
+pub use shutdown::{Deadlines, Ending, Signals, Stop};
 pub use store::{Owned, Step, Store, StoreError};
 pub use supervisor::Supervisor;
 pub use tasks::{TaskFailure, Tasks};

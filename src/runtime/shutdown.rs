@@ -2,6 +2,7 @@
 
 use std::{io, time::Duration};
 
+use async_trait::async_trait;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// How long after the last stage the process may need to end.
@@ -51,7 +52,14 @@ pub enum Ending {
     AtOnce(u8),
 }
 
-/// SIGTERM and SIGINT. The first one begins the stop, the second one ends the process.
+/// What asks a process to stop: the first time in order, the second time at once.
+#[async_trait]
+pub trait Stop: Send {
+    /// The next time: a name for the log, and the number of the signal.
+    async fn next(&mut self) -> (&'static str, u8);
+}
+
+/// SIGTERM and SIGINT.
 #[derive(Debug)]
 pub struct Signals {
     terminate: Signal,
@@ -63,9 +71,11 @@ impl Signals {
     pub fn listen() -> io::Result<Self> {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
+}
 
-    /// The next one: its name and its number.
-    pub async fn next(&mut self) -> (&'static str, u8) {
+#[async_trait]
+impl Stop for Signals {
+    async fn next(&mut self) -> (&'static str, u8) {
         tokio::select! {
             _ = self.terminate.recv() => ("SIGTERM", 15),
             _ = self.interrupt.recv() => ("SIGINT", 2),

@@ -36,6 +36,7 @@ use super::{
 use crate::{
     api::v1alpha1::{OUTBOX_MAX, OutboxEntry},
     events::{Event, NamespacedName, Record, Topic},
+    mutants::{Mutant, mutated},
 };
 
 /// An outbox that is older than this is published and cleared by the holder of its partition.
@@ -236,7 +237,7 @@ impl<K: Owned> Store<K> {
             oldest.is_some_and(|oldest| now.duration_since(oldest) >= than)
         };
         let mut due = self.list();
-        due.retain(|object| is_older(object, SWEEP_AGE) && owns(object));
+        due.retain(|object| is_older(object, SWEEP_AGE) && owns(object) && !mutated(Mutant::TakeoverNotPublished));
         for objects in due.chunks(SWEEP_PUBLISH_BATCH) {
             self.publish_outboxes(objects.iter().map(|object| (name_of(object.as_ref()), object.outbox()))).await?;
         }
@@ -333,7 +334,8 @@ impl<K: Owned> Store<K> {
             let acknowledged = self.acknowledged();
             let seen = acknowledged.get(name);
             let entries = current.map(Owned::outbox).unwrap_or_default();
-            entries.iter().filter(|entry| !seen.is_some_and(|seen| seen.contains(&entry.id))).cloned().collect()
+            let is_carried = |entry: &&OutboxEntry| !seen.is_some_and(|seen| seen.contains(&entry.id));
+            entries.iter().filter(is_carried).filter(|_| !mutated(Mutant::OthersEntriesDropped)).cloned().collect()
         };
         let new = entries_of(publish).into_iter().filter(|entry| !carried.iter().any(|old| old.id == entry.id));
         let outbox: Vec<OutboxEntry> = carried.iter().cloned().chain(new).collect();
@@ -352,7 +354,8 @@ impl<K: Owned> Store<K> {
         outbox: Vec<OutboxEntry>,
         retry: &mut u32,
     ) -> Result<Attempt<K>, StoreError> {
-        object.set_outbox(outbox);
+        let told_by_none = mutated(Mutant::OutboxNotWritten);
+        object.set_outbox(if told_by_none { Vec::new() } else { outbox.clone() });
         let first = object.leads_to_target();
         let api = self.api(name);
         let params = PostParams::default();
@@ -373,6 +376,12 @@ impl<K: Owned> Store<K> {
             }
         };
         object.meta_mut().resource_version = Some(base);
+        if mutated(Mutant::ConflictOverwritten)
+            && let Some(newest) =
+                api.get(&name.name).await.ok().and_then(|newest| newest.meta().resource_version.clone())
+        {
+            object.meta_mut().resource_version = Some(newest);
+        }
         // Memory has only a part of them; of what a write does not say the API server keeps all.
         object.meta_mut().managed_fields = None;
         let result = if K::STATUS_SUBRESOURCE {
@@ -381,8 +390,11 @@ impl<K: Owned> Store<K> {
             self.ask(first, api.replace(&name.name, &params, &object)).await
         };
         match result {
-            Ok(stored) => {
+            Ok(mut stored) => {
                 self.forget_cleared(name, &stored);
+                if told_by_none {
+                    stored.set_outbox(outbox);
+                }
                 Ok(Attempt::Written(self.cache.upsert(stored)))
             }
             Err(failure) => self.not_written(name, failure, retry).await,

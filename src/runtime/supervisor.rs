@@ -7,9 +7,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Context, Deadlines, Ending, Health, Metrics, RightOfWay, ServiceHealth, Signals, TaskFailure, Tasks,
+    Context, Deadlines, Ending, Health, Metrics, RightOfWay, ServiceHealth, Stop, TaskFailure, Tasks,
     clock::Clock,
-    kube_api,
     liveness::{EXECUTOR_BOUND, LOOK_INTERVAL},
     random::Random,
     telemetry::Tracer,
@@ -18,6 +17,9 @@ use crate::bus::Bus;
 
 /// How often the log is asked how it is.
 const BUS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Makes a service's own client, whose calls are counted in these metrics ([`kube_api::client`](super::kube_api::client)).
+pub type Clients = Arc<dyn Fn(&'static str, &Metrics) -> kube::Result<kube::Client> + Send + Sync>;
 
 /// What a supervisor watches over, and with what.
 pub struct Parts {
@@ -33,8 +35,8 @@ pub struct Parts {
     pub tracer: Tracer,
     /// The log.
     pub bus: Arc<dyn Bus>,
-    /// Where the API server is.
-    pub kube: kube::Config,
+    /// The way to the API server.
+    pub clients: Clients,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
     /// Jitter.
@@ -68,7 +70,7 @@ impl Supervisor {
         Ok(Context {
             service,
             bus: Arc::clone(&parts.bus),
-            kube: kube_api::client(&parts.kube, service, &parts.metrics)?,
+            kube: (parts.clients)(service, &parts.metrics)?,
             way: self.way.clone(),
             clock: Arc::clone(&parts.clock),
             random: Arc::clone(&parts.random),
@@ -92,7 +94,7 @@ impl Supervisor {
     }
 
     /// Until the first signal or the first failure; then everything is stopped in order. Gives the failure.
-    pub async fn run(mut self, signals: &mut Signals) -> Result<Ending, TaskFailure> {
+    pub async fn run(mut self, stop: &mut dyn Stop) -> Result<Ending, TaskFailure> {
         let process = self.parts.health.process();
         process.not_ready("bus", "it has not been asked yet");
         let following = follow_bus(Arc::clone(&self.parts.bus), process.clone(), self.shutdown.clone());
@@ -101,7 +103,7 @@ impl Supervisor {
         self.parts.tasks.spawn_infallible("executor", executor);
         process.ready("service");
         let failure = tokio::select! {
-            (signal, _) = signals.next() => {
+            (signal, _) = stop.next() => {
                 tracing::info!(signal, "Stopping: finishing what was begun.");
                 None
             }
@@ -113,7 +115,7 @@ impl Supervisor {
         process.not_ready("service", "stopping");
         let ending = tokio::select! {
             () = self.stop() => Ending::Orderly,
-            (signal, number) = signals.next() => {
+            (signal, number) = stop.next() => {
                 let running = self.parts.tasks.running();
                 tracing::warn!(signal, running, "Asked a second time: ending at once. What was not finished comes again.");
                 Ending::AtOnce(number)

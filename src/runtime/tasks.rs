@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use futures::FutureExt;
+use futures::{FutureExt, future::BoxFuture};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
@@ -25,8 +25,11 @@ pub struct TaskFailure {
     pub reason: String,
 }
 
+/// What a task is run in.
+type Wrap = Arc<dyn Fn(BoxFuture<'static, ()>) -> BoxFuture<'static, ()> + Send + Sync>;
+
 /// Starts tasks and remembers them until they end.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Tasks {
     tracker: TaskTracker,
     /// Those that take from outside.
@@ -35,6 +38,8 @@ pub struct Tasks {
     failures: mpsc::Sender<TaskFailure>,
     liveness: Liveness,
     running: Running,
+    /// None: tasks run as they are.
+    wrap: Option<Wrap>,
 }
 
 /// How many tasks of each name are running.
@@ -79,8 +84,17 @@ impl Tasks {
             failures,
             liveness: Liveness::default(),
             running: Running::default(),
+            wrap: None,
         };
         (tasks, receiver)
+    }
+
+    /// The same, each task run in what `wrap` makes of it: a simulator freezes and kills a replica as a whole by it.
+    pub fn wrapped(
+        wrap: impl Fn(BoxFuture<'static, ()>) -> BoxFuture<'static, ()> + Send + Sync + 'static,
+    ) -> (Self, mpsc::Receiver<TaskFailure>) {
+        let (tasks, receiver) = Self::new();
+        (Self { wrap: Some(Arc::new(wrap)), ..tasks }, receiver)
     }
 
     /// The same, for tasks that take from outside: when the process stops, they are waited for before all others.
@@ -101,7 +115,7 @@ impl Tasks {
     {
         let failures = self.failures.clone();
         let (counted, taking) = (self.running.count(task), self.is_intake.then(|| self.intake.token()));
-        self.tracker.spawn(async move {
+        let run = async move {
             let _running = (counted, taking);
             let reason = match AssertUnwindSafe(future).catch_unwind().await {
                 Ok(Ok(())) => return,
@@ -111,7 +125,11 @@ impl Tasks {
             tracing::error!(task, reason, "A task ended as it should not have.");
             // A full channel means that the supervisor knows of a failure already.
             let _ = failures.try_send(TaskFailure { task, reason });
-        });
+        };
+        match &self.wrap {
+            None => self.tracker.spawn(run),
+            Some(wrap) => self.tracker.spawn(wrap(run.boxed())),
+        };
     }
 
     /// Starts a task that cannot fail but by a panic.

@@ -1,9 +1,11 @@
 //! Message templates (minijinja): which ones are built in, and whether a text is one.
 //!
-//! In: the text of a template. Out: an environment that renders it within bounds, or a [`TemplateError`] that names the line.
+//! In: the text of a template, and values. Out: a text within bounds, or a [`TemplateError`] that names the line; never a panic.
 //! Pure: no clock, no I/O, no service. `notify` renders with it, `config` checks with it, so that both agree.
 
-use minijinja::{Environment, ErrorKind, UndefinedBehavior};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value};
 
 /// The names of the built-in templates. A channel's own template of the same name takes its place.
 pub const BUILT_IN: [&str; 5] =
@@ -26,7 +28,7 @@ pub struct TemplateError {
 }
 
 /// Where templates are rendered: bounded work, nothing loaded from anywhere, no escaping, a missing value is empty text.
-pub fn environment() -> Environment<'static> {
+fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_fuel(Some(FUEL_MAX));
     environment.set_recursion_limit(RECURSION_MAX);
@@ -35,15 +37,32 @@ pub fn environment() -> Environment<'static> {
     environment
 }
 
+/// The text that a template gives with these values.
+pub fn render(source: &str, values: &Value) -> Result<String, TemplateError> {
+    totally(|| {
+        let environment = environment();
+        let template = environment.template_from_str(source)?;
+        template.render(values)
+    })
+}
+
+/// A panic of the library, as `range` has one where numbers are checked, is an error of the template that brings it about.
+fn totally<T>(work: impl FnOnce() -> Result<T, minijinja::Error>) -> Result<T, TemplateError> {
+    let panicked = |_| TemplateError { line: 1, problem: "the template cannot be rendered".into() };
+    catch_unwind(AssertUnwindSafe(work)).map_err(panicked)?.map_err(|error| TemplateError::from(&error))
+}
+
 /// Whether the text is a template: it parses, and the filters, tests and functions on its way through empty values are there.
 /// (minijinja looks a filter up when it comes to it, so one in a branch that is not taken stays unseen.)
 pub fn check(source: &str) -> Result<(), TemplateError> {
-    let environment = environment();
-    let template = environment.template_from_str(source).map_err(|error| TemplateError::from(&error))?;
-    match template.render(()) {
-        Err(error) if is_for_every_message(error.kind()) => Err(TemplateError::from(&error)),
-        _ => Ok(()),
-    }
+    totally(|| {
+        let environment = environment();
+        let template = environment.template_from_str(source)?;
+        match template.render(()) {
+            Err(error) if is_for_every_message(error.kind()) => Err(error),
+            _ => Ok(()),
+        }
+    })
 }
 
 /// Whether the problem lies in the template, not in what it was given.
@@ -93,5 +112,8 @@ mod tests {
         ] {
             assert!(check(&source).is_err());
         }
+        // A debug build panics in the library, a release build gives its error.
+        let range = "{{ range(9223372036854775807, -9223372036854775808, -1) }}";
+        assert!(render(range, &Value::UNDEFINED).is_err());
     }
 }

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tower::Layer;
 
 use super::FakeApi;
 use crate::{
     bus::Bus,
     runtime::{
         Context, Health, Metrics, RightOfWay, TaskFailure, Tasks,
+        api_metrics::ApiMetrics,
         clock::{Clock, ManualClock},
         random::Random,
         telemetry::Tracer,
@@ -51,7 +53,7 @@ impl TestContext {
         let ctx = Context {
             service,
             bus,
-            kube: api.measured_client(service, metrics),
+            kube: measured_client(&api, service, metrics),
             way: RightOfWay::new(metrics),
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
             random: Arc::new(Random::from_seed(1)),
@@ -64,4 +66,9 @@ impl TestContext {
         };
         Self { ctx, api, clock, health, failures }
     }
+}
+
+/// A client of the API server in memory whose calls are counted as those of this service.
+pub fn measured_client(api: &FakeApi, service: &'static str, metrics: &Metrics) -> kube::Client {
+    kube::Client::new(ApiMetrics::new(service, metrics).layer(api.service(service)), "default")
 }

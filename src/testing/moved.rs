@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::SignedDuration;
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
+use tokio::{net::TcpListener, sync::Semaphore};
 
 use super::{FakeApi, Fault, Seen, TestContext, whole};
 use crate::{
@@ -143,12 +143,12 @@ impl System {
         };
         let channel = Arc::new(Channel { permits: Semaphore::new(0), status: Mutex::new(500) });
         let http = Arc::clone(&channel) as Arc<dyn HttpTransport>;
-        services[0].ctx.tasks.spawn("ingest", ingest::run(ctx(0), outbox));
+        services[0].ctx.tasks.spawn("ingest", ingest::run(ctx(0), outbox, TcpListener::bind(ingest)));
         services[1].ctx.tasks.spawn("rules", rules::run(ctx(1), rules::RulesConfig::default()));
         services[2].ctx.tasks.spawn("actions", actions::run(ctx(2), actions::ActionsConfig::default()));
         services[3].ctx.tasks.spawn("incidents", incidents::run(ctx(3), kept));
         let outside = notify::Outside { http, mail: Arc::new(notify::smtp::SmtpClient::default()) };
-        services[4].ctx.tasks.spawn("notify", notify::run_with(ctx(4), notify::NotifyConfig::default(), outside));
+        services[4].ctx.tasks.spawn("notify", notify::run(ctx(4), notify::NotifyConfig::default(), outside));
         services[5].ctx.tasks.spawn("config", config_status::run(ctx(5)));
         let fate: Fate = Arc::new(Mutex::new(Box::new(|_| Fault::None)));
         let decides = Arc::clone(&fate);

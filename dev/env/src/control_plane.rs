@@ -40,6 +40,7 @@ pub struct ControlPlane {
     server: String,
     ca_pem: String,
     admin_token: String,
+    etcd_address: String,
     etcd: Option<Process>,
     apiserver: Option<Process>,
     others: Vec<Process>,
@@ -73,6 +74,7 @@ impl ControlPlane {
             server,
             ca_pem,
             admin_token,
+            etcd_address: format!("127.0.0.1:{client_port}"),
             etcd: Some(etcd),
             apiserver: Some(apiserver),
             others: Vec::new(),
@@ -143,6 +145,11 @@ impl ControlPlane {
     /// The API server's process.
     pub fn apiserver(&self) -> Option<&Process> {
         self.apiserver.as_ref()
+    }
+
+    /// Where etcd listens for clients, without TLS: `127.0.0.1:PORT`.
+    pub fn etcd_address(&self) -> &str {
+        &self.etcd_address
     }
 
     /// etcd's process.

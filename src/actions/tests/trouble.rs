@@ -162,7 +162,7 @@ async fn a_half_open_breaker_closes_with_any_answer() {
         Some(0) => Fault::Answer(503),
         Some(1) => Fault::After(Arc::new(|api: &FakeApi| {
             let mut object = api.get(DEPLOYMENTS, "shop", "svc-a").unwrap();
-            object["metadata"]["labels"]["changed"] = json!("by somebody else");
+            object["metadata"]["labels"]["changed"] = json!("by-somebody-else");
             api.put(DEPLOYMENTS, object);
         })),
         _ => Fault::None,

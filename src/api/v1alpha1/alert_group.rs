@@ -143,6 +143,9 @@ pub struct Episode {
     /// Whether the next step waits because the rule is suspended.
     #[serde(default)]
     pub step_pending: bool,
+    /// Not before this time is it asked for anew, unless the rule changes: who let it go may know more of the rule than we do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending_until: Option<Timestamp>,
     /// Since when the ladder is at its end without success.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed_at: Option<Timestamp>,

@@ -9,14 +9,18 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 /// The pattern of GEP-2257: up to four groups of up to five digits and a unit.
 pub const DURATION_PATTERN: &str = "^([0-9]{1,5}(h|m|s|ms)){1,4}$";
 
-/// A length of time of at least 0 ms, written as GEP-2257 says.
+/// The longest duration, 99999h59m59s999ms: a longer one could be read, and not be written in four groups of five digits (GEP-2257).
+const MILLIS_MAX: u64 = ((99_999 * 60 + 59) * 60 + 59) * 1_000 + 999;
+
+/// A length of time of at least 0 ms and at most 99999h59m59s999ms, written as GEP-2257 says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Duration(std::time::Duration);
 
 /// Why a text is no duration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is no duration: write hours, minutes, seconds and milliseconds in whole numbers, like 30s or 1h30m (GEP-2257)"
+    "{0:?} is no duration: write hours, minutes, seconds and milliseconds in whole numbers, like 30s or 1h30m, at most \
+     99999h59m59s999ms (GEP-2257)"
 )]
 pub struct InvalidDuration(String);
 
@@ -36,7 +40,7 @@ impl Duration {
         self.0
     }
 
-    /// In whole milliseconds. Every value that was parsed fits: four groups of 99999 hours are 1.4e12 ms.
+    /// In whole milliseconds. Every value that was parsed fits.
     pub fn as_millis(self) -> i64 {
         i64::try_from(self.0.as_millis()).unwrap_or(i64::MAX)
     }
@@ -83,7 +87,7 @@ impl FromStr for Duration {
             total_ms += number * unit_ms;
             groups += 1;
         }
-        if groups == 0 { Err(invalid()) } else { Ok(Self::from_millis(total_ms)) }
+        if groups == 0 || total_ms > MILLIS_MAX { Err(invalid()) } else { Ok(Self::from_millis(total_ms)) }
     }
 }
 
@@ -146,6 +150,16 @@ mod tests {
         ] {
             let parsed: Duration = text.parse().unwrap();
             assert_eq!((parsed.as_millis(), parsed.to_string().as_str()), (ms, written), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_duration_that_could_not_be_written_is_refused() {
+        let longest = "99999h59m59s999ms";
+        assert_eq!(longest.parse::<Duration>().unwrap().to_string(), longest);
+        for text in ["99999h60m", "99999h99999h", "99999h59m59s1000ms"] {
+            let error = text.parse::<Duration>().unwrap_err().to_string();
+            assert!(error.contains(longest), "{error}");
         }
     }
 

@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OpenFlags, Row, types::Type};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, types::Type};
 
 use super::{headers, storage::FILE};
 use crate::{
     bus::{
         BusError, TopicPartition,
-        history::{Past, Visit},
+        history::{Past, Progress, Visit},
     },
     events::{Record, Topic},
 };
@@ -21,14 +21,53 @@ pub(in crate::bus) fn read(
     since: Timestamp,
     visitor: &mut impl Visit,
 ) -> Result<(), BusError> {
+    with(directory, |log| topics.iter().try_for_each(|topic| read_topic(log, *topic, since, visitor)))
+}
+
+/// See [`crate::bus::history::progress`].
+pub(in crate::bus) fn progress(directory: &Path, group: &str, topic: Topic) -> Result<Vec<Progress>, BusError> {
+    with(directory, |log| {
+        let known = log.query_row("SELECT id, partitions FROM topics WHERE name = ?1", [topic.name()], |row| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, u32>(1)?))
+        });
+        let Some((id, partitions)) = known.optional()? else { return Ok(Vec::new()) };
+        let mut stored = log.prepare(
+            "SELECT (SELECT offset FROM offsets WHERE consumer_group = ?1 AND topic = ?2 AND partition = ?3), min(offset), max(offset) + 1
+             FROM records WHERE topic = ?2 AND partition = ?3",
+        )?;
+        let mut one = |partition: u32| {
+            stored.query_row((group, id, partition), |row| {
+                let offset =
+                    |column| row.get::<_, Option<i64>>(column).map(|offset| offset.map(|offset| offset as u64));
+                let (first, end) = (offset(1)?.unwrap_or_default(), offset(2)?.unwrap_or_default());
+                Ok(Progress { partition, first, next: offset(0)?, end })
+            })
+        };
+        (0..partitions).map(&mut one).collect()
+    })
+}
+
+/// See [`crate::bus::history::find`].
+pub(in crate::bus) fn find(directory: &Path, at: TopicPartition, offset: u64) -> Result<Option<Past>, BusError> {
+    let Ok(offset) = i64::try_from(offset) else { return Ok(None) };
+    with(directory, |log| {
+        let mut select = log.prepare(
+            "SELECT partition, offset, timestamp_ms, key, headers, value FROM records
+             WHERE topic = (SELECT id FROM topics WHERE name = ?1) AND partition = ?2 AND offset = ?3",
+        )?;
+        select.query_row((at.topic.name(), at.partition, offset), |row| past(at.topic, row)).optional()
+    })
+}
+
+/// Opens the file to read it, whoever writes it meanwhile.
+fn with<T>(directory: &Path, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, BusError> {
     let file = directory.join(FILE);
     let place = file.display();
     if !file.exists() {
         return Err(BusError::Open(format!("there is no embedded log at {place}")));
     }
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let log = Connection::open_with_flags(&file, flags);
-    let result = log.and_then(|log| topics.iter().try_for_each(|topic| read_topic(&log, *topic, since, visitor)));
+    let result = Connection::open_with_flags(&file, flags).and_then(|log| read(&log));
     result.map_err(|error| BusError::Open(format!("{place} cannot be read: {error}")))
 }
 
@@ -108,6 +147,44 @@ mod tests {
             20,
             "of a process that has ended"
         );
+    }
+
+    #[tokio::test]
+    async fn how_far_a_group_has_come_is_read_beside_it_and_a_record_is_found_by_its_place() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = EmbeddedConfig { partitions: 1, ..EmbeddedConfig::new(directory.path()) };
+        let options = LocalOptions { store_interval: std::time::Duration::ZERO, ..LocalOptions::default() };
+        let bus = EmbeddedBus::open(config.clone(), Arc::new(SystemClock), Metrics::default(), options).await.unwrap();
+        let log = BusConfig::Embedded(config);
+        let progress = async || history::progress(log.clone(), "rules", Topic::AlertRaised).await.unwrap();
+        assert_eq!(progress().await, [Progress { partition: 0, first: 0, next: None, end: 0 }]);
+        let record = |text: &str| Record {
+            topic: Topic::AlertRaised,
+            key: None,
+            headers: vec![("h".into(), "v".into())],
+            value: text.to_owned().into(),
+        };
+        bus.publish(vec![record("a"), record("b"), record("c")]).await.unwrap();
+        let subscribe =
+            crate::bus::SubscribeOptions { group: "rules".into(), topics: vec![Topic::AlertRaised], max_in_flight: 8 };
+        let mut member = bus.subscribe(subscribe).await.unwrap();
+        let mut done = 0;
+        while done < 2 {
+            if let Some(crate::bus::SubscriptionEvent::Message(delivery)) = member.next().await {
+                delivery.ack.done();
+                done += 1;
+            }
+        }
+        member.leave().await;
+        bus.close(std::time::Duration::from_secs(5)).await;
+        assert_eq!(progress().await, [Progress { partition: 0, first: 0, next: Some(2), end: 3 }]);
+        let at = TopicPartition { topic: Topic::AlertRaised, partition: 0 };
+        let found = async |offset| history::find(log.clone(), at, offset).await.unwrap();
+        assert_eq!(
+            found(1).await.map(|past| (past.origin(), past.record)),
+            Some(("alert.raised/0@1".into(), record("b")))
+        );
+        assert_eq!((found(3).await, found(u64::MAX).await), (None, None));
     }
 
     #[tokio::test]

@@ -3,6 +3,7 @@
 //! In: records, offsets. Out: both again after any crash; records go when they are old and consumed. Writes share their fsync
 //! (`runtime::group_commit`); reads have connections of their own, away from the async threads.
 
+pub(super) mod beside;
 mod headers;
 pub(super) mod history;
 mod leftover;
@@ -43,6 +44,16 @@ impl EmbeddedBus {
         let faults = &bus.storage().faults;
         tokio::spawn(faults.clone().guard("retention".into(), retention::run(bus.downgrade(), bus.closed())));
         tokio::spawn(faults.clone().guard("health".into(), watch_health(bus.downgrade(), bus.closed())));
+        match beside::open(&bus.storage().config.directory) {
+            Ok(listener) => {
+                let serving = beside::serve(bus.downgrade(), listener, bus.closed());
+                tokio::spawn(faults.clone().guard("commands".into(), serving));
+            }
+            // Nothing but `dead-letters retry` needs it.
+            Err(error) => {
+                tracing::warn!(%error, "Commands cannot ask this process to write records; they have to wait for its end.")
+            }
+        }
         Ok(bus)
     }
 }

@@ -14,6 +14,7 @@ mod topics;
 mod watch;
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
@@ -144,6 +145,15 @@ pub fn check_settings(config: &KafkaConfig) -> Result<(), String> {
         client.create_native_config().map_err(|error| connection.describe(&error))?;
     }
     Ok(())
+}
+
+/// See [`super::beside::publish`].
+pub(super) async fn publish_beside(config: KafkaConfig, records: Vec<Record>) -> Result<(), BusError> {
+    let topics: BTreeSet<Topic> = records.iter().map(|record| record.topic).collect();
+    let producer = Producer::new(Connection::new(config.clone())?)?;
+    let asked = tokio::task::spawn_blocking(move || history::partitions_of(&config, &topics)).await;
+    let partitions = asked.unwrap_or_else(|error| Err(BusError::Open(error.to_string())))?;
+    producer.publish(records, &partitions).await
 }
 
 /// Until the topics are ready or refused.

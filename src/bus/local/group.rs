@@ -43,6 +43,8 @@ struct Group {
 struct Member {
     topics: BTreeSet<Topic>,
     wake: Arc<Notify>,
+    /// Whether its group hears of it; one that it does not hear of has no partitions.
+    is_heard: bool,
 }
 
 impl Groups {
@@ -65,7 +67,7 @@ impl Groups {
         let group = groups.entry(group.to_owned()).or_default();
         let id = group.next_member;
         group.next_member += 1;
-        group.members.insert(id, Member { topics: topics.iter().copied().collect(), wake });
+        group.members.insert(id, Member { topics: topics.iter().copied().collect(), wake, is_heard: true });
         group.rebalance(partitions);
         id
     }
@@ -121,6 +123,36 @@ impl Groups {
             }
         }
         !offsets.is_empty()
+    }
+
+    /// The members of a group, in the order of joining.
+    pub(super) fn members(&self, group: &str) -> Vec<MemberId> {
+        self.lock().get(group).map(|group| group.members.keys().copied().collect()).unwrap_or_default()
+    }
+
+    /// Whether the group hears of a member from now on.
+    pub(super) fn hear(&self, group: &str, id: MemberId, is_heard: bool, partitions: impl Fn(Topic) -> u32) {
+        let mut groups = self.lock();
+        let Some(group) = groups.get_mut(group) else { return };
+        if let Some(member) = group.members.get_mut(&id) {
+            member.is_heard = is_heard;
+            group.rebalance(partitions);
+        }
+    }
+
+    /// Takes stored offsets back, each by at most `by`, of partitions that nobody has. Gives how many.
+    pub(super) fn rewind(&self, group: &str, by: u64) -> usize {
+        let mut groups = self.lock();
+        let Some(group) = groups.get_mut(group) else { return 0 };
+        let mut rewound = 0;
+        for (at, offset) in &mut group.stored {
+            if !group.owner.contains_key(at) && *offset > 0 {
+                *offset = offset.saturating_sub(by);
+                group.dirty.insert(*at);
+                rewound += 1;
+            }
+        }
+        rewound
     }
 
     pub(super) fn stored(&self, group: &str, at: TopicPartition) -> Option<u64> {
@@ -199,7 +231,8 @@ impl Groups {
 
 impl Group {
     fn rebalance(&mut self, partitions: impl Fn(Topic) -> u32) {
-        let wanted = self.members.iter().map(|(id, member)| (*id, member.topics.clone())).collect();
+        let heard = self.members.iter().filter(|(_, member)| member.is_heard);
+        let wanted = heard.map(|(id, member)| (*id, member.topics.clone())).collect();
         self.target = assign(&wanted, partitions, &self.target);
         self.wake_all();
     }

@@ -209,6 +209,22 @@ impl<S: Storage> LocalBus<S> {
         self.core.groups.stored(group, at)
     }
 
+    /// For the simulator: the members of a group, in the order of joining.
+    pub fn members(&self, group: &str) -> Vec<u64> {
+        self.core.groups.members(group)
+    }
+
+    /// For the simulator: whether the group hears of a member from now on. One that it does not hear of, because it is frozen or cut
+    /// off, loses its partitions to the others, and has its share again when it is heard.
+    pub fn hear(&self, group: &str, member: u64, is_heard: bool) {
+        self.core.groups.hear(group, member, is_heard, |topic| self.core.storage.partitions(topic));
+    }
+
+    /// For the simulator: a group's last offsets are lost, at most `by` of each partition that no member has now. Gives of how many.
+    pub fn rewind(&self, group: &str, by: u64) -> usize {
+        self.core.groups.rewind(group, by)
+    }
+
     /// For the contract suite: the members are not told of the next records that are published.
     pub fn suppress_next_wakeup(&self) {
         self.core.suppressed.fetch_add(1, Ordering::SeqCst);

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use anyhow::Context as _;
 use jiff::Timestamp;
 
-use super::progress;
 use crate::{
     bus::{BusConfig, history},
+    cli::progress,
     events::{Event, Payload, Topic},
 };
 

@@ -15,13 +15,12 @@ mod waiting;
 #[cfg(test)]
 mod tests;
 
-use std::io::IsTerminal as _;
-
 use anyhow::{Context as _, bail};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use jiff::Timestamp;
 
 pub use self::rules::RuleReason;
+use super::flags::Output;
 use crate::{api::v1alpha1::Duration, config::LogFlags};
 
 #[derive(Args, Clone, Debug)]
@@ -56,16 +55,6 @@ pub(super) struct ExplainArgs {
     /// How it is printed.
     #[arg(long, short, value_enum, default_value_t)]
     output: Output,
-}
-
-/// How a story is printed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Output {
-    /// For people.
-    #[default]
-    Text,
-    /// One JSON object.
-    Json,
 }
 
 /// Ids are labels, and Alertmanager's fingerprints are hexadecimal: whatever else was meant, it is none of them.
@@ -104,11 +93,4 @@ pub(super) fn explain(args: &ExplainArgs) -> anyhow::Result<()> {
         Output::Json => println!("{}", serde_json::to_string_pretty(&story)?),
     }
     Ok(())
-}
-
-/// Progress, for whoever waits at a terminal.
-fn progress(text: &str) {
-    if std::io::stderr().is_terminal() {
-        eprintln!("{text}");
-    }
 }

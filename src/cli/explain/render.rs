@@ -9,6 +9,7 @@ use super::{
     story::{AlertOfStory, Story},
     timeline::Entry,
 };
+use crate::cli::printable;
 
 /// How many rules that do not match are printed.
 const NEAREST: usize = 10;
@@ -135,9 +136,4 @@ fn width(entries: &[Entry], of: impl Fn(&Entry) -> &String) -> usize {
 /// UTC, to the millisecond.
 fn date_and_time(time: Timestamp) -> (String, String) {
     (time.strftime("%Y-%m-%d (UTC)").to_string(), time.strftime("%H:%M:%S%.3f").to_string())
-}
-
-/// Somebody else's text must not move the cursor.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration, time::SystemTime};
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use lettre::message::{
     Mailbox, Message as MailMessage, SinglePart,
     header::{HeaderName, HeaderValue},
@@ -53,7 +54,8 @@ fn compose(message: Message<'_>, addresses: &Addresses) -> Result<Mail, String> 
     let mut builder = MailMessage::builder()
         .from(from.clone())
         .subject(subject)
-        .date(SystemTime::from(spec.decided_at))
+        // The header has no time before 1970, and what writes it would panic.
+        .date(SystemTime::from(spec.decided_at.max(Timestamp::UNIX_EPOCH)))
         .message_id(Some(message_id(&name.name, domain)))
         // A message that nobody sent is what all answer: so they are one thread, in whatever order they come.
         .in_reply_to(thread.clone())

@@ -157,3 +157,14 @@ proptest! {
         assert_sound(&hostile(&summary, Some((&title, &body))));
     }
 }
+
+#[test]
+fn a_message_that_was_decided_before_1970_is_dated_there() {
+    for (decided_at, date) in [
+        (jiff::Timestamp::MIN, "Thu, 01 Jan 1970 00:00:00 +0000"),
+        (jiff::Timestamp::MAX, "Thu, 30 Dec 9999 22:00:00 +0000"),
+    ] {
+        let (headers, _) = parts(&composed(&NotificationSpec { decided_at, ..spec() }, &[]));
+        assert!(headers.contains(&("Date".into(), date.into())), "{headers:?}");
+    }
+}

@@ -6,11 +6,10 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 
 use super::Turn;
-#[cfg(test)]
-use super::sabotage::{Sabotage, sabotaged};
 use crate::{
     api::v1alpha1::{GROUP_ALERTS_MAX, GroupAlert, HeldFacts},
     events::{AlertId, AlertStatus, DecisionReason},
+    mutants::{Mutant, mutated},
     rules::input::{RaisedAlert, plus},
 };
 
@@ -67,8 +66,7 @@ impl Turn<'_> {
                 }
                 self.group.alerts[index].merge_start(raised.alert.starts_at);
                 self.revive(raised, index, &before);
-                #[cfg(test)]
-                if sabotaged(Sabotage::RepetitionOpens) && self.group.episode.is_none() {
+                if mutated(Mutant::RepetitionOpens) && self.group.episode.is_none() {
                     return self.begin(raised, Some(before));
                 }
                 because(DecisionReason::Repeated)
@@ -125,8 +123,7 @@ impl Turn<'_> {
     fn begins_again(&self, raised: &RaisedAlert, before: &GroupAlert) -> bool {
         let told_at = raised.alert.accepted_at;
         let newer = told_at > before.accepted_at && told_at > plus(known_through(before), GOES_ON_AFTER);
-        #[cfg(test)]
-        let newer = newer || sabotaged(Sabotage::OldEvidenceCounts);
+        let newer = newer || mutated(Mutant::OldEvidenceCounts);
         !self.only_known
             && !before.in_episode
             && newer
@@ -210,7 +207,7 @@ impl Turn<'_> {
         alert.in_episode = true;
         let stored = self.store_alert(alert);
         if let Some(episode) = &mut self.group.episode {
-            episode.alert_count = (episode.alert_count + 1).min(COUNT_MAX);
+            episode.alert_count = episode.alert_count.saturating_add(1).min(COUNT_MAX);
             episode.approximate |= !stored;
         }
     }

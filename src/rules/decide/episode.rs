@@ -1,9 +1,7 @@
 //! An incident from its opening to its end: the ladder, the messages, what closes.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
-#[cfg(test)]
-use super::sabotage::{Sabotage, sabotaged};
 use super::{Adopted, Turn, alerts::is_closed, count};
 use crate::{
     api::v1alpha1::{
@@ -16,6 +14,7 @@ use crate::{
         IncidentPhase, IncidentUpdated, NotificationContext, ResolvedReason, UpdateCause,
     },
     expression::{AlertFacts, Scope},
+    mutants::{Mutant, mutated},
     rules::input::{RaisedAlert, plus},
 };
 
@@ -26,6 +25,9 @@ const OVERDUE_GRACE_S: i64 = 60;
 const FIRST_ATTEMPT: i32 = 1;
 /// So often at most (promise 6); then it counts as failed.
 const ATTEMPTS_MAX: i32 = 8;
+/// How long after it was let go for the second time; then twice as long each time, so that its tries last longer than a watch may be
+/// behind (two minutes in all).
+const ASKED_ANEW_AFTER: SignedDuration = SignedDuration::from_secs(2);
 /// The most bytes of what another service says, in a message's context.
 const MESSAGE_MAX: usize = 256;
 
@@ -137,6 +139,7 @@ impl Turn<'_> {
             rule,
             steps,
             step_pending,
+            pending_until: None,
             failed_at: (adopted.phase == IncidentPhase::Failed).then_some(now),
             repetitions: Vec::new(),
             expired: false,
@@ -159,6 +162,7 @@ impl Turn<'_> {
         step.outcome = StepOutcome::Completed;
         step.overdue_at = None;
         episode.step_pending = false;
+        episode.pending_until = None;
         if result.resolves {
             let context = NotificationContext {
                 target: Some(result.target.display()),
@@ -181,10 +185,7 @@ impl Turn<'_> {
         };
         let Some(episode) = &mut self.group.episode else { return };
         let step = &mut episode.steps[index];
-        #[cfg(test)]
-        let known = step.outcome != StepOutcome::Requested && !sabotaged(Sabotage::KnownFailureCounts);
-        #[cfg(not(test))]
-        let known = step.outcome != StepOutcome::Requested;
+        let known = step.outcome != StepOutcome::Requested && !mutated(Mutant::KnownFailureCounts);
         if known {
             self.certain = true;
             return;
@@ -194,7 +195,10 @@ impl Turn<'_> {
         step.overdue_at = None;
         if result.reason == ActionFailureReason::Suspended && step.attempt < ATTEMPTS_MAX {
             // Nothing was sent: the step waits for the rule, as one does that was never requested.
+            let again = u32::try_from(step.attempt - FIRST_ATTEMPT).unwrap_or(0).checked_sub(1);
+            let wait = again.map(|again| ASKED_ANEW_AFTER.saturating_mul(2_i32.saturating_pow(again)));
             episode.step_pending = index + 1 == episode.steps.len();
+            episode.pending_until = wait.filter(|_| episode.step_pending).map(|wait| plus(self.now, wait));
             return;
         }
         let last = index + 1 == episode.steps.len();
@@ -243,8 +247,18 @@ impl Turn<'_> {
 
     /// The next step waited because the rule was suspended.
     pub(super) fn request_pending_step(&mut self) {
-        if self.acts() && self.group.episode.as_ref().is_some_and(|episode| episode.step_pending) {
+        let is_due =
+            |episode: &Episode| episode.step_pending && episode.pending_until.is_none_or(|until| until <= self.now);
+        if self.acts() && self.group.episode.as_ref().is_some_and(is_due) {
             self.request_next_step();
+        }
+    }
+
+    /// The rule may have been taken up again: whoever waits for that waits no longer.
+    pub(super) fn rule_changed(&mut self) {
+        self.certain = true;
+        if let Some(episode) = &mut self.group.episode {
+            episode.pending_until = None;
         }
     }
 
@@ -260,6 +274,7 @@ impl Turn<'_> {
         let index = episode.steps.len() - usize::from(let_go.is_some());
         let Some(step) = episode.rule.ladder.get(index) else { return };
         episode.step_pending = !acts;
+        episode.pending_until = None;
         if !acts {
             return;
         }
@@ -282,7 +297,8 @@ impl Turn<'_> {
             ..NotificationContext::default()
         };
         self.say_requested(index);
-        if index == 0 {
+        // A step that is asked for anew was told of.
+        if index == 0 && attempt == FIRST_ATTEMPT {
             self.notify(IncidentEvent::Mitigating, "Mitigating", context);
         }
     }
@@ -294,6 +310,7 @@ impl Turn<'_> {
         episode.phase = IncidentPhase::Failed;
         episode.failed_at = Some(now);
         episode.step_pending = false;
+        episode.pending_until = None;
         self.notify(IncidentEvent::Failed, "Failed/0", context);
         self.start_repetitions();
     }
@@ -366,6 +383,7 @@ pub(super) fn opened(incident_id: IncidentId, opened_at: Timestamp, plan: Plan) 
         rule: plan.rule,
         steps: Vec::new(),
         step_pending: false,
+        pending_until: None,
         failed_at: None,
         repetitions: Vec::new(),
         expired: false,

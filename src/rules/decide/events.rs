@@ -13,6 +13,7 @@ use crate::{
         HEADER_ALERTS_MAX, IncidentHeader, IncidentOpened, IncidentResolved, NamespacedName, NotificationContext,
         NotificationId, NotificationRequested, Payload, ResolvedReason, Topic, target_key,
     },
+    mutants::{Mutant, mutated},
     rules::input::{RaisedAlert, plus},
 };
 
@@ -33,7 +34,10 @@ pub fn decided(
     let alert = &raised.alert;
     // `Debug` of a member without fields is its name.
     let subject = format!("{}/{:?}", raised.alert_id, alert.status);
-    let transition = rule.map(ToString::to_string).unwrap_or_default();
+    let mut transition = rule.map(ToString::to_string).unwrap_or_default();
+    if mutated(Mutant::LedgerIdOfTime) {
+        transition = format!("{transition}@{now}");
+    }
     let id = EventId::new(Topic::AlertDecided.name(), &subject, &transition);
     Event {
         key: id.to_string(),

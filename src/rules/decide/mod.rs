@@ -7,8 +7,6 @@
 mod alerts;
 mod episode;
 mod events;
-#[cfg(test)]
-pub(super) mod sabotage;
 mod storm;
 mod timers;
 
@@ -125,7 +123,7 @@ pub fn decide(
         Input::Failed(result) => turn.failed(result),
         Input::Updated(update) => turn.updated(update),
         Input::Timer => turn.timer(),
-        Input::RuleChanged => turn.certain = true,
+        Input::RuleChanged => turn.rule_changed(),
         Input::StormBegins { threshold } => turn.storm_begins(threshold, adopted),
         Input::StormEnds => turn.storm_ends(),
     }

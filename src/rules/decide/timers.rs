@@ -2,15 +2,14 @@
 
 use jiff::Timestamp;
 
-#[cfg(test)]
-use super::sabotage::{Sabotage, sabotaged};
 use super::{
     Turn,
     episode::{is_waiting, overdue_after},
 };
 use crate::{
-    api::v1alpha1::{AlertGroupSpec, IncidentEvent, StepOutcome},
+    api::v1alpha1::{AlertGroupSpec, IncidentEvent, StepOutcome, StepState},
     events::{AlertStatus, NotificationContext},
+    mutants::{Mutant, mutated},
     rules::input::plus,
 };
 
@@ -18,9 +17,14 @@ use crate::{
 pub fn next_timer(group: &AlertGroupSpec) -> Option<Timestamp> {
     let expiries = group.alerts.iter().filter_map(|alert| alert.expires_at);
     let cooldown = group.cooldown_until.filter(|_| group.alerts.iter().any(is_waiting));
-    let steps = group.episode.iter().flat_map(|episode| &episode.steps).filter_map(|step| step.overdue_at);
+    // Only a step that has not answered is asked for again, whatever else stands there.
+    let waits = |step: &&StepState| step.outcome == StepOutcome::Requested;
+    let steps =
+        group.episode.iter().flat_map(|episode| &episode.steps).filter(waits).filter_map(|step| step.overdue_at);
+    let pending =
+        group.episode.iter().filter(|episode| episode.step_pending).filter_map(|episode| episode.pending_until);
     let repetitions = group.episode.iter().flat_map(|episode| &episode.repetitions).map(|again| again.next_at);
-    expiries.chain(cooldown).chain(steps).chain(repetitions).min()
+    expiries.chain(cooldown).chain(steps).chain(pending).chain(repetitions).min()
 }
 
 impl Turn<'_> {
@@ -32,6 +36,12 @@ impl Turn<'_> {
         self.expire();
         if self.group.cooldown_until.is_some_and(|until| until <= self.now) {
             self.group.cooldown_until = None;
+        }
+        if let Some(episode) = &mut self.group.episode
+            && episode.pending_until.is_some_and(|until| until <= self.now)
+        {
+            // Asked for anew now, or, where the rule is suspended, when it changes.
+            episode.pending_until = None;
         }
         self.ask_again();
         self.repeat();
@@ -89,8 +99,7 @@ impl Turn<'_> {
                 let interval_ms = interval.unwrap_or_default().as_millis().max(1_000);
                 let missed = now.duration_since(again.next_at).as_millis() / i128::from(interval_ms);
                 let steps = i64::try_from(missed).unwrap_or(i64::MAX).saturating_add(1);
-                #[cfg(test)]
-                let steps = if sabotaged(Sabotage::OutageRepeatsAll) { 1 } else { steps };
+                let steps = if mutated(Mutant::OutageRepeatsAll) { 1 } else { steps };
                 let ahead = jiff::SignedDuration::from_millis(steps.saturating_mul(interval_ms));
                 again.next_at = plus(again.next_at, ahead);
                 if acts {

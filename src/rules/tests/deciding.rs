@@ -2,8 +2,9 @@
 
 use super::fixtures::*;
 use crate::{
-    api::v1alpha1::{Duration, GROUP_ALERTS_MAX, ResolveOn},
+    api::v1alpha1::{Duration, GROUP_ALERTS_MAX, IncidentEvent, ResolveOn, StepOutcome},
     events::{ActionFailureReason, AlertStatus, DecisionReason::*, Payload, ResolvedReason, Topic},
+    rules::next_timer,
 };
 
 #[test]
@@ -407,6 +408,69 @@ fn a_step_that_a_suspended_rule_let_go_is_asked_for_anew_and_not_used_up() {
     group.fails(ActionFailureReason::Suspended);
     assert_eq!((group.request().step.as_str(), group.request().attempt), ("restart", 2));
     assert_eq!(topics(&group.completes()), ["notification.requested"]);
+}
+
+/// The service actions may know that a rule is suspended while rules does not yet: a step that is let go again and again must not use
+/// up its attempts in a moment.
+#[test]
+fn a_step_that_is_let_go_again_and_again_is_asked_for_less_and_less_often() {
+    let mut group = Scenario::seed();
+    group.alert(firing(1, 0));
+    group.fails(ActionFailureReason::Suspended);
+    assert_eq!(group.request().attempt, 2, "at once, the first time");
+    let mut waited = 0;
+    for attempt in 3..=8 {
+        assert!(group.fails(ActionFailureReason::Suspended).is_empty() && group.episode().step_pending);
+        let due = group.due().unwrap();
+        assert!(group.timer(due - 1).is_empty(), "before its time");
+        assert_eq!(topics(&group.timer(due)), ["action.requested"]);
+        assert_eq!((group.request().step.as_str(), group.request().attempt), ("add-replica", attempt));
+        waited = due;
+    }
+    assert_eq!(waited, 2 + 4 + 8 + 16 + 32 + 64);
+    // Then it has failed, like any other step.
+    assert_eq!(topics(&group.fails(ActionFailureReason::Suspended)), ["notification.requested", "action.requested"]);
+    assert_eq!(group.request().step, "restart");
+}
+
+/// While the rule is suspended as far as rules knows, nothing is due by itself.
+#[test]
+fn a_step_that_waits_for_its_rule_has_no_time() {
+    let mut group = Scenario::seed();
+    group.alert(firing(1, 0));
+    group.fails(ActionFailureReason::Suspended);
+    group.fails(ActionFailureReason::Suspended);
+    group.suspended = true;
+    let due = group.due().unwrap();
+    assert!(group.timer(due).is_empty() && group.episode().step_pending);
+    assert_eq!(group.due(), Some(12 * 3600), "only the alert's expiry is due");
+    group.suspended = false;
+    assert_eq!(topics(&group.input(crate::rules::Input::RuleChanged)), ["action.requested"]);
+}
+
+#[test]
+fn that_something_is_done_is_told_once_however_often_a_step_is_asked_for_anew() {
+    let mut group = Scenario::with(|rule| rule.spec.notifications[0].events.push(IncidentEvent::Mitigating));
+    group.alert(firing(1, 0));
+    group.fails(ActionFailureReason::Suspended);
+    assert_eq!(group.request().attempt, 2);
+    assert_eq!(said(&group.said), ["IncidentOpened Opened", "IncidentOpened Mitigating"]);
+}
+
+/// Somebody may have edited the group: nothing of it is due again and again.
+#[test]
+fn a_step_that_has_answered_is_never_overdue() {
+    let mut group = Scenario::seed();
+    group.alert(firing(1, 0));
+    let known = group.group.as_mut().unwrap();
+    let episode = known.episode.as_mut().unwrap();
+    episode.alert_count = i32::MAX;
+    episode.steps[0].outcome = StepOutcome::Completed;
+    let due = next_timer(known).unwrap();
+    assert_eq!(known.episode.as_ref().unwrap().steps[0].overdue_at, Some(at(360)));
+    assert!(due > at(360), "{due}");
+    assert_eq!(group.alert(firing(2, 10)), Joined);
+    assert_eq!(group.episode().alert_count, 99_999);
 }
 
 #[test]

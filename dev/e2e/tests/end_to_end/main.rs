@@ -28,3 +28,4 @@ mod q_values;
 mod r_explain;
 mod s_alert_rules;
 mod s_seen;
+mod t_ledger;

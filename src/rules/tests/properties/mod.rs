@@ -32,13 +32,8 @@ use crate::{
         ActionCompleted, ActionFailed, ActionFailureReason, ActionRequested, DecisionReason, Event, IncidentUpdated,
         NotificationRequested, Payload, Topic, UpdateCause,
     },
-    rules::{
-        Input, RaisedAlert,
-        decide::{
-            known_through,
-            sabotage::{self, Sabotage},
-        },
-    },
+    mutants::{self, Mutant},
+    rules::{Input, RaisedAlert, decide::known_through},
 };
 
 mod order;
@@ -466,17 +461,17 @@ fn nothing_unsafe_is_ever_decided() {
 #[test]
 fn four_sabotages_are_caught() {
     for (fault, caught) in [
-        (Sabotage::RepetitionOpens, "an incident opened twice"),
-        (Sabotage::OldEvidenceCounts, "one alert began twice"),
-        (Sabotage::KnownFailureCounts, "a message was requested twice"),
-        (Sabotage::OutageRepeatsAll, "due at"),
+        (Mutant::RepetitionOpens, "an incident opened twice"),
+        (Mutant::OldEvidenceCounts, "one alert began twice"),
+        (Mutant::KnownFailureCounts, "a message was requested twice"),
+        (Mutant::OutageRepeatsAll, "due at"),
     ] {
-        let result = sabotage::with(fault, || fixed().run(&history(), check_safety));
+        let result = mutants::with(fault, || fixed().run(&history(), check_safety));
         let Err(TestError::Fail(reason, _)) = result else { panic!("{fault:?} was not noticed: {result:?}") };
         assert!(reason.message().contains(caught), "{fault:?} was noticed by {reason}, and not by {caught}");
     }
-    for fault in [Sabotage::RepetitionOpens, Sabotage::OldEvidenceCounts, Sabotage::KnownFailureCounts] {
-        let result = sabotage::with(fault, || fixed().run(&history(), check_repetition));
+    for fault in [Mutant::RepetitionOpens, Mutant::OldEvidenceCounts, Mutant::KnownFailureCounts] {
+        let result = mutants::with(fault, || fixed().run(&history(), check_repetition));
         assert!(result.is_err(), "{fault:?} was not noticed by its repetition");
     }
 }

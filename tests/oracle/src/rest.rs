@@ -1,0 +1,103 @@
+//! When every alert has ended and there was time: nothing is under way, nothing waits to be told, and what was told is so.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    Findings, Observed,
+    view::{list, named, text},
+};
+
+pub(crate) fn judge(observed: &Observed, found: &mut Findings) {
+    if !observed.at_rest {
+        return;
+    }
+    for kind in ["alertgroups", "actions", "incidents", "notifications"] {
+        for (name, (object, gone)) in observed.last_of(kind) {
+            let entries = list(object, "/spec/outbox").len() + list(object, "/status/outbox").len();
+            if entries > 0 && !gone {
+                found.add(format!("{kind} {} still has {entries} events to tell", named(name)));
+            }
+        }
+    }
+    ends(observed, "actions", "/status/phase", &["Completed", "Failed", "Skipped"], found);
+    ends(observed, "incidents", "/status/phase", &["Resolved"], found);
+    ends(observed, "notifications", "/spec/phase", &["Delivered", "Failed", "Stale"], found);
+    requests(observed, found);
+    results(observed, found);
+}
+
+fn ends(observed: &Observed, kind: &str, path: &str, ends: &[&str], found: &mut Findings) {
+    for (name, (object, gone)) in observed.last_of(kind) {
+        let phase = text(object, path);
+        if !ends.contains(&phase) {
+            let how = if gone { "is gone and was" } else { "is" };
+            found.add(format!("{kind} {} {how} {phase:?}", named(name)));
+        }
+    }
+}
+
+/// Whatever was asked for has an object of its own, or an event that says why not.
+fn requests(observed: &Observed, found: &mut Findings) {
+    for (topic, id, kind, ends) in [
+        ("action.requested", "/actionID", "actions", ["action.completed", "action.failed"]),
+        (
+            "notification.requested",
+            "/notificationID",
+            "notifications",
+            ["notification.delivered", "notification.failed"],
+        ),
+    ] {
+        let names: BTreeSet<&str> = observed.last_of(kind).keys().map(|name| name.1.as_str()).collect();
+        let told: BTreeSet<&str> =
+            ends.iter().flat_map(|topic| observed.on(topic)).map(|record| text(&record.data, id)).collect();
+        for record in observed.on(topic) {
+            let id = text(&record.data, id);
+            if !names.contains(id) && !told.contains(id) {
+                found.add(format!("{topic} asked for {id}, and nothing ever came of it"));
+            }
+        }
+    }
+}
+
+/// An Action that has ended was told of, once and as it is; and the incident knows of it.
+fn results(observed: &Observed, found: &mut Findings) {
+    let mut told: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for topic in ["action.completed", "action.failed"] {
+        for record in observed.on(topic) {
+            told.entry(text(&record.data, "/actionID")).or_default().insert(topic);
+        }
+    }
+    for (name, (action, _)) in observed.last_of("actions") {
+        let expected = match text(action, "/status/phase") {
+            "Completed" => "action.completed",
+            "Failed" | "Skipped" => "action.failed",
+            _ => continue,
+        };
+        match told.get(name.1.as_str()) {
+            None => found.add(format!("the action {} ended, and nobody was told", name.1)),
+            Some(topics) if *topics != BTreeSet::from([expected]) => {
+                found.add(format!("the action {} was told of as {topics:?}, and is {expected}", name.1));
+            }
+            Some(_) => {}
+        }
+    }
+    let mut known = BTreeMap::new();
+    for (_, (incident, _)) in observed.last_of("incidents") {
+        for action in list(incident, "/status/actions") {
+            known.insert(text(action, "/actionRef/name"), text(action, "/state"));
+        }
+    }
+    for (name, (action, _)) in observed.last_of("actions") {
+        let state = known.get(name.1.as_str()).copied().unwrap_or("unknown");
+        let agrees = match text(action, "/status/phase") {
+            "Completed" => state == "Completed",
+            "Failed" => ["SkippedStale", "Failed"].contains(&state),
+            "Skipped" => ["SkippedStale", "Failed"].contains(&state),
+            _ => true,
+        };
+        if !agrees {
+            let phase = text(action, "/status/phase");
+            found.add(format!("the action {} is {phase}, and its incident says {state}", name.1));
+        }
+    }
+}

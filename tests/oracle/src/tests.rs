@@ -1,0 +1,230 @@
+//! A small history that is as it should be, and what must not be, put into it one at a time.
+
+use serde_json::json;
+
+use super::*;
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_700_000_000 + second).unwrap()
+}
+
+fn write(second: i64, kind: &str, name: &str, before: Option<Value>, after: Option<Value>) -> Write {
+    let object = ("shop".to_owned(), name.to_owned());
+    let (before, after) = (before.map(Arc::new), after.map(Arc::new));
+    Write { at: at(second), ours: true, account: None, kind: kind.into(), object, before, after }
+}
+
+fn record(second: i64, topic: &str, id: &str, data: Value) -> Record {
+    Record { topic: topic.into(), at: at(second), id: Some(id.into()), data }
+}
+
+fn target(version: u32, replicas: u32, ring: &str) -> Value {
+    json!({
+        "metadata": {"uid": "u", "resourceVersion": version.to_string(), "creationTimestamp": at(0).to_string(),
+                     "annotations": {"eventpulse.io/applied-actions": ring}},
+        "spec": {"replicas": replicas},
+    })
+}
+
+fn action(phase: &str, reason: &str) -> Value {
+    json!({
+        "spec": {"decidedAt": at(10).to_string(), "deadline": at(310).to_string(),
+                 "plan": {"uid": "u", "resourceVersion": "7", "plannedAt": at(11).to_string()}},
+        "status": {"phase": phase, "reason": reason},
+    })
+}
+
+fn incident(phase: &str) -> Value {
+    json!({
+        "spec": {"correlationID": "c", "openedAt": at(10).to_string()},
+        "status": {"phase": phase, "resolvedAt": at(20).to_string(), "alerts": [{"alertID": "alert"}],
+                   "actions": [{"actionRef": {"name": "act"}, "state": "Completed"}]},
+    })
+}
+
+fn notification(template: &str) -> Value {
+    json!({"spec": {"incident": {"incidentID": "inc"}, "channelRef": {"name": "ops"}, "template": template,
+                    "occurrence": "Opened", "phase": "Delivered"}})
+}
+
+fn message(second: i64, key: &str, marked: bool) -> Message {
+    let of = ("inc".into(), "ops".into(), "IncidentOpened".into(), "Opened".into());
+    Message { at: at(second), key: key.into(), marked, taken: true, of }
+}
+
+/// One alert opens an incident, whose action scales the target, which people are told of.
+fn good() -> Observed {
+    let accepted = Accepted {
+        source: "am".into(),
+        fingerprint: "f".into(),
+        starts_at: at(9),
+        status: "firing".into(),
+        name: "CPUHigh".into(),
+    };
+    let raised = json!({"source": "am", "fingerprint": "f", "startsAt": at(9).to_string(), "status": "firing"});
+    let mut decided = raised.clone();
+    decided["rule"] = json!({"namespace": "shop", "name": "cpu-high"});
+    let effect = Write {
+        account: Some("remediator".into()),
+        ..write(12, "deployments", "svc", Some(target(7, 3, "0")), Some(target(8, 4, "1 act:900")))
+    };
+    Observed {
+        accepted: vec![accepted],
+        writes: vec![
+            write(10, "incidents", "inc", None, Some(incident("Open"))),
+            write(11, "actions", "act", None, Some(action("Running", ""))),
+            effect,
+            write(13, "actions", "act", Some(action("Running", "")), Some(action("Completed", ""))),
+            write(14, "notifications", "ntf", None, Some(notification("IncidentOpened"))),
+            write(20, "incidents", "inc", Some(incident("Open")), Some(incident("Resolved"))),
+        ],
+        records: vec![
+            record(9, "alert.raised", "e1", raised),
+            record(10, "alert.decided", "e2", decided),
+            record(10, "incident.opened", "e3", json!({"incident": {"incidentID": "inc"}})),
+            record(10, "action.requested", "e4", json!({"actionID": "act"})),
+            record(13, "action.completed", "e5", json!({"actionID": "act"})),
+        ],
+        messages: vec![message(15, "ntf", false)],
+        repeated_at: Some(at(100)),
+        rules_of: Some([("CPUHigh".to_owned(), vec!["shop/cpu-high".to_owned()])].into()),
+        clocks_agree: true,
+        at_rest: true,
+    }
+}
+
+/// What is found when this is done to the good history.
+fn found(change: impl FnOnce(&mut Observed)) -> Vec<String> {
+    let mut observed = good();
+    change(&mut observed);
+    judge(&observed).iter().map(ToString::to_string).collect()
+}
+
+#[track_caller]
+fn must_find(text: &str, change: impl FnOnce(&mut Observed)) {
+    let found = found(change);
+    assert!(found.iter().any(|violation| violation.contains(text)), "{text:?} is not in {found:#?}");
+}
+
+#[test]
+fn what_is_as_it_should_be_is_no_violation() {
+    assert_eq!(found(|_| {}), Vec::<String>::new());
+    // A second copy that says so is none either, nor is a copy that was refused.
+    assert_eq!(found(|observed| observed.messages.push(message(16, "ntf", true))), Vec::<String>::new());
+    let refused = Message { taken: false, ..message(16, "ntf", false) };
+    assert_eq!(found(|observed| observed.messages.push(refused)), Vec::<String>::new());
+}
+
+#[test]
+fn an_alert_that_is_lost_or_has_no_reason_is_found() {
+    must_find("is not on alert.raised", |observed| drop(observed.records.remove(0)));
+    must_find("has no reason", |observed| drop(observed.records.remove(1)));
+    must_find("its rules are", |observed| observed.rules_of = Some(BTreeMap::new()));
+    must_find("as matched by none", |observed| {
+        let unmatched = observed.records[0].data.clone();
+        observed.records.push(record(11, "alert.decided", "e9", unmatched));
+    });
+}
+
+#[test]
+fn an_action_done_twice_or_against_what_it_says_is_found() {
+    must_find("took effect 2 times", |observed| {
+        let again = Write {
+            account: Some("remediator".into()),
+            ..write(13, "deployments", "svc", Some(target(7, 4, "0")), Some(target(9, 5, "1 act:900")))
+        };
+        observed.writes.insert(3, again);
+    });
+    must_find("no action is recorded", |observed| {
+        observed.writes[2].after = Some(Arc::new(target(8, 4, "0")));
+    });
+    must_find("there was never an Action", |observed| observed.writes.retain(|write| write.kind != "actions"));
+    must_find("a plan that it had not recorded", |observed| {
+        observed.writes[2].before = Some(Arc::new(target(99, 3, "0")));
+    });
+    must_find("is Failed (Refused) and took effect", |observed| {
+        observed.writes[3].after = Some(Arc::new(action("Failed", "Refused")));
+    });
+    must_find("is Completed and took no effect", |observed| drop(observed.writes.remove(2)));
+    must_find("had ended", |observed| {
+        observed.writes.push(write(14, "actions", "act", None, Some(action("Failed", "Refused"))));
+    });
+    must_find("after it had ended", |observed| observed.writes.swap(2, 3));
+    must_find("created after the decision", |observed| {
+        let mut before = target(7, 3, "0");
+        before["metadata"]["creationTimestamp"] = json!(at(11).to_string());
+        observed.writes[2].before = Some(Arc::new(before));
+    });
+}
+
+#[test]
+fn a_second_incident_of_an_episode_is_found() {
+    must_find("while inc was open", |observed| {
+        let mut other = incident("Resolved");
+        other["spec"]["openedAt"] = json!(at(15).to_string());
+        observed.writes.push(write(15, "incidents", "inc-2", None, Some(other)));
+    });
+    must_find("have the same alerts", |observed| {
+        let mut other = incident("Resolved");
+        other["spec"]["openedAt"] = json!(at(30).to_string());
+        observed.writes.push(write(30, "incidents", "inc-2", None, Some(other)));
+    });
+    must_find("back to Open", |observed| {
+        observed.writes.push(write(21, "incidents", "inc", Some(incident("Resolved")), Some(incident("Open"))));
+    });
+    must_find("there was never such an Incident", |observed| observed.writes.retain(|write| write.kind != "incidents"));
+}
+
+#[test]
+fn a_message_told_twice_without_a_mark_is_found() {
+    must_find("without a mark", |observed| observed.messages.push(message(16, "ntf", false)));
+    must_find("under two keys", |observed| observed.messages.push(message(16, "other", true)));
+    must_find("are one notification", |observed| {
+        observed.writes.push(write(15, "notifications", "ntf-2", None, Some(notification("IncidentOpened"))));
+    });
+    must_find("nobody has it", |observed| observed.messages.clear());
+}
+
+#[test]
+fn something_that_comes_of_a_repetition_is_found() {
+    must_find("was created", |observed| {
+        observed.writes.push(write(101, "actions", "act-2", None, Some(action("Completed", ""))));
+    });
+    must_find("was sent", |observed| observed.messages.push(message(101, "ntf", true)));
+    must_find("the event new came", |observed| observed.records.push(record(101, "action.failed", "new", json!({}))));
+    assert_eq!(
+        found(|observed| observed.records.push(record(
+            101,
+            "incident.opened",
+            "e3",
+            json!({"incident": {"incidentID": "inc"}})
+        ))),
+        Vec::<String>::new()
+    );
+}
+
+#[test]
+fn what_does_not_come_to_rest_is_found() {
+    must_find("is \"Open\"", |observed| drop(observed.writes.pop()));
+    must_find("nobody was told", |observed| drop(observed.records.pop()));
+    must_find("nothing ever came of it", |observed| {
+        observed.records.push(record(11, "action.requested", "e9", json!({"actionID": "other"})));
+    });
+    must_find("events to tell", |observed| {
+        observed.writes.push(write(21, "alertgroups", "c", None, Some(json!({"spec": {"outbox": [{"id": "x"}]}}))));
+    });
+}
+
+#[test]
+fn what_grows_beyond_its_bound_is_found() {
+    must_find("bytes", |observed| {
+        let mut large = incident("Resolved");
+        large["status"]["text"] = json!("x".repeat(40_000));
+        observed.writes.push(write(21, "incidents", "inc", None, Some(large)));
+    });
+    must_find("in /status/history", |observed| {
+        let mut long = incident("Resolved");
+        long["status"]["history"] = json!(vec![0; 33]);
+        observed.writes.push(write(21, "incidents", "inc", None, Some(long)));
+    });
+}

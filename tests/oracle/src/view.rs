@@ -1,0 +1,65 @@
+//! Reads what was seen: fields of JSON, objects as they were last.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::{Observed, Record, Write};
+
+/// A text at this path (`/status/phase`); empty where there is none.
+pub(crate) fn text<'a>(value: &'a Value, path: &str) -> &'a str {
+    value.pointer(path).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// A time at this path.
+pub(crate) fn time(value: &Value, path: &str) -> Option<Timestamp> {
+    value.pointer(path)?.as_str()?.parse().ok()
+}
+
+/// The list at this path; empty where there is none.
+pub(crate) fn list<'a>(value: &'a Value, path: &str) -> &'a [Value] {
+    value.pointer(path).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+impl Observed {
+    /// Records of one topic.
+    pub(crate) fn on<'a>(&'a self, topic: &'a str) -> impl Iterator<Item = &'a Record> {
+        self.records.iter().filter(move |record| record.topic == topic)
+    }
+
+    /// Writes of one kind.
+    pub(crate) fn writes_of<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Write> {
+        self.writes.iter().filter(move |write| write.kind == kind)
+    }
+
+    /// Every object of a kind as it was last, those that are gone included, and whether it is gone.
+    pub(crate) fn last_of<'a>(&'a self, kind: &'a str) -> BTreeMap<&'a (String, String), (&'a Arc<Value>, bool)> {
+        let mut last = BTreeMap::new();
+        for write in self.writes_of(kind) {
+            match (&write.after, &write.before) {
+                (Some(after), _) => drop(last.insert(&write.object, (after, false))),
+                (None, Some(before)) => drop(last.insert(&write.object, (before, true))),
+                (None, None) => {}
+            }
+        }
+        last
+    }
+}
+
+/// An object's name, as people say it.
+pub(crate) fn named(object: &(String, String)) -> String {
+    format!("{}/{}", object.0, object.1)
+}
+
+/// The ids in the annotation of applied actions: those that took effect, and those that were given up.
+pub(crate) fn ring(object: Option<&Arc<Value>>) -> (Vec<String>, Vec<String>) {
+    let annotations = object.and_then(|object| object.pointer("/metadata/annotations"));
+    let text = annotations.and_then(|all| all.get("eventpulse.io/applied-actions")).and_then(Value::as_str);
+    let (mut applied, mut aborted) = (Vec::new(), Vec::new());
+    for word in text.unwrap_or_default().split(' ').skip(1) {
+        let id = word.split(':').next().unwrap_or_default().to_owned();
+        if word.ends_with(":aborted") { aborted.push(id) } else { applied.push(id) }
+    }
+    (applied, aborted)
+}
