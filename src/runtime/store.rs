@@ -354,8 +354,11 @@ impl<K: Owned> Store<K> {
         outbox: Vec<OutboxEntry>,
         retry: &mut u32,
     ) -> Result<Attempt<K>, StoreError> {
-        let told_by_none = mutated(Mutant::OutboxNotWritten);
-        object.set_outbox(if told_by_none { Vec::new() } else { outbox.clone() });
+        let (written, unwritten) = match mutated(Mutant::OutboxNotWritten) {
+            false => (outbox, None),
+            true => (Vec::new(), Some(outbox)),
+        };
+        object.set_outbox(written);
         let first = object.leads_to_target();
         let api = self.api(name);
         let params = PostParams::default();
@@ -392,8 +395,8 @@ impl<K: Owned> Store<K> {
         match result {
             Ok(mut stored) => {
                 self.forget_cleared(name, &stored);
-                if told_by_none {
-                    stored.set_outbox(outbox);
+                if let Some(unwritten) = unwritten {
+                    stored.set_outbox(unwritten);
                 }
                 Ok(Attempt::Written(self.cache.upsert(stored)))
             }

@@ -111,7 +111,7 @@ fn table(coverage: &Coverage, histories: u64) -> Vec<Fault> {
     let (on, off) = if bold { ("\x1b[1m", "\x1b[0m") } else { ("", "") };
     println!("{on}{:<55} {:>9} {:>13}{off}", "fault", "reached", "a history");
     let mut missing = Vec::new();
-    for fault in Fault::ALL {
+    for fault in Fault::ALL.iter().copied() {
         let count = counts.get(&fault).copied().unwrap_or(0);
         println!("{:<55} {count:>9} {:>13.2}", fault.text(), count as f64 / histories.max(1) as f64);
         if count == 0 {
