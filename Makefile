@@ -1,6 +1,6 @@
 # Everything a person does with this repository. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help check demo bench fuzz fuzz-keep test format lint unit simulate mutants end-to-end generate image env-tools env-up env-down release
+.PHONY: help check demo bench fuzz fuzz-keep test format lint unit simulate mutants chaos end-to-end generate image env-tools env-up env-down release
 # Nothing long begins before the machine is checked, and builds take all processors anyway.
 .NOTPARALLEL:
 
@@ -14,8 +14,9 @@ build = { [ -x "$(TARGET)/debug/$(1)" ] || echo "Building $(1), which starts the
 	&& $(CARGO) build --locked --package $(1)
 RELEASE = { [ -x "$(TARGET)/release/eventpulse" ] || echo "Building EventPulse (about 8 minutes the first time)"; } \
 	&& $(CARGO) build --release --locked --bin eventpulse
-SIMULATION = { [ -x "$(TARGET)/release/eventpulse-simulation" ] || echo "Building the simulator (about 8 minutes the first time)"; } \
-	&& $(CARGO) build --release --locked --package eventpulse-simulation
+# Both at once: what they need of EventPulse and its dependencies is the same, and is built once.
+FAULTS = { [ -x "$(TARGET)/release/eventpulse-chaos" ] || echo "Building the simulator and its like (about 8 minutes the first time)"; } \
+	&& $(CARGO) build --release --locked --package eventpulse-simulation --package eventpulse-chaos
 ENV := $(CARGO) run --quiet --locked --package eventpulse-env --
 # $(call timed,WHAT,COMMANDS): says how long they took, also when they fail.
 timed = start=$$(date +%s); { $(2); }; code=$$?; took=$$(( $$(date +%s) - start )); \
@@ -76,7 +77,7 @@ fuzz-keep: ## Take into fuzz/corpus what the fuzzers have found that reaches fur
 	@sh dev/fuzzing/fuzz.sh keep $(FUZZ_TARGET)
 
 test: ## Everything CI runs
-	@$(call timed,make test,$(MAKE) --no-print-directory check format lint env-tools unit simulate end-to-end)
+	@$(call timed,make test,$(MAKE) --no-print-directory check format lint env-tools unit simulate mutants end-to-end chaos SHORT=1)
 
 format: ## Is everything formatted?
 	$(CARGO) fmt --all --check
@@ -90,12 +91,20 @@ unit: ## Unit, property, contract, drift, boundary and API server tests, and the
 # How many histories, and how many of one mutant at most.
 SEEDS ?= 2000
 simulate: ## Histories of failures that seeds decide, judged by the promises (SEEDS=20000; SEED=4711 tells one line by line)
-	@$(call timed,make simulate,$(SIMULATION) \
+	@$(call timed,make simulate,$(FAULTS) \
 	  && $(TARGET)/release/eventpulse-simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)))
 
 mutants: ## Sabotages of the guards, one after the other, and the history that notices each (MUTANT=RingOfOne)
-	@$(call timed,make mutants,$(SIMULATION) \
+	@$(call timed,make mutants,$(FAULTS) \
 	  && $(TARGET)/release/eventpulse-simulation --mutants $(if $(MUTANT),--mutant $(MUTANT)))
+
+# Of `make chaos`: FAULT=kill,api-503 (LIST=1 lists them), BUS=kafka or embedded, SHORT=1, CHAOS_SEED=4711.
+CHAOS_BUS := $(if $(filter undefined file,$(origin BUS)),,$(filter-out both,$(BUS)))
+CHAOS_ARGS = $(if $(FAULT),--only $(FAULT)) $(if $(CHAOS_BUS),--bus $(CHAOS_BUS)) $(if $(filter 1,$(SHORT)),--short) \
+	$(if $(filter 1,$(LIST)),--list) $(if $(CHAOS_SEED),--seed $(CHAOS_SEED))
+chaos: ## Real processes are killed, frozen and cut off under load, and an oracle counts, about an hour (FAULT=kill BUS=kafka SHORT=1; LIST=1 lists)
+	@$(call timed,make chaos,$(CHECK) rust $(CONTROL_PLANE) kafka \
+	  && $(RELEASE) && $(FAULTS) && $(TARGET)/release/eventpulse-chaos $(CHAOS_ARGS))
 
 end-to-end: release ## The release binary as processes of its own, on real parts; then the demo, and the benchmark's own tests
 	$(CARGO) test --locked --package eventpulse-e2e -- --nocapture --test-threads=2

@@ -11,6 +11,7 @@ pub mod config;
 pub mod events;
 pub mod expression;
 pub mod matcher;
+pub mod crash_points;
 pub mod mutants;
 pub mod runtime;
 pub mod services;

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     api::v1alpha1::RunbookSnapshot,
+    crash_points::{Point, reached},
     runtime::{ApiFailure, StoreError, random::exponential},
 };
 
@@ -63,8 +64,12 @@ impl Actions {
             .await
             .map_err(|_| "its kind cannot be read now")?;
         let slot = self.targets.slot().await;
+        reached(Point::BeforeFence, "");
         match self.targets.patch(&slot, &work.call(runbook, &kind), &patch).await {
-            Ok(_) => Ok(Fenced::Done),
+            Ok(_) => {
+                reached(Point::Fenced, "");
+                Ok(Fenced::Done)
+            }
             Err(CallError::Unsupported(problem)) => Ok(Fenced::Impossible(problem)),
             Err(CallError::Api { failure: failure @ ApiFailure::Refused { code, .. }, .. }) if code != 422 => {
                 Ok(Fenced::Impossible(format!("the fence was refused: {failure}")))

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     api::v1alpha1::{ActionPlan, PlanOutcome, RunbookSnapshot},
+    crash_points::{Point, reached},
     events::{ActionFailureReason, ActionRequested},
     mutants::{Mutant, mutated},
     runtime::{ApiFailure, metrics::catalogue::RETRIES, random::exponential},
@@ -50,7 +51,11 @@ impl Actions {
         let call = work.call(&runbook, &kind);
         let call = TargetCall { timeout: call.timeout.min(left), ..call };
         let sent_at = self.ctx.clock.now();
+        reached(Point::BeforePatch, "");
         let answer = self.targets.patch(&slot, &call, &planned.patch).await;
+        if answer.is_ok() {
+            reached(Point::Patched, "");
+        }
         self.tell_sent(work, sent_at, &answer);
         drop(slot);
         self.tell_breaker(&key, pass, &runbook, &answer);

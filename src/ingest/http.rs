@@ -28,6 +28,7 @@ use super::{
     said::Said,
 };
 use crate::{
+    crash_points::{Point, reached},
     events::{DeadLetter, Event, EventId, Topic, TraceContext},
     mutants::{Mutant, mutated},
     runtime::{
@@ -179,7 +180,10 @@ impl Endpoint {
     }
 
     async fn take_in(&self, accepted: usize, rejected: &[DeadLetter], events: &[Event]) -> Answer {
-        if let Err(error) = self.intake.accept(&self.ctx, events).await
+        reached(Point::AlertsTaken, "");
+        let kept = self.intake.accept(&self.ctx, events).await;
+        reached(Point::AlertsKept, "");
+        if let Err(error) = kept
             && !mutated(Mutant::AnsweredBeforeKept)
         {
             self.refused(&error);

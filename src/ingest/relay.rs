@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::outbox::{Held, Outbox};
 use crate::{
+    crash_points::{Point, reached},
     events::{DeadLetter, DeadLetterReason, dead_letter_of},
     runtime::{
         Context,
@@ -57,6 +58,7 @@ async fn relay_batch(ctx: &Context, outbox: &Outbox) -> bool {
     if !records.is_empty() && !publish_until_acknowledged(ctx, records).await {
         return false;
     }
+    reached(Point::AlertsRelayed, "");
     for letter in letters {
         if !publish_dead_letter(ctx, letter).await {
             return false;
@@ -68,6 +70,7 @@ async fn relay_batch(ctx: &Context, outbox: &Outbox) -> bool {
         tokio::time::sleep(DISK_RETRY).await;
         return !ctx.shutdown.is_cancelled();
     }
+    reached(Point::AlertsRemoved, "");
     ctx.health.ready("outbox");
     true
 }

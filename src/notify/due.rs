@@ -28,6 +28,13 @@ impl Due {
         }
     }
 
+    /// Sets the time of one that has none.
+    pub fn set_where_none(&mut self, name: &NamespacedName, time: Option<Timestamp>) {
+        if !self.times.contains_key(name) {
+            self.set(name, time);
+        }
+    }
+
     /// Takes out all whose time has come.
     pub fn take(&mut self, now: Timestamp) -> Vec<NamespacedName> {
         let mut due = Vec::new();

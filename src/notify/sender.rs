@@ -13,7 +13,7 @@ use tracing::Instrument as _;
 
 use super::{
     channels::Message,
-    deliver::{Asker, Move, Outcome, Outlook, Readiness, Said, begin, outlook, settle},
+    deliver::{Asker, Move, Outcome, Outlook, Readiness, Said, begin, next_look, outlook, settle},
     due::Due,
     lanes::{Lanes, Pass},
     prepare::Prepared,
@@ -24,6 +24,7 @@ use super::{
 use crate::{
     api::v1alpha1::{Notification, NotificationChannel, NotificationSpec, OutboxEntry},
     bus::Ack,
+    crash_points::{Point, reached},
     events::{DeadLetterReason, Event, NamespacedName, NotificationRequested, Record, TraceContext},
     mutants::{Mutant, mutated},
     runtime::{
@@ -106,7 +107,10 @@ impl Handler<NamespacedName, Input> for Sender {
         if first.is_some() || spec.is_some_and(|spec| self.owns(spec)) {
             let lines = lines_of(name, spec.or(first.as_ref()));
             match self.advance(name, spec, first.as_ref()).instrument(lines).await {
-                Ok(()) => inputs.into_iter().for_each(Input::done),
+                Ok(()) => {
+                    self.look_again(name);
+                    inputs.into_iter().for_each(Input::done);
+                }
                 Err(StoreError::Shutdown) => return,
                 Err(StoreError::Refused { failure, .. }) => {
                     let message = format!("Notification: {failure}");
@@ -136,6 +140,12 @@ impl Sender {
 
     pub fn due<T>(&self, work: impl FnOnce(&mut Due) -> T) -> T {
         work(&mut self.due.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Its time was taken when it came. If it was still too early when it was decided, because the clock was set back, it has none any more.
+    fn look_again(&self, name: &NamespacedName) {
+        let next = self.store.get(name).and_then(|object| next_look(&object.spec));
+        self.due(|due| due.set_where_none(name, next));
     }
 
     fn next_in_line(&self, channel: &NamespacedName) {
@@ -271,7 +281,11 @@ impl Sender {
         }
         let message = Message { name, spec: claimed, templates: &prepared.templates, now };
         let began = Instant::now();
+        reached(Point::BeforeMessage, "");
         let outcome = prepared.channel.send(message, prepared.timeout.min(left)).await;
+        if outcome == Outcome::Delivered {
+            reached(Point::MessageSent, "");
+        }
         self.ctx.metrics.observe(&NOTIFICATION_TRY_DURATION, [], began.elapsed());
         self.tell_sent(name, claimed, now, &outcome);
         outcome

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     bus::{Ack, BusError, Delivery, Ending, SubscribeOptions, Subscription, SubscriptionEvent, TopicPartition},
+    crash_points::{Point, reached},
     events::{DeadLetter, DeadLetterReason, Event, EventId, Payload, Record, Topic},
 };
 
@@ -277,6 +278,7 @@ fn measured(ctx: &Context, topic: Topic, traceparent: Option<String>, ack: Ack) 
         };
         metrics.count(&INPUTS, [service, topic.name(), outcome], 1);
         if ending == Ending::Done {
+            reached(Point::RecordDone, topic.name());
             metrics.observe_traced(&INPUT_DURATION, [service, topic.name()], began.elapsed(), traceparent.as_deref());
         }
     })
@@ -287,6 +289,7 @@ fn decode(ctx: &Context, delivery: Delivery, dispatch: &mut impl FnMut(Inbound))
     match delivery.record.decode() {
         Ok(mut event) => {
             let Delivery { record, at, offset, timestamp, ack } = delivery;
+            reached(Point::RecordRead, at.topic.name());
             let (processing, ack) = ctx.tracer.process(ctx.service, &event, ack, &ctx.clock);
             event.traceparent = Some(processing.context.to_string());
             let ack = measured(ctx, at.topic, event.traceparent.clone(), ack);
@@ -371,8 +374,10 @@ pub async fn publish_until_acknowledged(ctx: &Context, records: Vec<Record>) -> 
     let mut retry = 0;
     let mut records = records;
     loop {
+        records.iter().for_each(|record| reached(Point::BeforePublish, record.topic.name()));
         let problem = match ctx.bus.publish(records.clone()).await {
             Ok(()) => {
+                records.iter().for_each(|record| reached(Point::Published, record.topic.name()));
                 ctx.health.ready("bus");
                 let now = ctx.clock.now();
                 records.iter().for_each(|record| ctx.tracer.produced(record, now));

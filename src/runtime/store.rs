@@ -35,6 +35,7 @@ use super::{
 };
 use crate::{
     api::v1alpha1::{OUTBOX_MAX, OutboxEntry},
+    crash_points::{Point, reached},
     events::{Event, NamespacedName, Record, Topic},
     mutants::{Mutant, mutated},
 };
@@ -291,9 +292,13 @@ impl<K: Owned> Store<K> {
             return Ok(false);
         }
         let _turn = self.ctx.way.tidy().await;
+        reached(Point::BeforeClear, &K::kind(&()));
         match timeout(TIDY_TIMEOUT, self.transact(&name, decide)).await {
             Ok(Err(StoreError::Shutdown)) => Err(StoreError::Shutdown),
-            Ok(Ok(_) | Err(StoreError::Refused { .. })) => Ok(true),
+            Ok(Ok(_) | Err(StoreError::Refused { .. })) => {
+                reached(Point::Cleared, &K::kind(&()));
+                Ok(true)
+            }
             Err(_) => {
                 tracing::warn!(kind = %K::kind(&()), object = %name, "It cannot be written now; it is tried again later.");
                 stuck.insert(name.namespace);
@@ -365,12 +370,14 @@ impl<K: Owned> Store<K> {
         let base = match current {
             Some(current) => version_of(current).to_string(),
             None => {
+                reached(Point::BeforeCreate, &K::kind(&()));
                 let created = match self.ask(first, api.create(&params, &object)).await {
                     Ok(created) => created,
                     // What is not found is the namespace: waiting for one that is gone would hold up its partition for ever.
                     Err(failure @ ApiFailure::NotFound(_)) => return Err(refused::<K>(name, failure)),
                     Err(failure) => return self.not_written(name, failure, retry).await,
                 };
+                reached(Point::Created, &K::kind(&()));
                 let stored = self.cache.upsert(created);
                 if !K::STATUS_SUBRESOURCE {
                     return Ok(Attempt::Written(stored));
@@ -387,6 +394,7 @@ impl<K: Owned> Store<K> {
         }
         // Memory has only a part of them; of what a write does not say the API server keeps all.
         object.meta_mut().managed_fields = None;
+        reached(Point::BeforeWrite, &K::kind(&()));
         let result = if K::STATUS_SUBRESOURCE {
             self.ask(first, api.replace_status(&name.name, &params, &object)).await
         } else {
@@ -394,6 +402,7 @@ impl<K: Owned> Store<K> {
         };
         match result {
             Ok(mut stored) => {
+                reached(Point::Written, &K::kind(&()));
                 self.forget_cleared(name, &stored);
                 if let Some(unwritten) = unwritten {
                     stored.set_outbox(unwritten);

@@ -31,6 +31,8 @@ pub struct ControlPlaneOptions {
     pub audit_bodies: bool,
     /// The audit log holds reads too, a watch from its beginning.
     pub audit_reads: bool,
+    /// etcd holds every object as JSON, for whoever reads there what took effect.
+    pub json_in_etcd: bool,
 }
 
 /// A running control plane.
@@ -233,6 +235,7 @@ fn apiserver(spec: Spec, dir: &Path, port: u16, etcd_port: u16, options: &Contro
          watch]\n- level: {level}\n"
     );
     std::fs::write(dir.join("audit-policy.yaml"), policy).map_err(at(dir.join("audit-policy.yaml")))?;
+    let spec = if options.json_in_etcd { spec.arg("--storage-media-type=application/json") } else { spec };
     Ok(spec
         .args(["--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", "--endpoint-reconciler-type=none"])
         .arg(format!("--secure-port={port}"))

@@ -29,6 +29,7 @@ pub struct EnvironmentBuilder {
     dir: Option<PathBuf>,
     control_plane: Option<ControlPlaneOptions>,
     kafka: bool,
+    kafka_proxy: Option<u16>,
     keep: bool,
 }
 
@@ -42,6 +43,12 @@ impl EnvironmentBuilder {
     /// A Kafka broker.
     pub fn kafka(mut self, kafka: bool) -> Self {
         self.kafka = kafka;
+        self
+    }
+
+    /// A Kafka broker that sends whoever comes through a proxy back to this port of it.
+    pub fn kafka_behind(mut self, proxy: u16) -> Self {
+        (self.kafka, self.kafka_proxy) = (true, Some(proxy));
         self
     }
 
@@ -92,7 +99,10 @@ impl EnvironmentBuilder {
             }
         };
         let kafka = async {
-            if self.kafka { Kafka::start(&dir, &environment.tools, self.keep).await.map(Some) } else { Ok(None) }
+            if !self.kafka {
+                return Ok(None);
+            }
+            Kafka::start(&dir, &environment.tools, self.kafka_proxy, self.keep).await.map(Some)
         };
         let (plane, kafka) = tokio::join!(plane, kafka);
         (environment.plane, environment.kafka) = (plane?, kafka?);
@@ -122,7 +132,14 @@ pub struct Environment {
 impl Environment {
     /// `name` is part of its directory's name.
     pub fn builder(name: impl Into<String>) -> EnvironmentBuilder {
-        EnvironmentBuilder { name: name.into(), dir: None, control_plane: None, kafka: false, keep: false }
+        EnvironmentBuilder {
+            name: name.into(),
+            dir: None,
+            control_plane: None,
+            kafka: false,
+            kafka_proxy: None,
+            keep: false,
+        }
     }
 
     /// Its directory: logs, pids, kubeconfig, audit log.

@@ -1,6 +1,7 @@
 //! One Apache Kafka broker in KRaft mode, which is its own controller.
 
 use std::{
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -25,14 +26,17 @@ pub struct Kafka {
     jars: PathBuf,
     dir: PathBuf,
     port: u16,
+    /// Where it listens for those who come through a proxy.
+    proxied: u16,
     process: Process,
 }
 
 impl Kafka {
-    pub(crate) async fn start(dir: &Path, tools: &Tools, detached: bool) -> Result<Self> {
+    /// `proxy`: the port of a proxy, if there is one, that whoever comes through it is sent back to.
+    pub(crate) async fn start(dir: &Path, tools: &Tools, proxy: Option<u16>, detached: bool) -> Result<Self> {
         let jars = tools.dir(Tool::Kafka)?;
-        let (port, controller_port) = (free_port(), free_port());
-        let properties = write_properties(dir, port, controller_port)?;
+        let (port, controller_port, proxied) = (free_port(), free_port(), free_port());
+        let properties = write_properties(dir, port, controller_port, (proxied, proxy.unwrap_or(proxied)))?;
         format(dir, &jars, &properties).await?;
         let spec = Spec::new("kafka", "java", dir)
             .detached(detached)
@@ -40,7 +44,7 @@ impl Kafka {
             .arg(format!("{}/*", jars.display()))
             .arg("kafka.Kafka")
             .arg(properties.display().to_string());
-        let kafka = Self { dir: dir.to_owned(), port, process: Process::spawn(spec)?, jars };
+        let kafka = Self { dir: dir.to_owned(), port, proxied, process: Process::spawn(spec)?, jars };
         kafka.wait_until_ready().await?;
         Ok(kafka)
     }
@@ -48,6 +52,11 @@ impl Kafka {
     /// `127.0.0.1:PORT`.
     pub fn bootstrap(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Where a proxy leads to: `127.0.0.1:PORT`.
+    pub fn proxied(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.proxied))
     }
 
     /// Kafka's own command line tools on this broker: a client that is not ours.
@@ -76,13 +85,16 @@ impl Kafka {
     }
 }
 
-fn write_properties(dir: &Path, port: u16, controller_port: u16) -> Result<PathBuf> {
+/// `proxied`: where it listens for those who come through a proxy, and the port that it tells them.
+fn write_properties(dir: &Path, port: u16, controller_port: u16, proxied: (u16, u16)) -> Result<PathBuf> {
+    let (behind, proxy) = proxied;
     let path = dir.join("server.properties");
     let text = format!(
         "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:{controller_port}\n\
-         listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}\n\
-         advertised.listeners=PLAINTEXT://127.0.0.1:{port}\ncontroller.listener.names=CONTROLLER\n\
-         listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\nlog.dirs={}\n\
+         listeners=PLAINTEXT://127.0.0.1:{port},PROXIED://127.0.0.1:{behind},CONTROLLER://127.0.0.1:{controller_port}\n\
+         advertised.listeners=PLAINTEXT://127.0.0.1:{port},PROXIED://127.0.0.1:{proxy}\n\
+         inter.broker.listener.name=PLAINTEXT\ncontroller.listener.names=CONTROLLER\n\
+         listener.security.protocol.map=PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT\nlog.dirs={}\n\
          offsets.topic.replication.factor=1\noffsets.topic.num.partitions=4\ntransaction.state.log.replication.factor=1\n\
          transaction.state.log.min.isr=1\nshare.coordinator.state.topic.replication.factor=1\n\
          share.coordinator.state.topic.min.isr=1\ngroup.initial.rebalance.delay.ms=0\nauto.create.topics.enable=false\n\

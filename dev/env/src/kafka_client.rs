@@ -93,6 +93,23 @@ impl KafkaClient {
         self.run("org.apache.kafka.tools.TopicCommand", &args, "").await.map(drop)
     }
 
+    /// Deletes a topic with everything on it, and returns when it is gone.
+    pub async fn delete_topic(&self, topic: &str) -> Result<()> {
+        let args = ["--delete", "--topic", topic].map(str::to_owned);
+        self.run("org.apache.kafka.tools.TopicCommand", &args, "").await?;
+        while self.topics().await?.iter().any(|there| there == topic) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Ok(())
+    }
+
+    /// How many partitions a topic has.
+    pub async fn partitions(&self, topic: &str) -> Result<u32> {
+        let args = ["--describe", "--topic", topic].map(str::to_owned);
+        let text = self.run("org.apache.kafka.tools.TopicCommand", &args, "").await?;
+        Ok(text.lines().filter(|line| line.contains("Partition: ")).count() as u32)
+    }
+
     /// The names of all topics.
     pub async fn topics(&self) -> Result<Vec<String>> {
         let text = self.run("org.apache.kafka.tools.TopicCommand", &["--list".to_owned()], "").await?;

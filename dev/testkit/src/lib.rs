@@ -2,6 +2,7 @@
 //!
 //! - [`sink`]: takes messages as Slack and as a generic webhook would, and misbehaves on request;
 //! - [`proxy`]: stands before the API server, and loses, refuses, delays or holds what a rule names;
+//! - [`tcp`]: stands before a broker, and cuts or holds connections;
 //! - [`eventpulse`]: EventPulse as a process of its own;
 //! - [`gauge`]: a metric to be scraped, whose value the test says;
 //! - [`mail`]: an SMTP peer, a relay that loses answers, and what a mail server took;
@@ -16,6 +17,7 @@ pub mod gauge;
 pub mod mail;
 pub mod proxy;
 pub mod sink;
+pub mod tcp;
 
 mod server;
 mod slack;

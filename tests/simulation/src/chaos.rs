@@ -49,6 +49,7 @@ impl Plan {
         Self {
             rates: Rates {
                 request: rate(&[0, 5, 20, 60]),
+                patch: rate(&[0, 100, 600]),
                 watch: rate(&[0, 10, 50]),
                 publish: rate(&[0, 10, 60]),
                 message: rate(&[0, 100, 500]),

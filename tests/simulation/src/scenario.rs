@@ -25,6 +25,7 @@ pub(crate) struct Scenario {
     pub rules_of: BTreeMap<String, Vec<String>>,
     resolve_on: &'static str,
     cooldown: Duration,
+    deadline: Duration,
     watches_all: bool,
 }
 
@@ -41,7 +42,8 @@ impl Scenario {
         };
         let rules_of = [("CPUHigh", Some("cpu-high")), ("Errors", Some("errors")), ("Other", None)]
             .map(|(alert, rule)| (alert.to_owned(), rules(rule)));
-        Self { services, rules_of: rules_of.into(), resolve_on, cooldown, watches_all }
+        let deadline = Duration::from_secs(if chance.permille(300) { 20 } else { 300 });
+        Self { services, rules_of: rules_of.into(), resolve_on, cooldown, deadline, watches_all }
     }
 
     /// Applies it.
@@ -63,8 +65,8 @@ impl Scenario {
 
     fn rules(&self) -> Vec<(&'static str, Value)> {
         let target = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "$(alert.labels.service)"});
-        let action =
-            |name: &str, runbook: &str| json!({"name": name, "runbookRef": {"name": runbook}, "targetRef": target});
+        let deadline = format!("{}s", self.deadline.as_secs());
+        let action = |name: &str, runbook: &str| json!({"name": name, "runbookRef": {"name": runbook}, "targetRef": target, "deadline": deadline});
         let tell = |channel: &str, template: &str, event: &str| json!({"channelRef": {"name": channel}, "template": template, "events": [event]});
         let mut rules = vec![
             (

@@ -31,6 +31,8 @@ use crate::{
 pub(crate) struct Rates {
     /// Of a call to the API server.
     pub request: u64,
+    /// Of a patch of a target.
+    pub patch: u64,
     /// Of a frame of a watch.
     pub watch: u64,
     /// Of a publication.

@@ -11,15 +11,18 @@ use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
+    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
+    task::Poll,
 };
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, request::Parts};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming};
 use jiff::Timestamp;
 use serde_json::json;
+use tokio::sync::{mpsc, watch};
 
 pub use rule::{Call, Fault, Rule, When};
 pub use upstream::Upstream;
@@ -68,6 +71,7 @@ struct State {
     upstream: Upstream,
     rules: Mutex<Vec<Rule>>,
     writes: Mutex<Vec<Write>>,
+    frozen: watch::Sender<bool>,
 }
 
 /// A running proxy. Dropping it closes every connection through it.
@@ -85,7 +89,7 @@ impl Drop for Proxy {
 impl Proxy {
     /// Before this server, on a free port of loopback.
     pub async fn start(upstream: Upstream) -> Result<Self, ProxyError> {
-        let state = Arc::new(State { upstream, rules: Mutex::default(), writes: Mutex::default() });
+        let state = Arc::new(State { upstream, rules: Mutex::default(), writes: Mutex::default(), frozen: watch::Sender::new(false) });
         let shared = Arc::clone(&state);
         let handler: server::Handler = Arc::new(move |request| Box::pin(handle(Arc::clone(&shared), request)));
         let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
@@ -127,6 +131,11 @@ impl Proxy {
     /// Removes every rule: what is held goes on, everything passes.
     pub fn clear(&self) {
         lock(&self.state.rules).drain(..).for_each(|rule| rule.remove());
+    }
+
+    /// Whether what streams tells nothing any more, though it stays open: watches, those that are under way too.
+    pub fn freeze_watches(&self, frozen: bool) {
+        self.state.frozen.send_replace(frozen);
     }
 
     /// Every request so far that may change something.
@@ -204,6 +213,15 @@ async fn pass(state: &State, rule: Option<Rule>, note: &Note, request: Request<B
             tokio::time::sleep(*delay).await;
             forward(state, note, request).await
         }
+        Fault::Twice => {
+            let (parts, body) = request.into_parts();
+            let bytes = body.collect().await?.to_bytes();
+            let again = |parts: &Parts| Request::from_parts(parts.clone(), full(bytes.clone()));
+            let answer = forward(state, note, again(&parts)).await;
+            // Whatever comes of it: its sender hears of the first.
+            drop(state.upstream.send(again(&parts)).await);
+            answer
+        }
         Fault::Hold => {
             rule.until_released().await;
             forward(state, note, request).await
@@ -226,7 +244,11 @@ async fn pass(state: &State, rule: Option<Rule>, note: &Note, request: Request<B
 
 /// Answers to writes are read whole, to note what they committed; all others stream.
 async fn forward(state: &State, note: &Note, request: Request<Body>) -> server::Answer {
+    let is_watch = request.uri().query().is_some_and(|query| query.contains("watch="));
     let response = state.upstream.send(request).await?;
+    if is_watch {
+        return Ok(response.map(|body| gated(body, state.frozen.subscribe())));
+    }
     if note.0.is_none() {
         return Ok(response);
     }
@@ -236,6 +258,35 @@ async fn forward(state: &State, note: &Note, request: Request<Body>) -> server::
     let version = object["metadata"]["resourceVersion"].as_str().map(str::to_owned);
     note.answered(state, parts.status, version.filter(|_| parts.status.is_success()));
     Ok(Response::from_parts(parts, full(bytes)))
+}
+
+/// Passes on nothing while it is frozen.
+fn gated(mut body: Body, mut frozen: watch::Receiver<bool>) -> Body {
+    let (frames, passed) = mpsc::channel(1);
+    // It ends with either end of the stream.
+    tokio::spawn(async move {
+        while let Some(frame) = body.frame().await {
+            if frozen.wait_for(|frozen| !frozen).await.is_err() || frames.send(frame).await.is_err() {
+                return;
+            }
+        }
+    });
+    Frames(passed).boxed_unsync()
+}
+
+/// A body whose frames come through a channel.
+struct Frames(mpsc::Receiver<io::Result<Frame<Bytes>>>);
+
+impl hyper::body::Body for Frames {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        self.0.poll_recv(cx)
+    }
 }
 
 /// A refusal as the API server writes it.

@@ -133,6 +133,8 @@ pub enum Fault {
     Hang,
     /// It reaches the server this much later.
     Delay(Duration),
+    /// It reaches the server twice, one after the other, and the second answer is thrown away.
+    Twice,
     /// It reaches the server when the rule is [released](Rule::release).
     Hold,
     /// It reaches the server, whose answer is thrown away with the connection: the outcome is unknown.

@@ -159,7 +159,12 @@ impl ApiPort {
         if world.api_is_away.load(Ordering::SeqCst) {
             return fate(Kind::Lost);
         }
-        if !world.chance.permille(world.rates().request) {
+        let rates = world.rates();
+        if !world.chance.permille(if about.is_patch_of_target() {
+            rates.patch.max(rates.request)
+        } else {
+            rates.request
+        }) {
             return fate(Kind::Served);
         }
         if about.is_watch {

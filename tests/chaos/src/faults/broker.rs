@@ -1,0 +1,54 @@
+//! The broker, and the way to it.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use tokio::time::sleep;
+
+use super::Struck;
+use crate::stage::Stage;
+
+const PROBES: usize = 8;
+
+pub(super) async fn cut(stage: &mut Stage, lasts: Duration) -> Result<Struck> {
+    let until = Instant::now() + lasts;
+    let mut times = 0;
+    while Instant::now() < until {
+        sleep(Duration::from_secs(2)).await;
+        times += stage.broker.cut();
+    }
+    anyhow::ensure!(times > 0, "no connection was cut");
+    let took = stage.probe(PROBES).await?;
+    Ok(Struck::times(times).recovered("alert to effect", took))
+}
+
+pub(super) async fn silent(stage: &mut Stage, lasts: Duration) -> Result<Struck> {
+    stage.broker.hold();
+    sleep(lasts).await;
+    stage.broker.pass();
+    let took = stage.probe(PROBES).await?;
+    Ok(Struck::times(1).recovered("the broker is back", took))
+}
+
+pub(super) async fn away(stage: &mut Stage, lasts: Duration) -> Result<Struck> {
+    stage.shop.environment.kafka().stop().await;
+    sleep(lasts).await;
+    stage.shop.environment.kafka_mut().restart().await?;
+    let took = stage.probe(PROBES).await?;
+    Ok(Struck::times(1).recovered("the broker is back", took))
+}
+
+/// Somebody deletes a topic and makes it anew: what groups have stored is beyond its end.
+pub(super) async fn topic_again(stage: &mut Stage, _: Duration) -> Result<Struck> {
+    let topics = ["action.requested", "alert.raised", "notification.requested"];
+    for topic in topics {
+        stage.remember_records(&[topic]).await?;
+        let client = stage.shop.environment.kafka().client();
+        let partitions = client.partitions(topic).await?;
+        client.delete_topic(topic).await?;
+        client.create_topic(topic, partitions, &[]).await?;
+        stage.probe(PROBES).await?;
+    }
+    let took = stage.probe(PROBES).await?;
+    Ok(Struck::times(topics.len()).recovered("alert to effect", took))
+}

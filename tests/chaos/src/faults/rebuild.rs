@@ -1,0 +1,105 @@
+//! One side is lost, and comes back from the other: Incidents from the topics, everything else from the resources. And everything on the
+//! log comes once more.
+
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, ensure};
+use eventpulse_testkit::eventpulse::find_binary;
+use jiff::Timestamp;
+use rusqlite::Connection;
+
+use super::Struck;
+use crate::{
+    observe::log::TOPICS,
+    stage::{Bus, Stage},
+};
+
+const PROBES: usize = 8;
+
+async fn stop_all(stage: &mut Stage) -> Result<()> {
+    for place in 0..stage.replicas.len() {
+        stage.stop(place).await?;
+    }
+    Ok(())
+}
+
+async fn start_all(stage: &mut Stage) -> Result<()> {
+    for place in 0..stage.replicas.len() {
+        stage.start(place).await?;
+    }
+    Ok(())
+}
+
+/// As `docs/operations.md` says it: stop, `eventpulse replay`, start.
+pub(super) async fn incidents_deleted(stage: &mut Stage, _: Duration) -> Result<Struck> {
+    let probes = stage.raise(PROBES).await?;
+    stage.acted(&probes).await?;
+    stage.quiet().await?;
+    let before = stage.etcd.objects("incidents").len();
+    let plane = stage.shop.environment.plane();
+    plane.kubectl_with(&["delete", "incidents", "--all", "-n", "shop", "--wait=true"], "").await?;
+    ensure!(stage.etcd.objects("incidents").len() < before, "no incident was deleted");
+    stop_all(stage).await?;
+    let mut command = Command::new(find_binary()?);
+    command.args(["replay", "--services=incidents"]).env_remove("KUBECONFIG");
+    match stage.bus {
+        Bus::Embedded => command.arg(format!("--data-dir={}", stage.data_dir().display())),
+        Bus::Kafka => command.args([
+            format!("--kafka-brokers={}", stage.shop.environment.kafka().bootstrap()),
+            "--topic-prefix=".to_owned(),
+        ]),
+    };
+    let output = command.output()?;
+    ensure!(output.status.success(), "eventpulse replay: {}", String::from_utf8_lossy(&output.stderr));
+    let began = Instant::now();
+    start_all(stage).await?;
+    stage.until("every incident is there again", |stage| stage.etcd.objects("incidents").len() == before).await?;
+    let took = began.elapsed();
+    stage.resolve(&probes).await;
+    Ok(Struck::times(before).recovered("from the start until all are there", took))
+}
+
+/// With incidents open, whose alerts come again and end afterwards.
+pub(super) async fn topics_lost(stage: &mut Stage, _: Duration) -> Result<Struck> {
+    let probes = stage.raise(PROBES).await?;
+    stage.acted(&probes).await?;
+    stage.quiet().await?;
+    stage.remember_records(&TOPICS).await?;
+    stop_all(stage).await?;
+    match stage.bus {
+        Bus::Embedded => std::fs::remove_dir_all(stage.data_dir())?,
+        Bus::Kafka => {
+            let client = stage.shop.environment.kafka().client();
+            for topic in client.topics().await? {
+                client.delete_topic(&topic).await?;
+            }
+        }
+    }
+    let began = Instant::now();
+    start_all(stage).await?;
+    stage.repeat(&probes).await;
+    stage.resolve(&probes).await;
+    stage.probe(PROBES).await?;
+    Ok(Struck::times(1).recovered("from the start until alerts are acted on", began.elapsed()))
+}
+
+/// Every group goes back to the first record of everything that it reads.
+pub(super) async fn repeated(stage: &mut Stage, _: Duration) -> Result<Struck> {
+    let records = stage.records().await?.len();
+    stop_all(stage).await?;
+    match stage.bus {
+        Bus::Embedded => {
+            let rewound = Connection::open(stage.data_dir().join("log.sqlite"))?.execute("DELETE FROM offsets", [])?;
+            ensure!(rewound > 0, "no group has stored an offset");
+        }
+        Bus::Kafka => drop(stage.shop.environment.kafka().client().rewind_every_group().await?),
+    }
+    stage.repeated_at = Some(Timestamp::now());
+    let began = Instant::now();
+    start_all(stage).await?;
+    stage.quiet().await?;
+    Ok(Struck::times(records).recovered("from the start until all was read", began.elapsed()))
+}

@@ -1,0 +1,197 @@
+//! What people have applied: rules, runbooks, a channel, and the workloads that they are for.
+
+use std::{collections::BTreeMap, fmt::Write as _, path::Path};
+
+use anyhow::Result;
+use eventpulse_env::ControlPlane;
+use eventpulse_testkit::proxy::{Call, When};
+use rand::{RngExt, rngs::StdRng};
+
+/// What an alert is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Its target is scaled.
+    Scale,
+    /// Its target is restarted.
+    Restart,
+    /// Scaling its target is refused, so that it is given up and the target restarted.
+    Refused,
+    /// No rule matches it.
+    Unmatched,
+    /// Its target is scaled, and is nobody else's: it tells how fast things go.
+    Probe,
+}
+
+impl Kind {
+    const ALL: [Kind; 5] = [Kind::Scale, Kind::Restart, Kind::Refused, Kind::Unmatched, Kind::Probe];
+
+    /// Most are scaled.
+    pub(crate) fn any(random: &mut StdRng) -> Self {
+        match random.random_range(0..20) {
+            0..=13 => Kind::Scale,
+            14..=16 => Kind::Restart,
+            17..=18 => Kind::Refused,
+            _ => Kind::Unmatched,
+        }
+    }
+
+    /// The alert's name.
+    pub(crate) fn alert(self) -> &'static str {
+        match self {
+            Kind::Scale => "ChaosScale",
+            Kind::Restart => "ChaosRestart",
+            Kind::Refused => "ChaosRefused",
+            Kind::Unmatched => "ChaosUnmatched",
+            Kind::Probe => "ChaosProbe",
+        }
+    }
+
+    fn rule(self) -> Option<&'static str> {
+        match self {
+            Kind::Scale => Some("chaos-scale"),
+            Kind::Restart => Some("chaos-restart"),
+            Kind::Refused => Some("chaos-refused"),
+            Kind::Unmatched => None,
+            Kind::Probe => Some("chaos-probe"),
+        }
+    }
+
+    fn prefix(self) -> &'static str {
+        match self {
+            Kind::Scale | Kind::Unmatched => "scaled",
+            Kind::Restart => "restarted",
+            Kind::Refused => "refused",
+            Kind::Probe => "probe",
+        }
+    }
+
+    /// How many targets there are of it.
+    pub(crate) fn targets(self) -> usize {
+        match self {
+            Kind::Scale | Kind::Unmatched => 40,
+            Kind::Restart | Kind::Refused => 8,
+            Kind::Probe => 400,
+        }
+    }
+}
+
+/// See the module's text.
+pub(crate) struct Setting;
+
+impl Setting {
+    /// The target of this number.
+    pub(crate) fn service(kind: Kind, number: usize) -> String {
+        format!("{}-{number}", kind.prefix())
+    }
+
+    /// Which rules match the alerts of which name.
+    pub(crate) fn rules_of() -> BTreeMap<String, Vec<String>> {
+        let rules = |kind: Kind| kind.rule().map(|rule| format!("shop/{rule}")).into_iter().collect();
+        Kind::ALL.map(|kind| (kind.alert().to_owned(), rules(kind))).into()
+    }
+
+    /// The patch that is never let through.
+    pub(crate) fn refused_patch() -> When {
+        let prefix = format!("/deployments/{}-", Kind::Refused.prefix());
+        When::patch_of_replicas().is(move |call: &Call| call.path.contains(&prefix))
+    }
+
+    /// `hook` takes messages, `gone` none ever. Applies all of it; the CRDs, the namespace and the account are there.
+    pub(crate) async fn apply(plane: &ControlPlane, hook: &str, gone: &str, dir: &Path) -> Result<()> {
+        let mut text = String::new();
+        for kind in [Kind::Scale, Kind::Restart, Kind::Refused, Kind::Probe] {
+            for number in 0..kind.targets() {
+                // What is restarted may not be paused; without replicas none has a pod.
+                let paused = matches!(kind, Kind::Scale | Kind::Probe);
+                let name = Self::service(kind, number);
+                write!(
+                    text,
+                    "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: {name}, namespace: shop}}\nspec:\n  replicas: 0\n  \
+                     paused: {paused}\n  selector: {{matchLabels: {{app: {name}}}}}\n  template:\n    metadata: {{labels: {{app: \
+                     {name}}}}}\n    spec: {{containers: [{{name: main, image: registry.invalid/t:1}}]}}\n---\n"
+                )?;
+            }
+        }
+        text.push_str(&channel("chaos", hook));
+        text.push_str(&channel("gone", gone));
+        text.push_str(RUNBOOKS);
+        for kind in Kind::ALL {
+            if let Some(rule) = kind.rule() {
+                text.push_str(&self::rule(rule, kind));
+            }
+        }
+        let file = dir.join("chaos.yaml");
+        std::fs::write(&file, text)?;
+        let file = file.display().to_string();
+        plane.kubectl_with(&["apply", "--server-side", "-f", &file], "").await?;
+        Ok(())
+    }
+}
+
+fn channel(name: &str, hook: &str) -> String {
+    format!(
+        "apiVersion: eventpulse.io/v1alpha1\nkind: NotificationChannel\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{type: \
+         Webhook, webhook: {{url: '{hook}'}}}}\n---\n"
+    )
+}
+
+/// Retries come soon, and no breaker opens: faults are to meet actions, not to keep them away.
+const RUNBOOKS: &str = "\
+apiVersion: eventpulse.io/v1alpha1
+kind: Runbook
+metadata: {name: chaos-scale, namespace: shop}
+spec:
+  serviceAccountName: remediator
+  steps: [{name: scale, type: Scale, scale: {delta: 1, maxReplicas: 1000}, timeout: 5s}]
+  retry: {limit: 20, backoff: {initial: 200ms, max: 2s}}
+  circuitBreaker: {failureThreshold: 1000, openDuration: 1s}
+---
+apiVersion: eventpulse.io/v1alpha1
+kind: Runbook
+metadata: {name: chaos-refused, namespace: shop}
+spec:
+  serviceAccountName: remediator
+  steps: [{name: scale, type: Scale, scale: {delta: 1, maxReplicas: 1000}, timeout: 5s}]
+  retry: {limit: 2, backoff: {initial: 50ms, max: 100ms}}
+  circuitBreaker: {failureThreshold: 1000, openDuration: 1s}
+---
+apiVersion: eventpulse.io/v1alpha1
+kind: Runbook
+metadata: {name: chaos-restart, namespace: shop}
+spec:
+  serviceAccountName: remediator
+  steps: [{name: restart, type: Restart, restart: {}, timeout: 5s}]
+  retry: {limit: 20, backoff: {initial: 200ms, max: 2s}}
+  circuitBreaker: {failureThreshold: 1000, openDuration: 1s}
+---
+";
+
+fn rule(name: &str, kind: Kind) -> String {
+    let action = |runbook: &str| {
+        format!(
+            "  - name: {runbook}\n    runbookRef: {{name: {runbook}}}\n    targetRef: {{apiVersion: apps/v1, kind: Deployment, name: \
+             $(alert.labels.service)}}\n"
+        )
+    };
+    let actions = match kind {
+        Kind::Scale | Kind::Probe | Kind::Unmatched => action("chaos-scale"),
+        Kind::Restart => action("chaos-restart"),
+        Kind::Refused => action("chaos-refused") + &action("chaos-restart"),
+    };
+    let notifications = [
+        ("chaos", "IncidentOpened", "Opened"),
+        ("gone", "ActionFailed", "ActionFailed"),
+        ("chaos", "ActionFailed", "ActionFailed"),
+        ("chaos", "IncidentResolved", "Resolved"),
+    ]
+    .map(|(channel, template, event)| {
+        format!("  - {{channelRef: {{name: {channel}}}, template: {template}, events: [{event}]}}\n")
+    })
+    .concat();
+    format!(
+        "apiVersion: eventpulse.io/v1alpha1\nkind: Rule\nmetadata: {{name: {name}, namespace: shop}}\nspec:\n  match: {{matchers: \
+         ['alertname=\"{}\"']}}\n  groupBy: [service]\n  incident: {{severity: warning, summary: chaos, resolveOn: \
+         AlertResolved}}\n  cooldown: 0s\n  actions:\n{actions}  notifications:\n{notifications}---\n",
+        kind.alert()
+    )
+}

@@ -1,0 +1,472 @@
+//! The real parts with the setting on them: a control plane, a log, one or two replicas of EventPulse behind proxies, a receiver of messages;
+//! and what can be seen of all that.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use eventpulse_e2e::Shop;
+use eventpulse_env::{ControlPlaneOptions, Environment};
+use eventpulse_oracle::{Observed, Promise, Record, Violation, Write, judge};
+use eventpulse_testkit::{
+    alerts::Alert,
+    eventpulse::{EventPulse, Launcher, find_binary},
+    proxy::{Fault, Proxy},
+    sink::Answer,
+    tcp::TcpProxy,
+};
+use jiff::Timestamp;
+use serde_json::Value;
+use tokio::{task::JoinSet, time::sleep};
+
+use crate::{
+    disk::{Disk, is_in_namespace},
+    load::{Load, Senders},
+    observe::{self, audit::Audit, etcd::Etcd, log},
+    setting::{Kind, Setting},
+};
+
+const START: Duration = Duration::from_secs(60);
+/// Between the end of a fault and everything being over.
+const REST: Duration = Duration::from_secs(240);
+/// What will not go away by waiting is told after this.
+const CERTAIN: Duration = Duration::from_secs(10);
+/// How long a probe may take before it is told as lost.
+const PROBE: Duration = Duration::from_secs(180);
+const HOOK: &str = "/hooks/chaos";
+/// Whoever posts there is told that it is gone for good.
+const GONE: &str = "/hooks/gone";
+/// New alerts a second.
+const RATE: f64 = 5.0;
+
+/// The log that the services talk on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub(crate) enum Bus {
+    /// One process, one file.
+    Embedded,
+    /// A broker, two replicas.
+    Kafka,
+}
+
+impl fmt::Display for Bus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Bus::Embedded => "embedded",
+            Bus::Kafka => "kafka",
+        })
+    }
+}
+
+/// A replica of EventPulse, which reaches the API server through this proxy only.
+pub(crate) struct Replica {
+    pub proxy: Proxy,
+    pub launcher: Launcher,
+    /// None: it is not there at the moment.
+    pub process: Option<EventPulse>,
+}
+
+/// Alerts that have a target of their own each.
+pub(crate) struct Probes {
+    services: Vec<String>,
+    starts_at: Timestamp,
+}
+
+/// How much of everything there is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Totals {
+    pub alerts: usize,
+    pub incidents: usize,
+    pub actions: usize,
+    pub effects: usize,
+    pub messages: usize,
+    pub marked: usize,
+}
+
+/// See the module's text.
+pub(crate) struct Stage {
+    pub bus: Bus,
+    pub replicas: Vec<Replica>,
+    /// What the data directories are on, where that is allowed. It goes before the directory that it is in.
+    disk: Option<Disk>,
+    pub shop: Shop,
+    pub senders: Senders,
+    /// Before the broker.
+    pub broker: TcpProxy,
+    pub etcd: Etcd,
+    audit: Audit,
+    /// What was on the log before somebody took it away.
+    past: Vec<Record>,
+    /// When everything on the log was given to the services once more.
+    pub repeated_at: Option<Timestamp>,
+    probes: usize,
+    seed: u64,
+}
+
+impl Stage {
+    /// Starts everything.
+    pub(crate) async fn open(bus: Bus, seed: u64) -> Result<Self> {
+        let broker = TcpProxy::start().await.context("listen before the broker")?;
+        let options =
+            ControlPlaneOptions { audit_bodies: true, json_in_etcd: true, ..ControlPlaneOptions::default() };
+        let builder = Environment::builder(format!("chaos-{bus}")).control_plane(options);
+        let builder = if bus == Bus::Kafka { builder.kafka_behind(broker.address().port()) } else { builder };
+        let environment = builder.start().await?;
+        let etcd = Etcd::follow(environment.plane().etcd_address());
+        let audit = Audit::new(&environment.plane().audit_log());
+        if bus == Bus::Kafka {
+            broker.lead_to(environment.kafka().proxied());
+        }
+        let shop = Shop::furnish(environment).await?;
+        shop.sink.always(GONE, Some(Answer::status(410)));
+        let (plane, dir) = (shop.environment.plane(), shop.environment.dir());
+        Setting::apply(plane, &shop.sink.url(HOOK), &shop.sink.url(GONE), dir).await?;
+        let disk = is_in_namespace().then(|| Disk::mount(&shop.environment.dir().join("disk"))).transpose()?;
+        let mut stage = Self {
+            bus,
+            replicas: Vec::new(),
+            disk,
+            shop,
+            senders: Senders::default(),
+            broker,
+            etcd,
+            audit,
+            past: Vec::new(),
+            repeated_at: None,
+            probes: 0,
+            seed,
+        };
+        // Rules take only what began after they were created, which the API server says in whole seconds.
+        sleep(Duration::from_secs(1)).await;
+        for _ in 0..if bus == Bus::Kafka { 2 } else { 1 } {
+            stage.add_replica().await?;
+        }
+        Ok(stage)
+    }
+
+    /// One more replica, ready. Gives its place.
+    pub(crate) async fn add_replica(&mut self) -> Result<usize> {
+        let name = format!("r{}", self.replicas.len() + 1);
+        let (proxy, launcher) = self.shop.proxied(&name).await?;
+        proxy.rule("refused", Setting::refused_patch(), Fault::Answer(503));
+        let launcher = match self.bus {
+            Bus::Embedded => launcher.data_dir(&self.data_dir()),
+            // A dead member is missed after 6 s instead of 45: the least that the broker allows.
+            Bus::Kafka => launcher
+                .data_dir(&self.data_dir().with_file_name(&name))
+                .kafka(&self.broker.address().to_string(), "")
+                .arg("--kafka-config=session.timeout.ms=6000")
+                .arg("--kafka-config=heartbeat.interval.ms=1000"),
+        };
+        self.replicas.push(Replica { proxy, launcher, process: None });
+        let place = self.replicas.len() - 1;
+        self.start(place).await?;
+        Ok(place)
+    }
+
+    /// Where the embedded log is.
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.disk().unwrap_or(self.shop.environment.dir()).join("data")
+    }
+
+    /// The file system that the data directories have to themselves.
+    pub(crate) fn disk(&self) -> Option<&Path> {
+        self.disk.as_ref().map(Disk::path)
+    }
+
+    /// Starts a replica that is not there, and waits until it is ready.
+    pub(crate) async fn start(&mut self, place: usize) -> Result<()> {
+        self.spawn(place, self.replicas[place].launcher.clone())?;
+        self.ready(place).await
+    }
+
+    /// The same by another launcher, without waiting.
+    pub(crate) fn spawn(&mut self, place: usize, launcher: Launcher) -> Result<()> {
+        self.replicas[place].process = Some(launcher.spawn()?);
+        self.update_doors();
+        Ok(())
+    }
+
+    /// Waits until a replica is ready.
+    pub(crate) async fn ready(&self, place: usize) -> Result<()> {
+        Ok(self.process(place)?.wait_ready(START).await?)
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self, place: usize) {
+        if let Some(process) = self.replicas[place].process.take() {
+            process.kill();
+        }
+        self.update_doors();
+    }
+
+    /// SIGTERM, and waits for its end.
+    pub(crate) async fn stop(&mut self, place: usize) -> Result<()> {
+        let process = self.replicas[place].process.take();
+        self.update_doors();
+        if let Some(process) = process
+            && !process.stop(Duration::from_secs(35)).await
+        {
+            bail!("{} did not end in order: {}", process.process().name(), process.process().last_lines());
+        }
+        Ok(())
+    }
+
+    /// A replica's process.
+    pub(crate) fn process(&self, place: usize) -> Result<&EventPulse> {
+        self.replicas[place].process.as_ref().context("this replica is not running")
+    }
+
+    /// Alerts go to all that run.
+    fn update_doors(&self) {
+        self.send_to_all_but(None);
+    }
+
+    /// Alerts go to all that run, but to this one.
+    pub(crate) fn send_to_all_but(&self, avoided: Option<usize>) {
+        let others = self.replicas.iter().enumerate().filter(|(place, _)| Some(*place) != avoided);
+        let running = others.filter_map(|(_, replica)| replica.process.as_ref());
+        self.senders.set_doors(running.map(|process| process.url("webhooks/alertmanager")).collect());
+    }
+
+    /// For whatever is drawn.
+    pub(crate) fn next_seed(&mut self) -> u64 {
+        self.seed = self.seed.wrapping_add(1);
+        self.seed
+    }
+
+    /// Every fault is over: all pass, all run.
+    pub(crate) async fn calm(&mut self) -> Result<()> {
+        self.broker.pass();
+        self.shop.sink.always(HOOK, None);
+        for place in 0..self.replicas.len() {
+            let replica = &self.replicas[place];
+            replica.proxy.clear();
+            replica.proxy.freeze_watches(false);
+            replica.proxy.rule("refused", Setting::refused_patch(), Fault::Answer(503));
+            match &replica.process {
+                Some(process) if process.process().exited().is_some() => {
+                    bail!("r{} has ended by itself: {}", place + 1, process.process().last_lines());
+                }
+                Some(process) => process.process().thaw(),
+                None => self.start(place).await?,
+            }
+        }
+        for place in 0..self.replicas.len() {
+            self.ready(place).await?;
+        }
+        Ok(())
+    }
+
+    /// Stops everything.
+    pub(crate) async fn close(mut self) {
+        for replica in &mut self.replicas {
+            if let Some(process) = replica.process.take() {
+                process.kill();
+            }
+        }
+        drop(self.disk.take());
+        self.shop.environment.stop().await;
+    }
+
+    /// How the receiver of messages answers from now on.
+    pub(crate) fn receiver(&self, answer: Answer) {
+        self.shop.sink.always(HOOK, Some(answer));
+    }
+
+    /// Alerts from now on.
+    pub(crate) fn load(&mut self) -> Load {
+        let seed = self.next_seed();
+        Load::start(&self.senders, RATE, seed)
+    }
+
+    /// Sends so many alerts with a target of their own each, and returns when they are taken.
+    pub(crate) async fn raise(&mut self, count: usize) -> Result<Probes> {
+        let first = self.probes;
+        self.probes += count;
+        ensure!(self.probes <= Kind::Probe.targets(), "there are more probes than targets for them");
+        let services = (first..self.probes).map(|number| Setting::service(Kind::Probe, number)).collect();
+        let probes = Probes { services, starts_at: Timestamp::now() };
+        self.repeat(&probes).await;
+        Ok(probes)
+    }
+
+    /// Tells of them again.
+    pub(crate) async fn repeat(&self, probes: &Probes) {
+        self.tell(probes, None).await;
+    }
+
+    /// They have ended.
+    pub(crate) async fn resolve(&self, probes: &Probes) {
+        self.tell(probes, Some(Timestamp::now())).await;
+    }
+
+    async fn tell(&self, probes: &Probes, ended_at: Option<Timestamp>) {
+        let mut sending = JoinSet::new();
+        for service in &probes.services {
+            let alert = Alert::firing(Kind::Probe.alert(), probes.starts_at).label("service", service);
+            let alert = alert.label("severity", "critical");
+            let alert = if let Some(at) = ended_at { alert.resolved(at) } else { alert };
+            let (senders, starts_at) = (self.senders.clone(), probes.starts_at);
+            sending.spawn(async move { senders.send(&alert, Kind::Probe, starts_at, ended_at.is_some()).await });
+        }
+        while sending.join_next().await.is_some() {}
+    }
+
+    /// Waits until each target of theirs was acted on.
+    pub(crate) async fn acted(&self, probes: &Probes) -> Result<()> {
+        let began = Instant::now();
+        loop {
+            let targets = self.etcd.objects("deployments");
+            let acted: BTreeSet<&str> = targets
+                .iter()
+                .filter(|target| observe::is_acted_on(target))
+                .filter_map(|target| target.pointer("/metadata/name")?.as_str())
+                .collect();
+            let missing: Vec<&String> = probes.services.iter().filter(|name| !acted.contains(name.as_str())).collect();
+            if missing.is_empty() {
+                return Ok(());
+            }
+            ensure!(began.elapsed() < PROBE, "not acted on within {} s: {missing:?}", PROBE.as_secs());
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// All of it: how long it takes from sending so many alerts until the last of them was acted on.
+    pub(crate) async fn probe(&mut self, count: usize) -> Result<Duration> {
+        let began = Instant::now();
+        let probes = self.raise(count).await?;
+        self.acted(&probes).await?;
+        let took = began.elapsed();
+        self.resolve(&probes).await;
+        Ok(took)
+    }
+
+    /// Waits until nothing is under way, though alerts may still fire: all is told, all that was asked for has ended, all is read.
+    pub(crate) async fn quiet(&self) -> Result<()> {
+        let is_quiet = |stage: &Self| {
+            let ended = |kind: &str, path: &str, ends: &[&str]| {
+                stage.etcd.objects(kind).iter().all(|object| {
+                    let phase = object.pointer(path).and_then(Value::as_str).unwrap_or_default();
+                    let outbox = |part: &str| object[part]["outbox"].as_array().is_none_or(Vec::is_empty);
+                    (ends.is_empty() || ends.contains(&phase)) && outbox("spec") && outbox("status")
+                })
+            };
+            ended("actions", "/status/phase", &["Completed", "Failed", "Skipped"])
+                && ended("notifications", "/spec/phase", &["Delivered", "Failed", "Stale"])
+                && ended("alertgroups", "", &[])
+                && ended("incidents", "", &[])
+        };
+        let mut calm = 0;
+        let began = Instant::now();
+        while calm < 3 {
+            ensure!(began.elapsed() < REST, "it did not become quiet within {} s", REST.as_secs());
+            let read = match self.bus {
+                Bus::Embedded => true,
+                Bus::Kafka => self.shop.environment.kafka().client().lag().await? == 0,
+            };
+            calm = if read && is_quiet(self) { calm + 1 } else { 0 };
+            sleep(Duration::from_secs(1)).await;
+        }
+        Ok(())
+    }
+
+    /// Waits until this holds.
+    pub(crate) async fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) -> Result<()> {
+        let began = Instant::now();
+        while !holds(self) {
+            ensure!(began.elapsed() < REST, "{what}: not within {} s", REST.as_secs());
+            sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    }
+
+    /// Everything that can be seen.
+    pub(crate) async fn observe(&mut self) -> Result<Observed> {
+        self.audit.read()?;
+        let mut records = self.past.clone();
+        records.extend(self.records().await?);
+        Ok(Observed {
+            accepted: self.senders.accepted(),
+            writes: self.etcd.changes()?.into_iter().map(|change| observe::write(change, &self.audit)).collect(),
+            records,
+            messages: self.shop.sink.received_on(HOOK).iter().map(observe::message).collect(),
+            repeated_at: self.repeated_at,
+            rules_of: Some(Setting::rules_of()),
+            clocks_agree: true,
+            at_rest: true,
+        })
+    }
+
+    /// Every record that the log holds now.
+    pub(crate) async fn records(&self) -> Result<Vec<Record>> {
+        match self.bus {
+            Bus::Embedded => log::of_file(&self.data_dir()),
+            Bus::Kafka => log::of_kafka(&self.shop.environment.kafka().client()).await,
+        }
+    }
+
+    /// Somebody is about to take these topics away: what they hold now was on the log.
+    pub(crate) async fn remember_records(&mut self, topics: &[&str]) -> Result<()> {
+        let records = self.records().await?;
+        self.past.extend(records.into_iter().filter(|record| topics.contains(&record.topic.as_str())));
+        Ok(())
+    }
+
+    /// Waits until the oracle has nothing to say, every alert having ended; gives what it still says at last.
+    pub(crate) async fn rest(&mut self) -> Result<(Totals, Vec<Violation>)> {
+        let began = Instant::now();
+        loop {
+            let observed = self.observe().await?;
+            let violations = judge(&observed);
+            let passing = |violation: &Violation| {
+                matches!(violation.promise, Promise::ComesToRest | Promise::NothingLost | Promise::OneIncident)
+            };
+            let certain = began.elapsed() > CERTAIN && !violations.iter().all(passing);
+            if violations.is_empty() || certain || began.elapsed() > REST {
+                return Ok((totals(&observed), violations));
+            }
+            sleep(Duration::from_secs(1)).await;
+        }
+    }
+}
+
+fn totals(observed: &Observed) -> Totals {
+    let mut distinct = observed.accepted.clone();
+    distinct.sort();
+    distinct.dedup();
+    let created = |kind: &str| {
+        observed.writes.iter().filter(|write| write.kind == kind && write.before.is_none()).count()
+    };
+    let effect = |write: &&Write| {
+        let spec = |object: &Option<Arc<Value>>| object.as_ref().map(|object| object["spec"].clone());
+        write.kind == "deployments" && write.ours && write.before.is_some() && spec(&write.before) != spec(&write.after)
+    };
+    let mut keys: BTreeMap<&str, usize> = BTreeMap::new();
+    for message in observed.messages.iter().filter(|message| message.taken) {
+        *keys.entry(&message.key).or_default() += 1;
+    }
+    Totals {
+        alerts: distinct.len(),
+        incidents: created("incidents"),
+        actions: created("actions"),
+        effects: observed.writes.iter().filter(effect).count(),
+        messages: keys.len(),
+        marked: keys.values().map(|copies| copies - 1).sum(),
+    }
+}
+
+/// The binary that has crash points, beside this one.
+pub(crate) fn subject() -> Result<PathBuf> {
+    let beside = std::env::current_exe()?.with_file_name("eventpulse-with-crash-points");
+    if !beside.is_file() {
+        bail!("{} is not there; `make chaos` builds it", beside.display());
+    }
+    // So that a missing release is told before anything is started.
+    find_binary()?;
+    Ok(beside)
+}
