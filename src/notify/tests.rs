@@ -370,6 +370,35 @@ async fn what_stands_in_a_line_that_does_not_move_fails_at_its_deadline() {
     // Nothing waits for the two that hang; they end with the test.
 }
 
+/// It was due when its time was taken, and is not any more when it is decided.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_set_back_takes_no_try_away() {
+    let (api, bus, sink) = world("10s").await;
+    sink.always(SLACK, Some(Answer::status(503)));
+    let running = Running::start(&api, &bus, 1, 0);
+    let request = request("ops-slack", "Opened");
+    running.ask(&request, "a").await;
+    running.in_phase(&request, NotificationPhase::Waiting).await;
+    sink.always(SLACK, None);
+    let (clock, set_back) = (Arc::clone(&running.test.clock), AtomicBool::new(false));
+    let seen = Arc::new(AtomicBool::new(false));
+    let done = Arc::clone(&seen);
+    api.on_request(move |call| {
+        if call.path.ends_with("/secrets/ops-slack") && !set_back.swap(true, Ordering::SeqCst) {
+            clock.advance(SignedDuration::from_secs(-600));
+            done.store(true, Ordering::SeqCst);
+        }
+        Fault::None
+    });
+    running.advance(600);
+    until("a clock that is set back", || seen.load(Ordering::SeqCst).then_some(())).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(running.object(&request).unwrap().spec.tries, 1);
+    running.advance(600);
+    running.in_phase(&request, NotificationPhase::Delivered).await;
+    running.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_line_goes_on_past_one_that_was_deleted_while_it_stood_there() {
     let (api, bus, sink) = world("1s").await;

@@ -2,6 +2,7 @@
 
 use std::{fmt::Debug, future::Future, time::Duration};
 
+use hyper::header::{HeaderValue, USER_AGENT};
 use kube::{Api, Client, Config, Error, client::ClientBuilder, core::Status};
 use serde::de::DeserializeOwned;
 
@@ -184,6 +185,10 @@ pub fn client(config: &Config, service: &'static str, metrics: &Metrics) -> kube
     let mut config = config.clone();
     config.default_retry = false;
     config.connect_timeout = Some(CONNECT_TIMEOUT);
+    // In the audit log, and as the manager of the fields that it writes.
+    if let Ok(agent) = HeaderValue::try_from(format!("eventpulse/{} ({service})", env!("CARGO_PKG_VERSION"))) {
+        config.headers.push((USER_AGENT, agent));
+    }
     Ok(ClientBuilder::try_from(config)?.with_layer(&ApiMetrics::new(service, metrics)).build())
 }
 
@@ -218,6 +223,21 @@ mod tests {
             let status = Status::failure("message", reason).with_code(code).boxed();
             assert_eq!(classify(&Error::Api(status)).category(), category, "{code} {reason}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_client_says_who_it_is() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let client = client(&Config::new(url), "rules", &Metrics::default()).unwrap();
+        let asking = tokio::spawn(async move { client.apiserver_version().await });
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = vec![0; 4096];
+        let read = tokio::io::AsyncReadExt::read(&mut stream, &mut request).await.unwrap();
+        let request = String::from_utf8_lossy(&request[..read]).to_lowercase();
+        assert!(request.contains("user-agent: eventpulse/") && request.contains("(rules)"), "{request}");
+        drop(stream);
+        assert!(asking.await.unwrap().is_err());
     }
 
     #[test]

@@ -310,9 +310,9 @@ impl Turn<'_> {
 
     /// Accepted before the rule was there, or too long ago to begin anything (promise 5).
     fn is_stale(&self, raised: &RaisedAlert) -> bool {
-        let accepted_at = raised.accepted_at(self.now);
-        let before_rule = self.rule.rule.is_some_and(|rule| accepted_at < rule.created_at);
-        before_rule || plus(accepted_at, self.accept_window()) < self.now
+        // By what it says and not by the clock, which may have been set back: it says the same when it comes again.
+        let before_rule = self.rule.rule.is_some_and(|rule| raised.alert.accepted_at < rule.created_at);
+        before_rule || plus(raised.accepted_at(self.now), self.accept_window()) < self.now
     }
 
     /// Moves the expiry, but only when less than half of its window was left when the repetition was accepted: one every minute is

@@ -124,9 +124,15 @@ async fn keep_sending(senders: Senders, per_second: f64, seed: u64, ending: Arc<
     while episodes.join_next().await.is_some() {}
 }
 
+/// Now, as Alertmanager tells times: in milliseconds.
+pub(crate) fn now() -> Timestamp {
+    let now = Timestamp::now();
+    Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
+}
+
 /// One alert: it fires, is told of once more, and ends.
 async fn episode(senders: Senders, kind: Kind, service: String, lasts: Duration, ending: Arc<AtomicBool>) {
-    let starts_at = Timestamp::now();
+    let starts_at = now();
     let alert = Alert::firing(kind.alert(), starts_at).label("service", service).label("severity", "warning");
     senders.send(&alert, kind, starts_at, false).await;
     sleep(lasts / 2).await;
@@ -134,7 +140,7 @@ async fn episode(senders: Senders, kind: Kind, service: String, lasts: Duration,
     if !ending.load(Ordering::SeqCst) {
         sleep(lasts / 2).await;
     }
-    senders.send(&alert.resolved(Timestamp::now()), kind, starts_at, true).await;
+    senders.send(&alert.resolved(now()), kind, starts_at, true).await;
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -26,7 +26,7 @@ use tokio::{task::JoinSet, time::sleep};
 
 use crate::{
     disk::{Disk, is_in_namespace},
-    load::{Load, Senders},
+    load::{Load, Senders, now},
     observe::{self, audit::Audit, etcd::Etcd, log},
     setting::{Kind, Setting},
 };
@@ -290,7 +290,7 @@ impl Stage {
         self.probes += count;
         ensure!(self.probes <= Kind::Probe.targets(), "there are more probes than targets for them");
         let services = (first..self.probes).map(|number| Setting::service(Kind::Probe, number)).collect();
-        let probes = Probes { services, starts_at: Timestamp::now() };
+        let probes = Probes { services, starts_at: now() };
         self.repeat(&probes).await;
         Ok(probes)
     }
@@ -302,7 +302,7 @@ impl Stage {
 
     /// They have ended.
     pub(crate) async fn resolve(&self, probes: &Probes) {
-        self.tell(probes, Some(Timestamp::now())).await;
+        self.tell(probes, Some(now())).await;
     }
 
     async fn tell(&self, probes: &Probes, ended_at: Option<Timestamp>) {

@@ -34,7 +34,7 @@ impl Struck {
     }
 }
 
-type Running<'a> = Pin<Box<dyn Future<Output = Result<Struck>> + Send + 'a>>;
+type Running<'a> = Pin<Box<dyn Future<Output = Result<Struck>> + 'a>>;
 
 /// A fault.
 pub(crate) struct Fault {
@@ -56,7 +56,6 @@ pub(crate) struct Fault {
 
 const BOTH: &[Bus] = &[Bus::Embedded, Bus::Kafka];
 const KAFKA: &[Bus] = &[Bus::Kafka];
-const EMBEDDED: &[Bus] = &[Bus::Embedded];
 
 const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)

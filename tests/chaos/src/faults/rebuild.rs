@@ -13,7 +13,7 @@ use rusqlite::Connection;
 
 use super::Struck;
 use crate::{
-    observe::log::TOPICS,
+    observe::log::{FILE, TOPICS},
     stage::{Bus, Stage},
 };
 
@@ -92,7 +92,7 @@ pub(super) async fn repeated(stage: &mut Stage, _: Duration) -> Result<Struck> {
     stop_all(stage).await?;
     match stage.bus {
         Bus::Embedded => {
-            let rewound = Connection::open(stage.data_dir().join("log.sqlite"))?.execute("DELETE FROM offsets", [])?;
+            let rewound = Connection::open(stage.data_dir().join(FILE))?.execute("DELETE FROM offsets", [])?;
             ensure!(rewound > 0, "no group has stored an offset");
         }
         Bus::Kafka => drop(stage.shop.environment.kafka().client().rewind_every_group().await?),

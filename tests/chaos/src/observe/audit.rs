@@ -72,7 +72,7 @@ fn of(event: &Value) -> Option<(Written, Who)> {
         version,
     );
     let account = event.pointer("/impersonatedUser/username").and_then(Value::as_str).map(str::to_owned);
-    Some((written, Who { ours: text("/userAgent").starts_with("eventpulse"), account }))
+    Some((written, Who { ours: text("/userAgent").starts_with("eventpulse/"), account }))
 }
 
 #[cfg(test)]

@@ -23,6 +23,8 @@ pub(crate) const TOPICS: [&str; 11] = [
     "notification.delivered",
     "notification.failed",
 ];
+/// Below a data directory.
+pub(crate) const FILE: &str = "log/log.sqlite";
 const TYPE: (&str, &str) = ("io.eventpulse.", ".v1");
 
 /// Of a broker.
@@ -48,9 +50,9 @@ pub(crate) async fn of_kafka(client: &KafkaClient) -> Result<Vec<Record>> {
         .collect()
 }
 
-/// Of the embedded log, whose file is in this directory.
+/// Of the embedded log of this data directory.
 pub(crate) fn of_file(data_dir: &Path) -> Result<Vec<Record>> {
-    let path = data_dir.join("log.sqlite");
+    let path = data_dir.join(FILE);
     if !path.exists() {
         return Ok(Vec::new());
     }
