@@ -12,12 +12,13 @@ use std::{
 const SERVICES: [&str; 6] = ["ingest", "rules", "actions", "incidents", "notify", "config_status"];
 
 /// What each shared room may import beside itself. A service may import all of them.
-const SHARED: [(&str, &[&str]); 9] = [
+const SHARED: [(&str, &[&str]); 10] = [
     ("api", &["events"]),
     ("events", &["api", "bus", "mutants"]),
     ("bus", &["events", "mutants", "runtime"]),
-    ("runtime", &["api", "bus", "events", "mutants"]),
+    ("runtime", &["api", "bus", "crash_points", "events", "mutants"]),
     ("mutants", &[]),
+    ("crash_points", &["events"]),
     ("expression", &["events", "matcher"]),
     ("matcher", &[]),
     ("template", &[]),
@@ -330,20 +331,22 @@ fn the_oracle_depends_on_nothing_of_ours() {
     assert!(seen.contains("serde_json"), "{seen:?}");
 }
 
-/// Sabotages are in tests and in the simulator, and in no program that is shipped.
+/// Sabotages and crash points are in tests and in the simulator, and in no program that is shipped.
 #[test]
-fn no_release_has_mutants() {
+fn no_release_has_mutants_or_crash_points() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let read = |file: &str| fs::read_to_string(root.join(file)).unwrap();
     let manifest = read("Cargo.toml");
     let features = manifest.split("[features]").nth(1).unwrap().split("\n[").next().unwrap();
-    assert!(features.contains("mutants = []") && !features.contains("default"), "{features}");
+    let has = |line: &str| features.contains(line);
+    assert!(has("mutants = []") && has("crash-points = [\"dep:nix\"]") && !has("default"), "{features}");
     let release =
         read("Makefile").lines().skip_while(|line| !line.starts_with("RELEASE =")).take(2).collect::<String>();
     assert!(release.ends_with("build --release --locked --bin eventpulse"), "{release}");
     for crate_of_programs in
         ["dev/demo/Cargo.toml", "dev/e2e/Cargo.toml", "dev/bench/Cargo.toml", "dev/bench/probe/Cargo.toml"]
     {
-        assert!(!read(crate_of_programs).contains("mutants"), "{crate_of_programs}");
+        let manifest = read(crate_of_programs);
+        assert!(!manifest.contains("mutants") && !manifest.contains("crash-points"), "{crate_of_programs}");
     }
 }
