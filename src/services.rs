@@ -7,6 +7,7 @@ use tokio::net::TcpListener;
 
 use crate::{
     actions,
+    bus::Consumes,
     config::{Config, Service},
     config_status, incidents, ingest,
     notify::{self, NotifyError, Outside},
@@ -38,6 +39,17 @@ impl Network for Machine {
 
     fn outside(&self, proxy: Option<&str>) -> Result<Outside, NotifyError> {
         Outside::of_the_machine(proxy)
+    }
+}
+
+/// What a service consumes of our topics; none for one that takes from elsewhere.
+pub fn consumes(service: Service) -> Option<Consumes> {
+    match service {
+        Service::Rules => Some(rules::CONSUMES),
+        Service::Actions => Some(actions::CONSUMES),
+        Service::Incidents => Some(incidents::CONSUMES),
+        Service::Notify => Some(notify::CONSUMES),
+        Service::Ingest | Service::Config => None,
     }
 }
 

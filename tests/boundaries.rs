@@ -29,7 +29,7 @@ const SHARED: [(&str, &[&str]); 10] = [
 const TOP: [&str; 6] = ["main.rs", "lib.rs", "cli", "config.rs", "config", "services.rs"];
 
 /// Files and folders that decide and compute, and do nothing else. Each must exist.
-const PURE: [&str; 42] = [
+const PURE: [&str; 44] = [
     "actions/breaker.rs",
     "actions/budget.rs",
     "actions/judge.rs",
@@ -46,6 +46,8 @@ const PURE: [&str; 42] = [
     "cli/ledger/render.rs",
     "cli/ledger/report.rs",
     "cli/ledger/search.rs",
+    "cli/replay/plan.rs",
+    "cli/replay/render.rs",
     "compile",
     "config_status/reason.rs",
     "config_status/status.rs",

@@ -1,5 +1,5 @@
-//! The commands that look at the log, `ledger` and `dead-letters`, as processes of their own beside a log that is in use, on both
-//! adapters.
+//! The commands that look at the log, `ledger` and `dead-letters`, as processes of their own beside a log that is in use, and `replay`,
+//! which wants it for itself, on both adapters.
 #![allow(clippy::unwrap_used)]
 
 use std::{
@@ -13,12 +13,13 @@ use std::{
 use eventpulse::{
     bus::{
         Bus, EmbeddedBus, EmbeddedConfig, KafkaBus, KafkaConfig, KafkaOptions, LocalOptions, SubscribeOptions,
-        SubscriptionEvent,
+        Subscription, SubscriptionEvent,
     },
     events::{
         AlertDecided, AlertId, AlertRaised, AlertStatus, DeadLetter, DeadLetterReason, DecisionReason, Event, EventId,
         NamespacedName, Payload, Record, Topic, alert_key, fingerprint_of,
     },
+    incidents,
     runtime::{Metrics, clock::SystemClock},
 };
 use eventpulse_env::Environment;
@@ -39,6 +40,8 @@ fn run(args: &[String]) -> Output {
 struct Log {
     bus: Arc<dyn Bus>,
     flags: Vec<String>,
+    /// How it is said that somebody has it.
+    in_use: String,
 }
 
 impl Log {
@@ -343,6 +346,92 @@ async fn the_commands_hold_beside(log: &Log) {
     dead_letters_are_given_to_the_services_again(log).await;
 }
 
+/// As the service incidents, until it is told to leave: the next records, of which all are done then.
+async fn as_incidents(log: &Log, count: usize) -> (Subscription, Vec<String>) {
+    let mut member = log.bus.subscribe(incidents::CONSUMES.options(1_000)).await.unwrap();
+    let mut values = Vec::new();
+    while values.len() < count {
+        let event = tokio::time::timeout(PATIENCE, member.next()).await.unwrap();
+        if let Some(SubscriptionEvent::Message(delivery)) = event {
+            values.push(String::from_utf8(delivery.record.value.to_vec()).unwrap());
+            delivery.ack.done();
+        }
+    }
+    values.sort();
+    (member, values)
+}
+
+/// Writes so many records for incidents, on each of two of its topics.
+async fn write(log: &Log, name: &str, count: usize) -> Vec<String> {
+    let mut values = Vec::new();
+    for topic in [Topic::IncidentOpened, Topic::ActionCompleted] {
+        let value = |n: usize| format!("{name}-{topic}-{n:02}");
+        let record = |n: usize| Record { topic, key: Some(n.to_string()), headers: vec![], value: value(n).into() };
+        log.bus.publish((0..count).map(record).collect()).await.unwrap();
+        values.extend((0..count).map(value));
+    }
+    values.sort();
+    values
+}
+
+async fn everything_is_given_again(open: impl AsyncFn() -> Log) {
+    const REPLAY: [&str; 3] = ["replay", "--services", "incidents"];
+    let log = open().await;
+    let early = write(&log, "early", 20).await;
+    log.bus.close(PATIENCE).await;
+    let text = log.says(0, &REPLAY).await;
+    assert!(text.contains("have no stored offset") && text.ends_with("Nothing comes again.\n"), "{text}");
+
+    let log = open().await;
+    let (member, read) = as_incidents(&log, early.len()).await;
+    assert_eq!(read, early);
+    // While somebody is in the group nothing is changed, and it is said who.
+    let refused = log.says(1, &REPLAY).await;
+    assert!(refused.contains("EventPulse is running, and nothing was changed: "), "{refused}");
+    assert!(refused.contains(&log.in_use), "{refused}");
+    let text = log.says(0, &[&REPLAY[..], &["--dry-run"]].concat()).await;
+    assert!(text.contains("has to be stopped before: ") && text.contains(&log.in_use), "{text}");
+    member.leave().await;
+    log.bus.close(PATIENCE).await;
+
+    // A dry run changes nothing; set back once, there is nothing to set back.
+    for _ in 0..2 {
+        let would = log.tells(0, &[&REPLAY[..], &["--dry-run"]].concat()).await;
+        assert_eq!((&would["again"], &would["dryRun"], &would["inUse"]), (&40.into(), &true.into(), &Value::Null));
+    }
+    let text = log.says(0, &REPLAY).await;
+    for part in ["incident.opened", "action.completed", "COME AGAIN", "\n40 records come again.\n"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(log.says(0, &REPLAY).await.ends_with("Nothing comes again.\n"));
+
+    let log = open().await;
+    let late = write(&log, "late", 5).await;
+    let (member, read) = as_incidents(&log, early.len() + late.len()).await;
+    assert_eq!(read, [early.clone(), late].concat());
+    member.leave().await;
+    // What the log took before a time does not come again; other groups stay where they are.
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let mark = Timestamp::now().to_string();
+    let last = write(&log, "last", 3).await;
+    let (member, _) = as_incidents(&log, last.len()).await;
+    member.leave().await;
+    log.bus.close(PATIENCE).await;
+    let since = [&REPLAY[..], &["--since", &mark]].concat();
+    let done = log.tells(0, &since).await;
+    assert_eq!((&done["again"], &done["dryRun"]), (&6.into(), &false.into()), "{done:#}");
+    let others = log.tells(0, &["replay", "--services", "rules,actions,notify", "--dry-run"]).await;
+    assert!(others["partitions"].as_array().unwrap().iter().all(|one| one["stored"].is_null()), "{others:#}");
+    let log = open().await;
+    let (member, read) = as_incidents(&log, last.len()).await;
+    assert_eq!((read, member.in_flight()), (last, 0));
+    member.leave().await;
+    log.bus.close(PATIENCE).await;
+    let now = Timestamp::now().to_string();
+    let text = log.says(0, &[&REPLAY[..], &["--since", &now]].concat()).await;
+    assert!(text.ends_with("Nothing comes again.\n"), "{text}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_commands_hold_beside_an_embedded_log() {
     let dir = tempfile::tempdir().unwrap();
@@ -351,7 +440,8 @@ async fn the_commands_hold_beside_an_embedded_log() {
     let (clock, metrics) = (Arc::new(SystemClock), Metrics::default());
     let open = async || {
         let bus = EmbeddedBus::open(config.clone(), clock.clone(), metrics.clone(), LocalOptions::default()).await;
-        Log { bus: Arc::new(bus.unwrap()), flags: flags.clone() }
+        let in_use = format!("is in use by process {}; stop that process", std::process::id());
+        Log { bus: Arc::new(bus.unwrap()), flags: flags.clone(), in_use }
     };
     let log = open().await;
     the_commands_hold_beside(&log).await;
@@ -364,20 +454,43 @@ async fn the_commands_hold_beside_an_embedded_log() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_embedded_log_is_replayed() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = EmbeddedConfig::new(dir.path().join("log"));
+    everything_is_given_again(async || {
+        let (clock, metrics) = (Arc::new(SystemClock), Metrics::default());
+        let bus = EmbeddedBus::open(config.clone(), clock, metrics, LocalOptions::default()).await.unwrap();
+        let flags = vec![format!("--data-dir={}", dir.path().display())];
+        let in_use = format!("is in use by process {}; stop that process", std::process::id());
+        Log { bus: Arc::new(bus), flags, in_use }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_commands_hold_beside_kafka() {
     let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("log-commands-{}", std::process::id()));
     let environment = Environment::builder("log-commands").kafka(true).dir(dir).start().await.unwrap();
     let brokers = environment.kafka().bootstrap();
-    let mut config = KafkaConfig::new(&brokers);
-    config.topic_prefix = "log-".into();
-    config.partitions = 3;
-    let bus = KafkaBus::open(config, Metrics::default(), KafkaOptions::default()).await.unwrap();
-    let flags = vec![format!("--kafka-brokers={brokers}"), "--topic-prefix=log-".into()];
-    let log = Log { bus: Arc::new(bus), flags };
+    let config = KafkaConfig { partitions: 3, ..KafkaConfig::new(&brokers) };
+    let open = async |prefix: &str| {
+        let config = KafkaConfig { topic_prefix: prefix.into(), ..config.clone() };
+        let bus = KafkaBus::open(config, Metrics::default(), KafkaOptions::default()).await.unwrap();
+        let flags = vec![format!("--kafka-brokers={brokers}"), format!("--topic-prefix={prefix}")];
+        let in_use = format!("consumer group {prefix}eventpulse-incidents has 1 members (eventpulse on 127.0.0.1)");
+        Log { bus: Arc::new(bus), flags, in_use }
+    };
+    let log = open("log-").await;
     the_commands_hold_beside(&log).await;
+    everything_is_given_again(async || open("replay-").await).await;
     // Where nothing is, nothing is proven.
-    let elsewhere = Log { bus: Arc::clone(&log.bus), flags: vec![format!("--kafka-brokers={brokers}")] };
-    for (args, topic) in [(&["ledger"][..], "alert.raised"), (&["dead-letters", "list"], "dead.letter")] {
+    let elsewhere =
+        Log { bus: Arc::clone(&log.bus), flags: vec![format!("--kafka-brokers={brokers}")], in_use: String::new() };
+    for (args, topic) in [
+        (&["ledger"][..], "alert.raised"),
+        (&["dead-letters", "list"], "dead.letter"),
+        (&["replay", "--services=notify"], "notification.requested"),
+    ] {
         let text = elsewhere.says(1, args).await;
         assert!(text.contains(&format!("there is no topic {topic}; is --topic-prefix that")), "{text}");
     }
@@ -396,6 +509,12 @@ fn flags_that_do_not_do_are_named_and_end_with_2() {
             "invalidHeaders, invalidData, unknownType, invalidAlert, refused",
         ),
         (&["dead-letters", "list", "--topic", "alerts"], "is no topic of EventPulse"),
+        (&["replay", "--services", "incidents,ingest"], "there are rules, actions, incidents, notify"),
+        (&["replay", "--services", ""], "is no service that consumes topics of EventPulse"),
+        (&["replay"], "--services"),
+        (&["replay", "--services", "rules", "--since", "soon"], "neither a duration, like 90m or 24h"),
+        (&["replay", "--services", "rules", "--since", "2999-01-01T00:00:00Z"], "lies in the future"),
+        (&["replay", "--services", "rules", "--topic-prefix", "a"], "--topic-prefix: "),
         (&["dead-letters", "retry"], "required"),
         (&["dead-letters", "retry", "alert.raised/0@1", "--reason", "refused"], "cannot be used with"),
     ] {
@@ -403,10 +522,11 @@ fn flags_that_do_not_do_are_named_and_end_with_2() {
         let errors = String::from_utf8(output.stderr).unwrap();
         assert!(output.status.code() == Some(2) && errors.contains(says), "{args:?}: {errors}");
     }
-    let nowhere = run(&["ledger".to_owned(), "--data-dir=/nonexistent".to_owned()]);
-    let errors = String::from_utf8(nowhere.stderr).unwrap();
-    assert!(
-        nowhere.status.code() == Some(1) && errors.contains("there is no embedded log at /nonexistent"),
-        "{errors}"
-    );
+    for command in [&["ledger"][..], &["replay", "--services=rules"]] {
+        let args = command.iter().chain(&["--data-dir=/nonexistent"]).map(|arg| (*arg).to_owned());
+        let nowhere = run(&args.collect::<Vec<_>>());
+        let errors = String::from_utf8(nowhere.stderr).unwrap();
+        let says = "there is no embedded log at /nonexistent";
+        assert!(nowhere.status.code() == Some(1) && errors.contains(says), "{command:?}: {errors}");
+    }
 }

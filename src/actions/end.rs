@@ -107,7 +107,7 @@ impl Actions {
         let failed = failed_of(request, reason, message.clone(), work.by());
         let event = self.event(work, Topic::ActionFailed, now, failed);
         use ActionFailureReason::{IncidentResolved, Stale, Suspended, TargetChanged};
-        let skipped = matches!(reason, Stale | Suspended | IncidentResolved | TargetChanged) && !work.was_sent();
+        let skipped = matches!(reason, Stale | Suspended | IncidentResolved | TargetChanged) && !work.may_have_acted();
         let phase = if skipped { ActionPhase::Skipped } else { ActionPhase::Failed };
         let label = reason_label(reason);
         let told = format!("{label}: {message}");

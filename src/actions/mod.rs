@@ -28,7 +28,7 @@ mod target;
 mod trace;
 mod turn;
 
-pub use service::{ActionsConfig, ActionsError, run};
+pub use service::{ActionsConfig, ActionsError, CONSUMES, run};
 
 #[cfg(test)]
 mod tests;

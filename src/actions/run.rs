@@ -87,6 +87,11 @@ impl Work {
         self.plans.iter().any(|plan| plan.outcome != Some(PlanOutcome::NotSent))
     }
 
+    /// Whether anything of it may have taken effect: a plan that its own sender saw refused has not.
+    pub fn may_have_acted(&self) -> bool {
+        self.plans.iter().any(|plan| plan.outcome.is_none())
+    }
+
     /// Sends that count: a plan that met a changed target was no try.
     pub fn tries(&self) -> i32 {
         let counts = |plan: &&ActionPlan| !matches!(plan.outcome, Some(PlanOutcome::Conflict | PlanOutcome::NotSent));

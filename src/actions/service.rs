@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     api::v1alpha1::{Action, ActionPhase, ActionStatus, FINALIZER_CLAIM, LABEL_INCIDENT, OutboxEntry, Rule, Runbook},
-    bus::{Ack, BusError, SubscribeOptions},
+    bus::{Ack, BusError, Consumes},
     events::{ActionRequested, DeadLetterReason, NamespacedName, Payload, Topic, TraceContext},
     mutants::{Mutant, mutated},
     runtime::{
@@ -46,6 +46,9 @@ pub(super) const CLAIM_SKEW: SignedDuration = SignedDuration::from_mins(5);
 
 /// Of how many targets actions may be under way or wait; those of others are taken up when a place is free.
 const TARGETS_MAX: usize = 10_000;
+
+/// What the service consumes.
+pub const CONSUMES: Consumes = Consumes { group: "actions", topics: &[Topic::ActionRequested] };
 
 /// How the service runs.
 #[derive(Clone, Debug)]
@@ -225,11 +228,7 @@ pub async fn run(ctx: Context, config: ActionsConfig) -> Result<(), ActionsError
     let keeper = Arc::new(Keeper { actions, runner });
     ctx.tasks.spawn_loop("actions-take-up", Arc::clone(&keeper).take_up_until_shutdown(gate));
     ctx.tasks.spawn_loop("actions-keeper", keeper.keep_until_shutdown());
-    let options = SubscribeOptions {
-        group: "actions".into(),
-        topics: vec![Topic::ActionRequested],
-        max_in_flight: config.max_in_flight,
-    };
+    let options = CONSUMES.options(config.max_in_flight);
     let dispatch_ctx = ctx.clone();
     consume(&ctx, options, Some(ownership), Some(open), move |inbound| match &inbound.event.payload {
         Payload::ActionRequested(request) => claims.send(request.action_id.to_string(), Box::new(inbound)),

@@ -3,6 +3,8 @@
 //!
 //! In: which topics, and from when. Out: each record, in the order of its partition. May not touch: what the log keeps.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 
 use super::{BusConfig, BusError, TopicPartition, embedded, kafka};
@@ -76,6 +78,17 @@ pub async fn progress(config: BusConfig, group: &'static str, topic: Topic) -> R
         BusConfig::Memory { .. } => Err(in_memory()),
         BusConfig::Embedded(config) => embedded::history::progress(&config.directory, group, topic),
         BusConfig::Kafka(config) => kafka::history::progress(config, group, topic),
+    })
+    .await
+}
+
+/// The first record of each partition of a topic that the log took at `since` or later; none where there is no such record, and
+/// nothing where the topic is absent. Fails as [`read`] does.
+pub async fn begin(config: BusConfig, topic: Topic, since: Timestamp) -> Result<BTreeMap<u32, Option<u64>>, BusError> {
+    aside(move || match &config {
+        BusConfig::Memory { .. } => Err(in_memory()),
+        BusConfig::Embedded(config) => embedded::history::begin(&config.directory, topic, since),
+        BusConfig::Kafka(config) => kafka::history::begin(config, topic, since),
     })
     .await
 }

@@ -125,6 +125,12 @@ pub enum BusError {
         /// What is wrong, and what to do.
         problem: String,
     },
+    /// Offsets were not stored, or not all of them; storing all of them again is safe.
+    #[error("store offsets: {0}")]
+    Store(String),
+    /// A process has what must be nobody's for this.
+    #[error("{0}")]
+    InUse(String),
     /// The log was closed.
     #[error("the log is closed")]
     Closed,
@@ -139,6 +145,8 @@ impl BusError {
             BusError::Open(_) => "open",
             BusError::Subscribe(_) => "subscribe",
             BusError::Topic { .. } => "topic",
+            BusError::Store(_) => "store",
+            BusError::InUse(_) => "in_use",
             BusError::Closed => "closed",
         }
     }
@@ -185,6 +193,22 @@ pub trait Bus: Send + Sync + 'static {
 
     /// Waits until what was handed over is written, at most until the deadline, and stores the last offsets.
     async fn close(&self, timeout: std::time::Duration);
+}
+
+/// What a service consumes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Consumes {
+    /// Its group, without the configured prefix, like `rules`.
+    pub group: &'static str,
+    /// The topics.
+    pub topics: &'static [Topic],
+}
+
+impl Consumes {
+    /// As a member of the group asks for it; `max_in_flight` as in [`SubscribeOptions`].
+    pub fn options(&self, max_in_flight: usize) -> SubscribeOptions {
+        SubscribeOptions { group: self.group.to_owned(), topics: self.topics.to_vec(), max_in_flight }
+    }
 }
 
 /// How a member of a consumer group wants its deliveries.

@@ -10,6 +10,7 @@ pub mod install;
 mod ledger;
 mod preflight;
 pub mod reasons;
+mod replay;
 mod run;
 
 use std::io::IsTerminal as _;
@@ -102,6 +103,21 @@ enum Command {
     ///   kubectl exec -n eventpulse-system eventpulse-0 -- eventpulse dead-letters list --data-dir /var/lib/eventpulse
     #[command(verbatim_doc_comment)]
     DeadLetters(Box<dead_letters::DeadLettersArgs>),
+    /// Give services everything again that the log still holds, and so bring back what was deleted.
+    ///
+    /// It sets the consumer groups of these services back, never forward; at their next start they are given the records once more. That
+    /// changes nothing that is there, and what is missing is written again: `--services incidents` brings back Incidents. Stop the
+    /// services before, and start them after. It exits with 1 and changes nothing while they run.
+    ///
+    ///   eventpulse replay --services incidents --kafka-brokers kafka:9092 --dry-run
+    ///   eventpulse replay --services incidents --kafka-brokers kafka:9092
+    ///   eventpulse replay --services incidents,rules --since 2h --kafka-brokers kafka:9092
+    ///
+    /// With the embedded log, where --data-dir is and no EventPulse runs:
+    ///
+    ///   eventpulse replay --services incidents --data-dir /var/lib/eventpulse
+    #[command(verbatim_doc_comment)]
+    Replay(Box<replay::ReplayArgs>),
     /// Write the files of the repository that are generated: CRDs, event schemas and examples, lists of metrics and reasons, parts of the charts.
     #[command(hide = true)]
     Generate(generate::GenerateArgs),
@@ -116,6 +132,7 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<Ending> {
         Command::Explain(args) => explain::explain(&args)?,
         Command::Ledger(args) => ledger::ledger(&args)?,
         Command::DeadLetters(args) => dead_letters::dead_letters(&args)?,
+        Command::Replay(args) => replay::replay(&args)?,
         Command::Generate(args) => generate::generate(&args)?,
     }
     Ok(Ending::Orderly)

@@ -19,7 +19,7 @@ pub mod text;
 mod told;
 
 pub use policy::POLICY_NAME;
-pub use service::{IncidentsConfig, IncidentsError, run};
+pub use service::{CONSUMES, IncidentsConfig, IncidentsError, run};
 
 #[cfg(test)]
 mod tests;

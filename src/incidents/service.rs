@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     api::v1alpha1::{Duration as ApiDuration, Incident, IncidentDecisionType, IncidentPhase},
-    bus::{BusError, SubscribeOptions},
+    bus::{BusError, Consumes},
     events::{DeadLetterReason, NamespacedName, Topic},
     runtime::{
         Context, Gate, Inbound, KubeEvents, Mailboxes, Ownership, Store, StoreError,
@@ -83,15 +83,18 @@ impl IncidentsError {
 }
 
 /// What the service consumes.
-pub const TOPICS: [Topic; 7] = [
-    Topic::IncidentOpened,
-    Topic::IncidentResolved,
-    Topic::ActionRequested,
-    Topic::ActionCompleted,
-    Topic::ActionFailed,
-    Topic::NotificationDelivered,
-    Topic::NotificationFailed,
-];
+pub const CONSUMES: Consumes = Consumes {
+    group: "incidents",
+    topics: &[
+        Topic::IncidentOpened,
+        Topic::IncidentResolved,
+        Topic::ActionRequested,
+        Topic::ActionCompleted,
+        Topic::ActionFailed,
+        Topic::NotificationDelivered,
+        Topic::NotificationFailed,
+    ],
+};
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// How long an event waits for those right behind it, so that what happens at once (opened and requested, completed and delivered) is
 /// one write. No other service waits for an Incident, and people do not see so short a time.
@@ -122,8 +125,7 @@ pub async fn run(ctx: Context, config: IncidentsConfig) -> Result<(), IncidentsE
     let (gatekeeper, clock) = (Arc::clone(&service), Arc::clone(&service));
     ctx.tasks.spawn_loop("incidents-gate", async move { gatekeeper.open(gate, policy).await });
     ctx.tasks.spawn_loop("incidents-clock", async move { clock.keep_time().await });
-    let options =
-        SubscribeOptions { group: "incidents".into(), topics: TOPICS.to_vec(), max_in_flight: config.max_in_flight };
+    let options = CONSUMES.options(config.max_in_flight);
     let ownership = Arc::clone(&service.ownership);
     consume(&ctx, options, Some(ownership), Some(gate_open), |inbound| service.dispatch(inbound)).await?;
     Ok(())

@@ -24,4 +24,4 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use service::{NotifyConfig, NotifyError, Outside, run};
+pub use service::{CONSUMES, NotifyConfig, NotifyError, Outside, run};

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     api::v1alpha1::{Duration as ApiDuration, Notification},
-    bus::{BusError, SubscribeOptions},
+    bus::{BusError, Consumes},
     events::{NamespacedName, Payload, Topic},
     runtime::{
         Context, Gate, Inbound, Mailboxes, Ownership, Store, StoreError, WatchCache, consume,
@@ -29,6 +29,9 @@ use crate::{
         watch_cache::name_of,
     },
 };
+
+/// What the service consumes.
+pub const CONSUMES: Consumes = Consumes { group: "notify", topics: &[Topic::NotificationRequested] };
 
 /// How the service runs.
 #[derive(Clone, Debug)]
@@ -148,8 +151,7 @@ pub async fn run(ctx: Context, config: NotifyConfig, outside: Outside) -> Result
     ctx.tasks.spawn_loop("notify-gate", async move { open(&opener, gate).await });
     ctx.tasks.spawn_loop("notify-clock", async move { keep_time(&clock, &notifications).await });
     ctx.tasks.spawn_loop("notify-keeper", async move { keep_order(&keeper, &config).await });
-    let options =
-        SubscribeOptions { group: "notify".into(), topics: vec![Topic::NotificationRequested], max_in_flight };
+    let options = CONSUMES.options(max_in_flight);
     consume(&ctx, options, Some(ownership), Some(gate_open), |inbound| dispatch(&mailboxes, inbound)).await?;
     Ok(())
 }

@@ -20,7 +20,7 @@ mod timers;
 pub use decide::{Adopted, Decision, GroupKey, Limits, RuleView, decide, next_timer, quiet_since};
 pub use input::{Input, InvalidAlert, RaisedAlert};
 pub use matching::{RuleMatch, RuleSet, scope_of};
-pub use service::{GROUP, RulesConfig, RulesError, run};
+pub use service::{CONSUMES, RulesConfig, RulesError, run};
 
 #[cfg(test)]
 mod tests;

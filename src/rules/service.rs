@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     api::v1alpha1::{AlertGroup, Duration as RuleDuration, Rule},
-    bus::{Ack, BusError, SubscribeOptions},
+    bus::{Ack, BusError, Consumes},
     compile::{CompiledRule, compile},
     events::{
         CorrelationId, DeadLetterReason, DecisionReason, Event, IncidentHeader, NamespacedName, Payload, Topic,
@@ -37,8 +37,11 @@ use crate::{
     },
 };
 
-/// The consumer group of all replicas.
-pub const GROUP: &str = "rules";
+/// What the service consumes.
+pub const CONSUMES: Consumes = Consumes {
+    group: "rules",
+    topics: &[Topic::AlertRaised, Topic::ActionCompleted, Topic::ActionFailed, Topic::IncidentUpdated],
+};
 
 /// How the service runs.
 #[derive(Clone, Debug)]
@@ -154,11 +157,7 @@ pub async fn run(ctx: Context, config: RulesConfig) -> Result<(), RulesError> {
     ctx.tasks.spawn_loop("rules-gate", async move { gatekeeper.keep_gate(gate, first_compiled).await });
     ctx.tasks.spawn_loop("rules-clock", async move { clock.keep_time(rules_known, clock_gate).await });
     ctx.tasks.spawn_loop("rules-sweep", async move { cleaner.keep_clean().await });
-    let options = SubscribeOptions {
-        group: GROUP.into(),
-        topics: vec![Topic::AlertRaised, Topic::ActionCompleted, Topic::ActionFailed, Topic::IncidentUpdated],
-        max_in_flight: config.max_in_flight,
-    };
+    let options = CONSUMES.options(config.max_in_flight);
     let ownership = Arc::clone(&service.ownership);
     consume(&ctx, options, Some(ownership), Some(gate_open), |inbound| service.dispatch(inbound)).await?;
     Ok(())
@@ -440,7 +439,7 @@ impl Service {
     /// Takes note of whether the log is read: reading that begins, begins with what waits.
     fn follow_reading(&self, gate: Gate) {
         // While the API server cannot be worked with, what was read waits for its write, and holds up what comes after it.
-        let works = self.ctx.bus.can_read(GROUP) && can_be_worked_with(&self.ctx.health);
+        let works = self.ctx.bus.can_read(CONSUMES.group) && can_be_worked_with(&self.ctx.health);
         let reads = gate == Gate::Open && self.ownership.any() && works;
         let now = self.ctx.clock.now();
         self.groups.backlog(|backlog| match (reads, backlog.is_reading()) {

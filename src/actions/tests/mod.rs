@@ -1,17 +1,19 @@
 //! Tests of the service, on the log and the API server in memory. What goes wrong around it is in [`trouble`], what another process
 //! finds in [`takeover`], who waits for whom in [`turns`], what people change meanwhile in [`live`], what stays and goes in [`keeping`],
-//! what others govern in [`kept`], what is taken back in [`undo`]. All kinds of targets are in [`kinds`].
+//! what others govern in [`kept`], what is taken back in [`undo`], what comes too late in [`stale`]. All kinds of targets are in [`kinds`].
 
 mod keeping;
 mod kept;
 mod kinds;
 mod live;
+mod stale;
 mod takeover;
 mod trouble;
 mod turns;
 mod undo;
 
 use std::{
+    collections::HashSet,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -410,6 +412,8 @@ async fn what_must_not_run_ends_with_its_reason_and_sends_nothing() {
         bus.publish(vec![record_of(&request)]).await.unwrap();
         let action = ended(&api).await;
         assert_eq!(action["status"]["reason"].as_str(), Some(reason), "{action:#}");
+        let ends = if ["Stale", "Suspended"].contains(&reason) { "Skipped" } else { "Failed" };
+        assert_eq!(phase(&action), ends, "{action:#}");
         assert!(!api.seen().iter().any(is_patch), "{reason}");
         stop(test).await;
     }

@@ -1,6 +1,6 @@
 //! The file, read beside the process that writes it.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, types::Type};
@@ -27,10 +27,7 @@ pub(in crate::bus) fn read(
 /// See [`crate::bus::history::progress`].
 pub(in crate::bus) fn progress(directory: &Path, group: &str, topic: Topic) -> Result<Vec<Progress>, BusError> {
     with(directory, |log| {
-        let known = log.query_row("SELECT id, partitions FROM topics WHERE name = ?1", [topic.name()], |row| {
-            Ok((row.get::<_, i64>(0)?, row.get::<_, u32>(1)?))
-        });
-        let Some((id, partitions)) = known.optional()? else { return Ok(Vec::new()) };
+        let Some((id, partitions)) = known(log, topic)? else { return Ok(Vec::new()) };
         let mut stored = log.prepare(
             "SELECT (SELECT offset FROM offsets WHERE consumer_group = ?1 AND topic = ?2 AND partition = ?3), min(offset), max(offset) + 1
              FROM records WHERE topic = ?2 AND partition = ?3",
@@ -45,6 +42,33 @@ pub(in crate::bus) fn progress(directory: &Path, group: &str, topic: Topic) -> R
         };
         (0..partitions).map(&mut one).collect()
     })
+}
+
+/// See [`crate::bus::history::begin`].
+pub(in crate::bus) fn begin(
+    directory: &Path,
+    topic: Topic,
+    since: Timestamp,
+) -> Result<BTreeMap<u32, Option<u64>>, BusError> {
+    with(directory, |log| {
+        let Some((id, partitions)) = known(log, topic)? else { return Ok(BTreeMap::new()) };
+        let mut select =
+            log.prepare("SELECT min(offset) FROM records WHERE topic = ?1 AND partition = ?2 AND timestamp_ms >= ?3")?;
+        let mut one = |partition: u32| {
+            let first =
+                select.query_row((id, partition, since.as_millisecond()), |row| row.get::<_, Option<i64>>(0))?;
+            Ok((partition, first.map(|offset| offset as u64)))
+        };
+        (0..partitions).map(&mut one).collect()
+    })
+}
+
+/// A topic's id and how many partitions it has; none where it is absent.
+fn known(log: &Connection, topic: Topic) -> rusqlite::Result<Option<(i64, u32)>> {
+    let known = log.query_row("SELECT id, partitions FROM topics WHERE name = ?1", [topic.name()], |row| {
+        Ok((row.get::<_, i64>(0)?, row.get::<_, u32>(1)?))
+    });
+    known.optional()
 }
 
 /// See [`crate::bus::history::find`].

@@ -7,6 +7,7 @@ pub(super) mod beside;
 mod headers;
 pub(super) mod history;
 mod leftover;
+pub(super) mod offsets;
 mod retention;
 mod storage;
 #[cfg(test)]

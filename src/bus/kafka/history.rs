@@ -1,7 +1,7 @@
 //! The topics, read by a consumer that is assigned its partitions by hand: it joins no group and commits nothing.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     time::{Duration, Instant},
 };
 
@@ -25,7 +25,7 @@ use crate::{
     events::Topic,
 };
 
-const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long nothing may be heard before it is given up.
 const PATIENCE: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(100);
@@ -35,14 +35,14 @@ const READER: &str = "reader";
 impl ConsumerContext for LogContext {}
 
 /// A consumer that never joins, and what its errors mean.
-struct Reader {
-    connection: Connection,
-    consumer: BaseConsumer<LogContext>,
+pub(super) struct Reader {
+    pub(super) connection: Connection,
+    pub(super) consumer: BaseConsumer<LogContext>,
 }
 
 impl Reader {
     /// `group` is asked for what it has stored, by whoever asks.
-    fn new(config: &KafkaConfig, group: &str) -> Result<Self, BusError> {
+    pub(super) fn new(config: &KafkaConfig, group: &str) -> Result<Self, BusError> {
         let connection = Connection::new(config.clone())?;
         let consumer: BaseConsumer<LogContext> = connection
             .consumer(group)
@@ -56,7 +56,7 @@ impl Reader {
         Ok(Self { connection, consumer })
     }
 
-    fn failed(&self, error: &KafkaError) -> BusError {
+    pub(super) fn failed(&self, error: &KafkaError) -> BusError {
         BusError::Open(format!("read from Kafka: {}", self.connection.describe(error)))
     }
 
@@ -84,7 +84,7 @@ pub(in crate::bus) fn read(
             continue;
         }
         let failed = |error: KafkaError| reader.failed(&error);
-        let list = begin(&reader.consumer, &name, &partitions, since).map_err(failed)?;
+        let list = places(&reader.consumer, &name, &partitions, since).map_err(failed)?;
         reader.consumer.assign(&list).map_err(failed)?;
         read_topic(&reader.consumer, *topic, partitions, visitor)
             .map_err(|problem| problem.map_or_else(|| BusError::Open(silence(*topic)), failed))?;
@@ -122,6 +122,32 @@ pub(in crate::bus) fn progress(config: &KafkaConfig, group: &str, topic: Topic) 
         });
     }
     Ok(progress)
+}
+
+/// See [`crate::bus::history::begin`].
+pub(in crate::bus) fn begin(
+    config: &KafkaConfig,
+    topic: Topic,
+    since: Timestamp,
+) -> Result<BTreeMap<u32, Option<u64>>, BusError> {
+    let reader = Reader::new(config, READER)?;
+    let name = reader.connection.topic_name(topic);
+    let partitions = reader.partitions(&name)?;
+    if partitions.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let failed = |error: KafkaError| reader.failed(&error);
+    let found = places(&reader.consumer, &name, &partitions, since).map_err(failed)?;
+    let mut begins = BTreeMap::new();
+    for place in found.elements() {
+        place.error().map_err(failed)?;
+        let offset = match place.offset() {
+            Offset::Offset(offset) => u64::try_from(offset).ok(),
+            _ => None,
+        };
+        begins.insert(u32::try_from(place.partition()).unwrap_or_default(), offset);
+    }
+    Ok(begins)
 }
 
 /// How many partitions these topics have. Fails where one is absent: a command creates none.
@@ -177,7 +203,7 @@ fn silence(topic: Topic) -> String {
 }
 
 /// From the first record of that time on; a partition without one is read from its end.
-fn begin(
+fn places(
     consumer: &BaseConsumer<LogContext>,
     name: &str,
     partitions: &[i32],

@@ -7,6 +7,7 @@
 mod connection;
 pub(super) mod history;
 mod member;
+pub(super) mod offsets;
 mod positions;
 mod producer;
 mod record;

@@ -165,7 +165,7 @@ async fn find(from: &Source, wanted: Wanted, max: usize) -> anyhow::Result<(BusC
         return Err(ConfigErrors::of("since", format!("{since} lies in the future")).into());
     }
     // Who may not look at the group may read all the same.
-    let known = history::progress(bus.clone(), rules::GROUP, Topic::DeadLetter).await;
+    let known = history::progress(bus.clone(), rules::CONSUMES.group, Topic::DeadLetter).await;
     if known.is_ok_and(|partitions| partitions.is_empty()) {
         return Err(is_absent(Topic::DeadLetter));
     }

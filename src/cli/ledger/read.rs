@@ -28,7 +28,7 @@ pub(super) struct Span {
 pub(super) async fn read(bus: &BusConfig, span: Span) -> anyhow::Result<Report> {
     let mut notes = Vec::new();
     // First of all: whatever is done by now, its reason stands on the log when that is read.
-    let lags = match history::progress(bus.clone(), rules::GROUP, Topic::AlertRaised).await {
+    let lags = match history::progress(bus.clone(), rules::CONSUMES.group, Topic::AlertRaised).await {
         Ok(found) if found.is_empty() => return Err(is_absent(Topic::AlertRaised)),
         Ok(found) => found,
         Err(error) => {

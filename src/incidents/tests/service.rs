@@ -388,6 +388,103 @@ async fn only_the_holder_of_the_partition_deletes() {
     stop(holder).await;
 }
 
+/// What an incident is, without what only its writer needs.
+fn told_of(world: &World, name: &str) -> Value {
+    let mut incident = world.incident(name).unwrap_or_default();
+    incident["status"].as_object_mut().unwrap().remove("outbox");
+    json!({"spec": incident["spec"], "labels": incident["metadata"]["labels"], "status": incident["status"]})
+}
+
+fn entries(world: &World, name: &str) -> usize {
+    world.status(name)["history"].as_array().map_or(0, Vec::len)
+}
+
+/// As `eventpulse replay` does it: the group goes back while nobody is in it.
+#[tokio::test]
+async fn incidents_that_were_deleted_come_back_from_the_topics_and_those_that_are_there_stay_as_they_are() {
+    let world = World::new();
+    let replica = world.start();
+    let (finished, events) = story("svc-a");
+    let (open, others) = story("svc-b");
+    let (kept, more) = story("svc-c");
+    world.publish(&[&events[..], &others[..2], &more[..3]].concat()).await;
+    eventually("all", || [(&finished, 4), (&open, 2), (&kept, 3)].iter().all(|(name, n)| entries(&world, name) == *n))
+        .await;
+    replica.clock.advance(SignedDuration::from_secs(3));
+    let says_nothing_more = || {
+        [&finished, &open, &kept].iter().all(|name| world.status(name)["outbox"].as_array().is_none_or(Vec::is_empty))
+    };
+    eventually("all is told", says_nothing_more).await;
+    let before = [&finished, &open, &kept].map(|name| told_of(&world, name));
+    stop(replica).await;
+    let (version, told) = (world.incident(&kept).unwrap()["metadata"]["resourceVersion"].clone(), world.told());
+
+    for name in [&finished, &open] {
+        world.api.remove(INCIDENTS, NAMESPACE, name);
+    }
+    assert!(world.bus.rewind("incidents", u64::MAX) > 0);
+    let replica = world.start();
+    eventually("both are back", || entries(&world, &finished) == 4 && entries(&world, &open) == 2).await;
+    // Whatever stood before it has been read.
+    let (next, fresh) = story("svc-d");
+    world.publish(&fresh).await;
+    eventually("the next", || entries(&world, &next) == 4).await;
+    stop(replica).await;
+    assert_eq!([&finished, &open, &kept].map(|name| told_of(&world, name)), before);
+    assert_eq!(world.incident(&kept).unwrap()["metadata"]["resourceVersion"], version);
+    let tells_of_kept = |told: &BTreeMap<String, IncidentUpdated>| {
+        told.values().filter(|told| told.incident.incident_id.as_str() == kept).count()
+    };
+    assert_eq!(tells_of_kept(&world.told()), tells_of_kept(&told));
+}
+
+#[tokio::test]
+async fn what_people_decided_of_a_deleted_incident_does_not_come_back_and_its_resolution_by_a_person_neither() {
+    let world = World::new();
+    let replica = world.start();
+    let (name, events) = story("svc-a");
+    world.publish(&events[..2]).await;
+    eventually("requested", || entries(&world, &name) == 2).await;
+    decide(&world, &name);
+    eventually("resolved", || world.status(&name)["phase"] == "Resolved").await;
+    eventually("told", || world.told().values().any(|told| told.cause == UpdateCause::Decision)).await;
+    stop(replica).await;
+    world.api.remove(INCIDENTS, NAMESPACE, &name);
+    assert!(world.bus.rewind("incidents", u64::MAX) > 0);
+    let replica = world.start();
+    eventually("it is back", || entries(&world, &name) == 2).await;
+    let incident = world.incident(&name).unwrap();
+    let found = (&incident["status"]["phase"], &incident["spec"]["resolved"], &incident["status"]["decisions"]);
+    assert_eq!(found, (&json!("Mitigating"), &json!(false), &Value::Null), "{incident:#}");
+    stop(replica).await;
+}
+
+/// A message that comes before what opened the incident cannot create one that is older: it may be the last that was ever said of it.
+#[tokio::test]
+async fn a_message_about_an_older_incident_that_comes_before_its_opening_is_there_after_a_second_replay() {
+    let world = World::new();
+    let replica = world.start();
+    replica.clock.advance(SignedDuration::from_hours(3));
+    let (name, events) = story("svc-a");
+    world.publish(&events[2..3]).await;
+    let writes = "eventpulse_incident_writes_total{outcome=\"stale\"} 1\n";
+    let stale = || replica.ctx.metrics.encode().unwrap().contains(writes);
+    eventually("the message has come", stale).await;
+    world.publish(&[&events[..2], &events[3..]].concat()).await;
+    eventually("the others", || entries(&world, &name) == 3).await;
+    assert_eq!(
+        (&world.status(&name)["phase"], &world.status(&name)["lastNotifiedAt"]),
+        (&json!("Resolved"), &Value::Null)
+    );
+    stop(replica).await;
+    assert!(world.bus.rewind("incidents", u64::MAX) > 0);
+    let replica = world.start();
+    replica.clock.advance(SignedDuration::from_hours(3));
+    eventually("the message", || entries(&world, &name) == 4).await;
+    assert!(world.status(&name)["lastNotifiedAt"].is_string());
+    stop(replica).await;
+}
+
 /// A log whose consumer groups nobody can join.
 struct Unjoinable(Arc<MemoryBus>);
 
