@@ -23,6 +23,7 @@ use crate::{
         Action, ActionSpec, FINALIZER_CLAIM, LABEL_INCIDENT, LABEL_RULE, LocalReference, RunbookSnapshot,
         TargetReference,
     },
+    crash_points::{Point, reached},
     events::{ActionRequested, NamespacedName},
     mutants::{Mutant, mutated},
     runtime::{
@@ -231,7 +232,12 @@ impl Actions {
         loop {
             let mut problem = None;
             let params = PostParams::default();
-            match self.ctx.way.first_write(ask(&self.ctx.health, CALL_TIMEOUT, api.create(&params, action))).await {
+            reached(Point::BeforeCreate, "Action");
+            let created = self.ctx.way.first_write(ask(&self.ctx.health, CALL_TIMEOUT, api.create(&params, action))).await;
+            if created.is_ok() {
+                reached(Point::Created, "Action");
+            }
+            match created {
                 Ok(created) => {
                     self.store.cache().upsert(created.clone());
                     return Claim::Exists(Box::new(created));

@@ -38,6 +38,7 @@ struct Inner {
     doors: Mutex<Vec<String>>,
     accepted: Mutex<Vec<Accepted>>,
     turn: AtomicUsize,
+    paused: AtomicBool,
     unanswered: AtomicUsize,
 }
 
@@ -45,6 +46,11 @@ impl Senders {
     /// The receivers' URLs from now on.
     pub(crate) fn set_doors(&self, urls: Vec<String>) {
         *lock(&self.0.doors) = urls;
+    }
+
+    /// Whether no new alert comes for the time being; those that fire go on.
+    pub(crate) fn pause(&self, paused: bool) {
+        self.0.paused.store(paused, Ordering::SeqCst);
     }
 
     /// What was answered with 2xx.
@@ -116,6 +122,9 @@ async fn keep_sending(senders: Senders, per_second: f64, seed: u64, ending: Arc<
     let mut episodes = JoinSet::new();
     while !ending.load(Ordering::SeqCst) {
         tick.tick().await;
+        if senders.0.paused.load(Ordering::SeqCst) {
+            continue;
+        }
         let (kind, lasts) = (Kind::any(&mut random), Duration::from_millis(random.random_range(1_000..6_000)));
         let service = Setting::service(kind, random.random_range(0..kind.targets()));
         episodes.spawn(episode(senders.clone(), kind, service, lasts, Arc::clone(&ending)));

@@ -13,6 +13,9 @@ use super::Struck;
 use crate::stage::{Bus, Stage, subject};
 
 const KILL: i32 = 9;
+/// For so many seconds alerts come, and for so many none.
+const BURST: u64 = 3;
+const PAUSE: u64 = 9;
 
 /// `patience` is how long one point may take to be reached.
 pub(super) async fn at_each_point(stage: &mut Stage, patience: Duration) -> Result<Struck> {
@@ -27,11 +30,13 @@ pub(super) async fn at_each_point(stage: &mut Stage, patience: Duration) -> Resu
         stage.kill(0);
         let launcher = stage.replicas[0].launcher.clone().program(&program).env(VARIABLE, &point.name());
         stage.spawn(0, launcher)?;
-        let until = Instant::now() + patience;
+        let began = Instant::now();
         let status = loop {
+            // What is only done when there is little else to do has its time between two bursts.
+            stage.senders.pause(began.elapsed().as_secs() % (BURST + PAUSE) >= BURST);
             match stage.process(0)?.process().exited() {
                 Some(status) => break Some(status),
-                None if Instant::now() >= until => break None,
+                None if began.elapsed() >= patience => break None,
                 None => sleep(Duration::from_millis(10)).await,
             }
         };
@@ -44,6 +49,7 @@ pub(super) async fn at_each_point(stage: &mut Stage, patience: Duration) -> Resu
             None => missed.push(point.name()),
         }
     }
+    stage.senders.pause(false);
     stage.kill(0);
     for place in 0..stage.replicas.len() {
         stage.start(place).await?;
