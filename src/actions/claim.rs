@@ -233,7 +233,8 @@ impl Actions {
             let mut problem = None;
             let params = PostParams::default();
             reached(Point::BeforeCreate, "Action");
-            let created = self.ctx.way.first_write(ask(&self.ctx.health, CALL_TIMEOUT, api.create(&params, action))).await;
+            let created =
+                self.ctx.way.first_write(ask(&self.ctx.health, CALL_TIMEOUT, api.create(&params, action))).await;
             if created.is_ok() {
                 reached(Point::Created, "Action");
             }

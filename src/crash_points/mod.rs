@@ -158,7 +158,8 @@ mod chosen {
 
         /// Whether it is there only where the log is a broker: the embedded log takes alerts without an outbox before it.
         pub fn is_of_a_broker(&self) -> bool {
-            let of_the_relay = matches!(self.point, Point::BeforePublish | Point::Published) && self.of == Topic::AlertRaised.name();
+            let of_the_relay =
+                matches!(self.point, Point::BeforePublish | Point::Published) && self.of == Topic::AlertRaised.name();
             of_the_relay || matches!(self.point, Point::AlertsRelayed | Point::AlertsRemoved)
         }
     }
@@ -203,7 +204,10 @@ mod chosen {
         fn every_point_has_a_name_of_its_own() {
             let names: Vec<String> = CrashPoint::all().map(|point| point.name()).collect();
             assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len());
-            assert!(names.contains(&"Written/Incident".to_owned()) && names.contains(&"Patched".to_owned()), "{names:?}");
+            assert!(
+                names.contains(&"Written/Incident".to_owned()) && names.contains(&"Patched".to_owned()),
+                "{names:?}"
+            );
         }
     }
 }

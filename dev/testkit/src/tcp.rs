@@ -41,8 +41,7 @@ impl TcpProxy {
     pub async fn start() -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
-        let state =
-            State { upstream: Mutex::default(), holds: watch::Sender::new(false), cuts: watch::Sender::new(0) };
+        let state = State { upstream: Mutex::default(), holds: watch::Sender::new(false), cuts: watch::Sender::new(0) };
         let state = Arc::new(state);
         let accepting = tokio::spawn(accept(listener, Arc::clone(&state))).abort_handle();
         Ok(Self { address, state, accepting })

@@ -50,6 +50,8 @@ const BURST: usize = 200;
 const CREATE_RETRY: Duration = Duration::from_secs(1);
 /// How often the brokers are asked how far the group is behind.
 const LAG_INTERVAL: Duration = Duration::from_secs(5);
+/// How often the brokers are asked whether the group's offsets are still there.
+const OFFSETS_INTERVAL: Duration = Duration::from_secs(2);
 /// How long a new consumer may take to join its group before its health says so.
 const JOIN_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -190,6 +192,8 @@ pub(super) struct Member {
     max_in_flight: usize,
     positions: Positions,
     paused: HashSet<TopicPartition>,
+    /// Those for which the group had stored an offset at the last look.
+    committed: HashSet<TopicPartition>,
     watch: Watch,
     is_deaf: bool,
     /// When this consumer was made.
@@ -214,6 +218,7 @@ impl Member {
             max_in_flight: max_in_flight.max(1),
             positions: Positions::default(),
             paused: HashSet::new(),
+            committed: HashSet::new(),
             watch: Watch::default(),
             is_deaf: false,
             began: Instant::now(),
@@ -258,6 +263,7 @@ impl Member {
         self.forget_lag();
         self.positions.clear();
         self.paused.clear();
+        self.committed.clear();
         self.is_deaf = false;
     }
 
@@ -281,6 +287,7 @@ impl Member {
         self.began = Instant::now();
         let mut next_look = self.began + self.shared.watch_interval;
         let mut next_lag = self.began + self.shared.watch_interval;
+        let mut next_offsets = self.began + OFFSETS_INTERVAL;
         while !self.has_ended() {
             beat.moves();
             let mut timeout = if self.paused.is_empty() { POLL } else { POLL_PAUSED };
@@ -304,6 +311,12 @@ impl Member {
                 }
                 self.look_after_problem(consumer);
             }
+            if Instant::now() >= next_offsets {
+                next_offsets = Instant::now() + OFFSETS_INTERVAL;
+                if self.has_lost_its_topics(consumer) {
+                    return End::Rebuild;
+                }
+            }
             if Instant::now() >= next_lag {
                 self.tell_lag(consumer);
                 next_lag = Instant::now() + LAG_INTERVAL;
@@ -319,6 +332,7 @@ impl Member {
         };
         for at in changes.revoked.iter().chain(&changes.assigned) {
             self.positions.forget(*at);
+            self.committed.remove(at);
             self.watch.forget(*at);
         }
         for at in changes.revoked {
@@ -360,6 +374,24 @@ impl Member {
         if self.paused.remove(&at) {
             self.set_paused(consumer, at, false);
         }
+    }
+
+    /// A topic that is deleted takes its groups' offsets along, and nothing else tells of it: a consumer goes on where it stood, past
+    /// whatever a new topic of the same name begins with. A new consumer begins where that does.
+    fn has_lost_its_topics(&mut self, consumer: &BaseConsumer<Context>) -> bool {
+        let assigned = self.shared.queue.assigned();
+        if assigned.is_empty() {
+            return false;
+        }
+        let Some(committed) = watch::committed(consumer, &self.connection, &assigned) else { return false };
+        let before = std::mem::replace(&mut self.committed, committed);
+        let lost: Vec<TopicPartition> = before.difference(&self.committed).copied().collect();
+        let Some(at) = lost.first() else { return false };
+        let group = &self.shared.group;
+        tracing::warn!(group, topic = %at.topic, "A topic was deleted; whatever has its name is read from its beginning.");
+        // What is acknowledged of the old topic is no offset of the new one.
+        self.shared.queue.revoke(&lost);
+        true
     }
 
     /// Partitions that were paused under backpressure and have room for half of what they may hold.

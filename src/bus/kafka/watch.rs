@@ -1,6 +1,10 @@
 //! Notices a consumer that stopped waking: records stand at the brokers, there is room for them, and nothing moves.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use rdkafka::{
     Offset, TopicPartitionList,
@@ -126,6 +130,26 @@ pub(super) fn ask<C: ConsumerContext>(
             .map_err(|error| format!("offsets of topic {}: {}", offset.topic(), connection.describe(&error)))?;
     }
     Ok(())
+}
+
+/// The partitions for which the group has stored an offset; none where the brokers do not say it of all of them.
+pub(super) fn committed<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    connection: &Connection,
+    partitions: &[TopicPartition],
+) -> Option<HashSet<TopicPartition>> {
+    let mut list = TopicPartitionList::new();
+    for at in partitions {
+        list.add_partition(&connection.topic_name(at.topic), partition_number(*at));
+    }
+    let committed = consumer.committed_offsets(list, QUERY_TIMEOUT).ok()?;
+    if committed.elements().iter().any(|element| element.error().is_err()) {
+        return None;
+    }
+    let committed = offsets(&committed);
+    let has_one =
+        |at: &&TopicPartition| committed.contains_key(&(connection.topic_name(at.topic), partition_number(**at)));
+    Some(partitions.iter().filter(has_one).copied().collect())
 }
 
 /// The end of every partition that has records behind its position.

@@ -23,7 +23,8 @@ pub(crate) fn enter_namespace() -> Result<()> {
         return Ok(());
     }
     let program = std::env::current_exe()?;
-    let error = Command::new("unshare").args(UNSHARE).arg(program).args(std::env::args_os().skip(1)).env(MARK, "1").exec();
+    let error =
+        Command::new("unshare").args(UNSHARE).arg(program).args(std::env::args_os().skip(1)).env(MARK, "1").exec();
     Err(error).context("start again by unshare")
 }
 
@@ -39,7 +40,8 @@ impl Disk {
     /// At this directory, which is made.
     pub(crate) fn mount(place: &Path) -> Result<Self> {
         fs::create_dir_all(place)?;
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", SIZE, "eventpulse-chaos"]).arg(place).status()?;
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", SIZE, "eventpulse-chaos"]).arg(place).status()?;
         ensure!(mounted.success(), "mount a tmpfs at {}", place.display());
         Ok(Self(place.to_owned()))
     }

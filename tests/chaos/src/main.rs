@@ -55,7 +55,13 @@ fn main() -> ExitCode {
         for fault in faults::all() {
             let on: Vec<String> = fault.on.iter().map(Bus::to_string).collect();
             let short = fault.short.map_or_else(|| "-".into(), |lasts| format!("{} s", lasts.as_secs()));
-            println!("{:<21} {:<15} {:>4} s, short {short:>5}  {}", fault.name, on.join(", "), fault.lasts.as_secs(), fault.what);
+            println!(
+                "{:<21} {:<15} {:>4} s, short {short:>5}  {}",
+                fault.name,
+                on.join(", "),
+                fault.lasts.as_secs(),
+                fault.what
+            );
         }
         return ExitCode::SUCCESS;
     }

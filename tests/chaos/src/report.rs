@@ -25,7 +25,17 @@ pub(crate) struct Row {
 pub(crate) fn head() -> String {
     format!(
         "{:<9} {:<21} {:>7} {:>7} {:>9} {:>7} {:>7} {:>8} {:>6} {:>10}  {}",
-        "log", "fault", "struck", "alerts", "incidents", "actions", "effects", "messages", "copies", "violations", "until it went on"
+        "log",
+        "fault",
+        "struck",
+        "alerts",
+        "incidents",
+        "actions",
+        "effects",
+        "messages",
+        "copies",
+        "violations",
+        "until it went on"
     )
 }
 

@@ -111,8 +111,7 @@ impl Stage {
     /// Starts everything.
     pub(crate) async fn open(bus: Bus, seed: u64) -> Result<Self> {
         let broker = TcpProxy::start().await.context("listen before the broker")?;
-        let options =
-            ControlPlaneOptions { audit_bodies: true, json_in_etcd: true, ..ControlPlaneOptions::default() };
+        let options = ControlPlaneOptions { audit_bodies: true, json_in_etcd: true, ..ControlPlaneOptions::default() };
         let builder = Environment::builder(format!("chaos-{bus}")).control_plane(options);
         let builder = if bus == Bus::Kafka { builder.kafka_behind(broker.address().port()) } else { builder };
         let environment = builder.start().await?;
@@ -439,9 +438,8 @@ fn totals(observed: &Observed) -> Totals {
     let mut distinct = observed.accepted.clone();
     distinct.sort();
     distinct.dedup();
-    let created = |kind: &str| {
-        observed.writes.iter().filter(|write| write.kind == kind && write.before.is_none()).count()
-    };
+    let created =
+        |kind: &str| observed.writes.iter().filter(|write| write.kind == kind && write.before.is_none()).count();
     let effect = |write: &&Write| {
         let spec = |object: &Option<Arc<Value>>| object.as_ref().map(|object| object["spec"].clone());
         write.kind == "deployments" && write.ours && write.before.is_some() && spec(&write.before) != spec(&write.after)

@@ -89,7 +89,12 @@ impl Drop for Proxy {
 impl Proxy {
     /// Before this server, on a free port of loopback.
     pub async fn start(upstream: Upstream) -> Result<Self, ProxyError> {
-        let state = Arc::new(State { upstream, rules: Mutex::default(), writes: Mutex::default(), frozen: watch::Sender::new(false) });
+        let state = Arc::new(State {
+            upstream,
+            rules: Mutex::default(),
+            writes: Mutex::default(),
+            frozen: watch::Sender::new(false),
+        });
         let shared = Arc::clone(&state);
         let handler: server::Handler = Arc::new(move |request| Box::pin(handle(Arc::clone(&shared), request)));
         let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
@@ -281,10 +286,7 @@ impl hyper::body::Body for Frames {
     type Data = Bytes;
     type Error = io::Error;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         self.0.poll_recv(cx)
     }
 }

@@ -128,7 +128,8 @@ pub(super) async fn frozen_watches(stage: &mut Stage, lasts: Duration) -> Result
 
 pub(super) async fn receiver_away(stage: &mut Stage, lasts: Duration) -> Result<Struck> {
     let before = stage.shop.sink.received().len();
-    for answer in [Answer::hang(), Answer::close(), Answer::status(503), Answer::status(429).header("retry-after", "1")] {
+    for answer in [Answer::hang(), Answer::close(), Answer::status(503), Answer::status(429).header("retry-after", "1")]
+    {
         stage.receiver(answer);
         sleep(lasts / 4).await;
     }

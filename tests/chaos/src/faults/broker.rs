@@ -9,6 +9,8 @@ use super::Struck;
 use crate::stage::Stage;
 
 const PROBES: usize = 8;
+/// A person who deletes a topic and makes it anew takes longer. EventPulse asks every 2 s.
+const GONE: Duration = Duration::from_secs(3);
 
 pub(super) async fn cut(stage: &mut Stage, lasts: Duration) -> Result<Struck> {
     let until = Instant::now() + lasts;
@@ -46,6 +48,7 @@ pub(super) async fn topic_again(stage: &mut Stage, _: Duration) -> Result<Struck
         let client = stage.shop.environment.kafka().client();
         let partitions = client.partitions(topic).await?;
         client.delete_topic(topic).await?;
+        sleep(GONE).await;
         client.create_topic(topic, partitions, &[]).await?;
         stage.probe(PROBES).await?;
     }

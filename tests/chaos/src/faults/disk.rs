@@ -16,10 +16,12 @@ const PROBES: usize = 4;
 /// What is freed meanwhile is filled again.
 const AGAIN: Duration = Duration::from_millis(20);
 
-/// Somebody else fills the small file system that all data directories are on.
+/// Somebody else fills the small file system that all data directories are on. The broker does not answer meanwhile: what is kept until it
+/// does is what needs the disk.
 pub(super) async fn full(stage: &mut Stage, lasts: Duration) -> Result<Struck> {
     let filler = stage.disk().context("the data directories are on no file system of their own")?.join("filler");
     let before = stage.senders.unanswered();
+    stage.broker.hold();
     let mut file = File::create(&filler)?;
     let until = Instant::now() + lasts;
     while Instant::now() < until {
@@ -27,6 +29,7 @@ pub(super) async fn full(stage: &mut Stage, lasts: Duration) -> Result<Struck> {
         sleep(AGAIN).await;
     }
     let refused = stage.senders.unanswered() - before;
+    stage.broker.pass();
     drop(file);
     fs::remove_file(&filler)?;
     ensure!(refused > 0, "no alert was refused while the disk was full");
