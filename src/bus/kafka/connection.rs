@@ -113,10 +113,9 @@ impl Connection {
     }
 
     pub(super) fn consumer(&self, group: &str) -> ClientConfig {
-        // What is ours is there before anybody consumes it; what is not may appear, and grow, at any time.
-        let metadata_ms = if self.foreign.is_some() { "10000" } else { "300000" };
         self.settings(&[
-            ("topic.metadata.refresh.interval.ms", metadata_ms),
+            // A foreign topic may appear, and grow, at any time; and one of ours may be deleted and made anew.
+            ("topic.metadata.refresh.interval.ms", "10000"),
             ("group.id", &self.group_id(group)),
             ("auto.offset.reset", "earliest"),
             ("enable.auto.offset.store", "false"),
