@@ -144,6 +144,23 @@ mod tests {
     }
 
     #[test]
+    fn a_judge_that_misses_what_the_target_says_is_noticed() {
+        let plans = [planned_for(&deployment(3))];
+        let applied = changed(|object| {
+            object["metadata"]["generation"] = json!(9);
+            object["metadata"]["annotations"] = json!({ANNOTATION_APPLIED: "7 abc:5"});
+        });
+        let rewound = changed(|object| object["metadata"]["generation"] = json!(9));
+        let another = changed(|object| object["metadata"]["uid"] = json!("another"));
+        for (mutant, object) in
+            [(Mutant::RingNotRead, applied), (Mutant::RewindNotSeen, rewound), (Mutant::UidIgnored, another)]
+        {
+            let judged = || judge(&id(), &plans, &state(&object));
+            assert_ne!(judged(), crate::mutants::with(mutant, judged), "{mutant:?}");
+        }
+    }
+
+    #[test]
     fn a_plan_that_its_sender_saw_refused_needs_neither_knowledge_nor_a_fence() {
         let mut plan = planned_for(&deployment(3));
         plan.outcome = Some(PlanOutcome::Conflict);

@@ -5,6 +5,7 @@ use crate::{
     api::v1alpha1::AlertGroup,
     bus::MemoryBus,
     events::{AlertRaised, AlertStatus, EventId, example},
+    mutants,
     testing::{Fault, TestContext},
 };
 
@@ -146,6 +147,25 @@ async fn what_another_replica_cleared_is_forgotten() {
     store.fetch(&name()).await.unwrap();
     store.sweep(|_| false).await.unwrap();
     assert!(store.acknowledged().is_empty());
+}
+
+/// What another writer still has to say stays in the object, and is said by this one too.
+#[tokio::test]
+async fn a_write_that_drops_what_others_have_to_say_is_noticed() {
+    for (mutant, kept) in [(None, 1), (Some(Mutant::OthersEntriesDropped), 0)] {
+        let bus: Arc<MemoryBus> = Arc::new(MemoryBus::new(1));
+        let test = TestContext::new("rules", bus.clone());
+        let other = TestContext::with_api("rules", bus, test.api.clone());
+        let (store, others) = (Store::<AlertGroup>::new(&test.ctx), Store::<AlertGroup>::new(&other.ctx));
+        let said = |_: Option<&AlertGroup>| Step::Write { object: group(), publish: vec![event()] };
+        others.transact(&name(), said).await.unwrap();
+        store.fetch(&name()).await.unwrap();
+        mutants::choose(mutant);
+        let again = |current: Option<&AlertGroup>| Step::Write { object: current.cloned().unwrap(), publish: Vec::new() };
+        let written = store.transact(&name(), again).await.unwrap().unwrap();
+        mutants::choose(None);
+        assert_eq!(written.outbox().len(), kept, "{mutant:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,6 +9,8 @@ use super::Struck;
 use crate::stage::Stage;
 
 const PROBES: usize = 8;
+/// What EventPulse asks of its topics.
+const SETTINGS: [(&str, &str); 1] = [("max.message.bytes", "2162688")];
 /// A person who deletes a topic and makes it anew takes longer. EventPulse asks every 2 s.
 const GONE: Duration = Duration::from_secs(3);
 
@@ -49,7 +51,7 @@ pub(super) async fn topic_again(stage: &mut Stage, _: Duration) -> Result<Struck
         let partitions = client.partitions(topic).await?;
         client.delete_topic(topic).await?;
         sleep(GONE).await;
-        client.create_topic(topic, partitions, &[]).await?;
+        client.create_topic(topic, partitions, &SETTINGS).await?;
         stage.probe(PROBES).await?;
     }
     let took = stage.probe(PROBES).await?;
