@@ -33,7 +33,8 @@ use crate::{
     mutants::{Mutant, mutated},
     runtime::{
         Context,
-        metrics::catalogue::{INGEST_ALERTS, INGEST_REQUEST_DURATION, INGEST_REQUESTS},
+        consume::reason_label,
+        metrics::catalogue::{DEAD_LETTERS, INGEST_ALERTS, INGEST_REQUEST_DURATION, INGEST_REQUESTS},
         telemetry::{Ids, Span, SpanKind, scope},
     },
 };
@@ -193,6 +194,7 @@ impl Endpoint {
             return answer;
         }
         count_alerts(&self.ctx, accepted, rejected.len());
+        count_letters(&self.ctx, rejected);
         if let Some(told) = self.rejected.tell(rejected.len()) {
             let first = rejected.first().map_or("", |letter| &letter.message);
             tracing::warn!(rejected = told, first, "Alerts were rejected; each is a dead letter.");
@@ -235,6 +237,13 @@ pub(super) fn letter_event(ctx: &Context, letter: DeadLetter) -> Event {
         key: letter.origin.clone(),
         traceparent: None,
         payload: letter.into(),
+    }
+}
+
+/// To be called when they are kept.
+pub(super) fn count_letters(ctx: &Context, letters: &[DeadLetter]) {
+    for letter in letters {
+        ctx.metrics.count(&DEAD_LETTERS, [reason_label(letter.reason)], 1);
     }
 }
 

@@ -242,6 +242,9 @@ async fn an_answer_lists_some_problems_and_counts_all() {
     assert!(text.contains("\"accepted\":0") && text.contains("\"rejected\":30"), "{text}");
     assert_eq!(text.matches("labels.n: is no text").count(), bounds::ANSWER_ERRORS, "{text}");
     assert_eq!(server.letters(30).await.len(), 30);
+    let counted = server.test.ctx.metrics.encode().unwrap();
+    let line = "eventpulse_dead_letters_total{reason=\"invalid_alert\"} 30";
+    assert!(counted.lines().any(|found| found == line), "{counted}");
     server.stop().await;
 }
 
