@@ -50,7 +50,7 @@ pub struct IngestConfig {
     pub outbox_max_alerts: u64,
     /// The most bytes of them.
     pub outbox_max_bytes: u64,
-    /// The most connections at once; further ones wait to be accepted.
+    /// The most connections at once; a further one takes the place of the one that has waited longest without a request.
     pub max_connections: usize,
     /// How long a request's headers may take.
     pub header_timeout: Duration,
