@@ -179,6 +179,29 @@ fn what_is_wrong_is_said_at_once_and_what_is_right_is_shown() {
     assert!(!table.contains("hunter2"), "{table}");
 }
 
+/// A plugin of the kubeconfig is another program: it may hang, and whoever wants the process to stop does not wait for it.
+#[tokio::test]
+async fn a_plugin_that_hangs_holds_up_neither_probes_nor_a_signal() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = kubeconfig(dir.path());
+    let begun = dir.path().join("begun");
+    // It ends with the test's directory.
+    let script = format!("touch {0}; while [ -e {0} ]; do sleep 0.1; done", begun.display());
+    let exec = json!({"apiVersion": "client.authentication.k8s.io/v1", "command": "/bin/sh", "args": ["-c", script],
+        "interactiveMode": "Never"});
+    let text = std::fs::read_to_string(&config).unwrap().replace("user: {}", &format!("user: {{exec: {exec}}}"));
+    std::fs::write(&config, text).unwrap();
+    let eventpulse = Launcher::new("eventpulse", dir.path(), &config).program(PROGRAM).spawn().unwrap();
+    let asked = async || begun.exists() && text_of(&eventpulse, "livez").await.0 == 200;
+    eventpulse.process().wait_for("the plugin asked, and /livez answering 200", PATIENCE, asked).await.unwrap();
+    let (status, text) = text_of(&eventpulse, "readyz").await;
+    assert_eq!((status, text.contains("finding the API server")), (503, true), "{text}");
+    eventpulse.process().signal(Signal::SIGTERM);
+    assert_eq!(exit_code(&eventpulse).await, Some(0), "{}", eventpulse.process().log());
+    assert!(begun.exists(), "the plugin was still asked");
+    assert!(eventpulse.process().log().contains("Stopped before it had started."));
+}
+
 #[tokio::test]
 async fn a_data_directory_that_is_in_use_is_said_and_one_that_was_removed_takes_no_alert() {
     let dir = tempfile::tempdir().unwrap();

@@ -77,7 +77,10 @@ pub(super) fn explain(args: &ExplainArgs) -> anyhow::Result<()> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the async runtime")?;
     let now = Timestamp::now();
-    let facts = runtime.block_on(gather::gather(args, now))?;
+    let gathered = runtime.block_on(gather::gather(args, now));
+    // A plugin of the kubeconfig that does not answer must not keep the command.
+    runtime.shutdown_background();
+    let facts = gathered?;
     let story = story::tell(&args.subject, &facts, args.repetitions, now);
     if story.is_empty() {
         let notes: String = story.notes.iter().map(|note| format!("\n- {note}")).collect();
