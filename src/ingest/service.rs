@@ -11,10 +11,12 @@ use std::{
 };
 
 use hyper::service::service_fn;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     auth::{TokenError, Tokens},
+    bounds,
     http::Endpoint,
     intake::Intake,
     outbox::{Bounds, Outbox, OutboxOpenError},
@@ -125,7 +127,9 @@ pub async fn run<L: Listener>(
         webhook_source: config.source.clone(),
         alerts_source: config.alerts_source.clone(),
         body_timeout: config.body_timeout,
+        room: Arc::new(Semaphore::new(bounds::BODIES_BYTES)),
         unauthorised: Said::default(),
+        crowded: Said::default(),
         rejected: Said::default(),
         refuses: AtomicBool::new(false),
     });
