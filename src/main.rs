@@ -1,6 +1,6 @@
 //! Parse, dispatch, exit code.
 
-use std::process::ExitCode;
+use std::{io::Write as _, process::ExitCode};
 
 use clap::Parser;
 use eventpulse::cli::{Cli, dispatch, exit_code};
@@ -12,7 +12,9 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 fn main() -> ExitCode {
     let ended = dispatch(Cli::parse());
     if let Err(error) = &ended {
-        format!("{error:#}").lines().for_each(|line| eprintln!("eventpulse: {line}"));
+        let lines: String = format!("{error:#}").lines().map(|line| format!("eventpulse: {line}\n")).collect();
+        // Where nobody can be told the exit code has to do.
+        let _ = std::io::stderr().write_all(lines.as_bytes());
     }
     exit_code(&ended).into()
 }

@@ -202,6 +202,32 @@ async fn a_plugin_that_hangs_holds_up_neither_probes_nor_a_signal() {
     assert!(eventpulse.process().log().contains("Stopped before it had started."));
 }
 
+/// What is printed for a reader that has gone, or on a full disk, ends in no panic.
+#[test]
+fn an_output_that_is_closed_is_no_panic_and_one_that_is_full_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    for args in [&["check-config"][..], &["crds"], &["dead-letters", "list", "-o", "json"]] {
+        let print = |out: Stdio| {
+            let mut command = Command::new(PROGRAM);
+            clean(&mut command, dir.path());
+            command.args(args).env("KUBECONFIG", kubeconfig(dir.path())).current_dir(dir.path());
+            command.stdout(out).stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap()
+        };
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let is_absent = args[0] == "dead-letters";
+        let gone = print(writer.into());
+        let errors = String::from_utf8_lossy(&gone.stderr);
+        assert_eq!(gone.status.code(), Some(i32::from(is_absent)), "{args:?}: {errors}");
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let full = print(full.into());
+        let errors = String::from_utf8_lossy(&full.stderr);
+        assert_eq!(full.status.code(), Some(1), "{args:?}: {errors}");
+        assert!(is_absent || errors.starts_with("eventpulse: write to standard output: No space left"), "{errors}");
+        assert!(!errors.contains("panicked"), "{errors}");
+    }
+}
+
 #[tokio::test]
 async fn a_data_directory_that_is_in_use_is_said_and_one_that_was_removed_takes_no_alert() {
     let dir = tempfile::tempdir().unwrap();

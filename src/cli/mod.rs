@@ -8,11 +8,12 @@ mod flags;
 mod generate;
 pub mod install;
 mod ledger;
+mod out;
 mod preflight;
 pub mod reasons;
 mod run;
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 
 use clap::{Parser, Subcommand};
 
@@ -135,7 +136,8 @@ pub fn exit_code(ended: &anyhow::Result<Ending>) -> u8 {
 /// Progress, for whoever waits at a terminal.
 fn progress(text: &str) {
     if std::io::stderr().is_terminal() {
-        eprintln!("{text}");
+        // Nobody is left to be told that it failed.
+        let _ = writeln!(std::io::stderr(), "{text}");
     }
 }
 

@@ -20,7 +20,10 @@ use clap::Args;
 use jiff::Timestamp;
 
 pub use self::rules::RuleReason;
-use super::flags::Output;
+use super::{
+    flags::Output,
+    out::{print, print_json},
+};
 use crate::{api::v1alpha1::Duration, config::LogFlags};
 
 #[derive(Args, Clone, Debug)]
@@ -92,8 +95,7 @@ pub(super) fn explain(args: &ExplainArgs) -> anyhow::Result<()> {
         );
     }
     match args.output {
-        Output::Text => print!("{}", render::text(&story, args.all_rules)),
-        Output::Json => println!("{}", serde_json::to_string_pretty(&story)?),
+        Output::Text => print(&render::text(&story, args.all_rules)),
+        Output::Json => print_json(&story),
     }
-    Ok(())
 }
