@@ -179,6 +179,69 @@ fn what_is_wrong_is_said_at_once_and_what_is_right_is_shown() {
     assert!(!table.contains("hunter2"), "{table}");
 }
 
+#[test]
+fn what_would_keep_it_from_starting_is_found_beforehand_and_what_is_passed_over_is_noted() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let users = "users:\n- name: a\n  user:\n    token: hunter2\n   password: hunter2\n";
+    let broken = file("broken", &format!("apiVersion: v1\nkind: Config\n{users}"));
+    let other = file("other", "apiVersion: v1\nkind: Config\ncurrent-context: prod\n");
+    let absent = dir.path().join("absent").display().to_string();
+    let good = kubeconfig(dir.path()).display().to_string();
+    file("garbage/log/log.sqlite", "garbage");
+    file("outbox/ingest.db", "garbage");
+    let kafka = "--kafka-brokers=127.0.0.1:1";
+    let program = |command: &str, kubeconfig: &str, args: &[&str]| {
+        let mut program = Command::new(PROGRAM);
+        clean(&mut program, dir.path());
+        let admin = format!("--admin-listen=127.0.0.1:{}", free_port());
+        program.arg(command).args(args).arg(admin).env("KUBECONFIG", kubeconfig).current_dir(dir.path());
+        program
+    };
+    for (kubeconfig, args, says) in [
+        (&broken, &[][..], format!("kubeconfig {broken}: line 7, column ")),
+        (&other, &[], format!("kubeconfig {other}: there is no context \"prod\"")),
+        (&absent, &[], format!("kubeconfig {absent}: No such file")),
+        (&good, &["--data-dir=garbage"], "--data-dir: open garbage/log/log.sqlite: file is not a database".into()),
+        (&good, &["--data-dir=outbox"], "--data-dir: open outbox/ingest.db: file is not a database".into()),
+        (
+            &good,
+            &[kafka, "--kafka-config=security.protocol=SSL", "--kafka-config=ssl.ca.location=absent.pem"],
+            "--kafka-config: ".into(),
+        ),
+    ] {
+        let output = program("check-config", kubeconfig, args).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), errors.lines().count()), (Some(2), 1), "{args:?}: {errors}");
+        assert!(errors.starts_with(&format!("eventpulse: {says}")) && !errors.contains("hunter2"), "{errors}");
+        // `run` ends for the same reason, and says it last.
+        let output = program("run", kubeconfig, args).arg("--listen=127.0.0.1:0").output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {errors}");
+        let (last, cause) = (errors.lines().last().unwrap(), says.trim_start_matches("--data-dir: "));
+        assert!(says.starts_with("--kafka") || last.contains(cause), "{says}: {errors}");
+        assert!(last.starts_with("eventpulse: ") && !errors.contains("hunter2"), "{errors}");
+    }
+    let filter = format!("--log-filter-file={}", file("filter", "in fo\n"));
+    let mut noted = program("check-config", &good, &[&filter]);
+    let output = noted.env("RUST_LOG", "x=y=z").output().unwrap();
+    let table = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{table}");
+    for note in ["note            --log-filter-file ", "note            RUST_LOG: it is passed over: "] {
+        assert!(table.contains(note), "{note}: {table}");
+    }
+    let mut unread = program("check-config", &good, &[]);
+    let output = unread.env("EVENTPULSE_OUTBOX_MAX_ALERTS", "banana").output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{errors}");
+    assert!(errors.contains("it stands in the variable EVENTPULSE_OUTBOX_MAX_ALERTS"), "{errors}");
+}
+
 /// A plugin of the kubeconfig is another program: it may hang, and whoever wants the process to stop does not wait for it.
 #[tokio::test]
 async fn a_plugin_that_hangs_holds_up_neither_probes_nor_a_signal() {

@@ -23,7 +23,7 @@ pub(super) fn check_config(flags: RunFlags) -> anyhow::Result<()> {
     let mut rows = table(&config, &found);
     rows.push(("kept", format!("topics {topic_retention}, {}", kept(&config))));
     rows.push(("stop", format!("{} of {granted}", stop(&config))));
-    rows.extend(notes.into_iter().map(|note| ("note", note)));
+    rows.extend(notes.into_iter().chain(found.notes).map(|note| ("note", note)));
     let rows: String = rows.iter().map(|(name, value)| format!("{name:<15} {value}\n")).collect();
     print(&format!("{rows}The configuration is valid.\n"))
 }

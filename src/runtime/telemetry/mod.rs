@@ -24,7 +24,7 @@ use opentelemetry_sdk::{
 };
 
 pub use export::ExportError;
-pub use log::{FilterError, LogFilter, LogSettings, follow_filter_file};
+pub use log::{FilterError, LogFilter, LogSettings, check_filter_file, follow_filter_file};
 pub use settings::{Endpoint, Protocol, Sampler, SettingError, Settings, Variables};
 pub use span::{
     ACTION_ID, ALERT_ID, AttributeValue, INCIDENT_ID, Ids, NOTIFICATION_ID, Processing, Span, SpanKind, SpanSink,
