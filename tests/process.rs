@@ -291,6 +291,20 @@ fn an_output_that_is_closed_is_no_panic_and_one_that_is_full_is_said() {
     }
 }
 
+/// A receiver that is there and does not answer: what it does not take is lost, and that is said.
+#[tokio::test]
+async fn telemetry_that_is_not_handed_out_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", silent.local_addr().unwrap());
+    let launcher = launcher(dir.path()).env("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint);
+    let eventpulse = started(launcher.arg("--shutdown-telemetry-timeout=1s")).await;
+    eventpulse.process().signal(Signal::SIGTERM);
+    assert_eq!(exit_code(&eventpulse).await, Some(0));
+    let log = eventpulse.process().log();
+    assert!(log.contains("Some telemetry was not handed out in time; it is lost."), "{log}");
+}
+
 #[tokio::test]
 async fn a_data_directory_that_is_in_use_is_said_and_one_that_was_removed_takes_no_alert() {
     let dir = tempfile::tempdir().unwrap();
