@@ -46,7 +46,8 @@ pub(super) async fn gather(args: &ExplainArgs, now: Timestamp) -> anyhow::Result
         fallback: config.default_namespace.clone(),
         client: api_server::client(&config, "explain", &Metrics::default()).await.context("find the API server")?,
     };
-    let mut facts = Facts { ids: Ids { subject: args.subject.clone(), ..Ids::default() }, ..Facts::default() };
+    let ids = Ids { subject: args.subject.clone(), namespace: args.namespace.clone(), ..Ids::default() };
+    let mut facts = Facts { ids, ..Facts::default() };
     reader.find_subject(&mut facts).await;
     if !args.no_log {
         match log::read(&bus, now - args.since.as_signed(), facts.ids.clone()).await {

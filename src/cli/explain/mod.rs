@@ -87,8 +87,10 @@ pub(super) fn explain(args: &ExplainArgs) -> anyhow::Result<()> {
     let story = story::tell(&args.subject, &facts, args.repetitions, now);
     if story.is_empty() {
         let notes: String = story.notes.iter().map(|note| format!("\n- {note}")).collect();
+        let place =
+            args.namespace.as_ref().map(|namespace| format!(" in the namespace {namespace}")).unwrap_or_default();
         bail!(
-            "nothing is known of {}: no Incident, Action or Notification has this name, and no alert of the last {} this id or \
+            "nothing is known of {}{place}: no Incident, Action or Notification has this name, and no alert of the last {} this id or \
              fingerprint (`--since` reads further back){notes}",
             args.subject,
             args.since
