@@ -36,7 +36,7 @@ fn telemetry(config: &Config) -> String {
         // What stands before an @ is a password.
         let (scheme, rest) = endpoint.url.split_once("://").unwrap_or(("", &endpoint.url));
         let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
-        Some(format!("{name} to {scheme}://{host} by {:?}", endpoint.protocol))
+        Some(format!("{name} to {scheme}://{host} by {}", endpoint.protocol.name()))
     });
     let exported: Vec<String> = exported.collect();
     if exported.is_empty() { "not exported; see docs/telemetry.md".into() } else { exported.join(", ") }

@@ -135,7 +135,8 @@ pub async fn run<L: Listener>(
     });
     ctx.tasks.spawn_loop("ingest-intake", watch_intake(Arc::clone(&endpoint), config.intake_interval));
     ctx.health.ready("service");
-    tracing::info!(address = ?listener.address(), "Alerts are received.");
+    let address = listener.address().map_or_else(|| "unknown".to_owned(), |address| address.to_string());
+    tracing::info!(address, "Alerts are received.");
     let (intake, with_tokens) = (ctx.intake.clone(), Arc::clone(&endpoint));
     ctx.tasks.spawn_loop("ingest-tokens", keep_tokens(with_tokens, config.token_interval, intake.clone()));
     if let Some(name) = config.alerts_topic.clone() {
