@@ -1,8 +1,7 @@
 //! Parse, dispatch, exit code.
 
-use std::process::ExitCode;
+use std::{io::Write as _, process::ExitCode};
 
-use clap::Parser;
 use eventpulse::cli::{Cli, dispatch, exit_code};
 
 /// Caches of many small objects that come and go in pieces: of 10,000 incidents glibc's allocator keeps a third more memory.
@@ -10,9 +9,11 @@ use eventpulse::cli::{Cli, dispatch, exit_code};
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
-    let ended = dispatch(Cli::parse());
+    let ended = dispatch(Cli::read());
     if let Err(error) = &ended {
-        format!("{error:#}").lines().for_each(|line| eprintln!("eventpulse: {line}"));
+        let lines: String = format!("{error:#}").lines().map(|line| format!("eventpulse: {line}\n")).collect();
+        // Where nobody can be told the exit code has to do.
+        let _ = std::io::stderr().write_all(lines.as_bytes());
     }
     exit_code(&ended).into()
 }

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 fn read(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/eventpulse").join(path)).unwrap()
@@ -64,6 +64,30 @@ fn the_schema_knows_every_value_takes_the_defaults_and_refuses_strangers_at_ever
     assert!(problems.is_empty(), "{problems:?}");
     for (path, object) in told.iter().filter(|(_, one)| one.get("properties").is_some()) {
         assert_eq!(object["additionalProperties"], false, "a misspelt value of {path:?} would be taken in silence");
+    }
+}
+
+#[test]
+fn values_that_kubernetes_or_a_registry_would_refuse_are_refused_by_the_schema() {
+    let schema: Value = serde_json::from_str(&read("values.schema.json")).unwrap();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    for (path, value, is_taken) in [
+        ("/image/repository", json!("registry.example.com:5000/team/event-pulse"), true),
+        ("/image/repository", json!("localhost/eventpulse"), true),
+        ("/image/repository", json!("eventpulse"), true),
+        ("/image/repository", json!("eventpulse:1.0"), false),
+        ("/image/repository", json!("registry.example.com:5000/eventpulse:1"), false),
+        ("/image/repository", json!("registry.example.com/eventpulse@sha256:00"), false),
+        ("/livenessProbe", json!({"periodSeconds": 1, "terminationGracePeriodSeconds": 5}), true),
+        ("/livenessProbe", json!({"periodSeconds": 0}), false),
+        ("/livenessProbe", json!({"successThreshold": 2}), false),
+        ("/readinessProbe", json!({"successThreshold": 2, "initialDelaySeconds": 0}), true),
+        ("/readinessProbe", json!({"timeoutSeconds": 0}), false),
+        ("/readinessProbe", json!({"periodSecond": 5}), false),
+    ] {
+        let mut values: Value = serde_norway::from_str(&read("values.yaml")).unwrap();
+        *values.pointer_mut(path).unwrap() = value.clone();
+        assert_eq!(validator.is_valid(&values), is_taken, "{path} {value}");
     }
 }
 

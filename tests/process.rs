@@ -179,6 +179,132 @@ fn what_is_wrong_is_said_at_once_and_what_is_right_is_shown() {
     assert!(!table.contains("hunter2"), "{table}");
 }
 
+#[test]
+fn what_would_keep_it_from_starting_is_found_beforehand_and_what_is_passed_over_is_noted() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let users = "users:\n- name: a\n  user:\n    token: hunter2\n   password: hunter2\n";
+    let broken = file("broken", &format!("apiVersion: v1\nkind: Config\n{users}"));
+    let other = file("other", "apiVersion: v1\nkind: Config\ncurrent-context: prod\n");
+    let absent = dir.path().join("absent").display().to_string();
+    let good = kubeconfig(dir.path()).display().to_string();
+    file("garbage/log/log.sqlite", "garbage");
+    file("outbox/ingest.db", "garbage");
+    let kafka = "--kafka-brokers=127.0.0.1:1";
+    let program = |command: &str, kubeconfig: &str, args: &[&str]| {
+        let mut program = Command::new(PROGRAM);
+        clean(&mut program, dir.path());
+        let admin = format!("--admin-listen=127.0.0.1:{}", free_port());
+        program.arg(command).args(args).arg(admin).env("KUBECONFIG", kubeconfig).current_dir(dir.path());
+        program
+    };
+    for (kubeconfig, args, says) in [
+        (&broken, &[][..], format!("kubeconfig {broken}: line 7, column ")),
+        (&other, &[], format!("kubeconfig {other}: there is no context \"prod\"")),
+        (&absent, &[], format!("kubeconfig {absent}: No such file")),
+        (&good, &["--data-dir=garbage"], "--data-dir: open garbage/log/log.sqlite: file is not a database".into()),
+        (&good, &["--data-dir=outbox"], "--data-dir: open outbox/ingest.db: file is not a database".into()),
+        (
+            &good,
+            &[kafka, "--kafka-config=security.protocol=SSL", "--kafka-config=ssl.ca.location=absent.pem"],
+            "--kafka-config: ".into(),
+        ),
+    ] {
+        let output = program("check-config", kubeconfig, args).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), errors.lines().count()), (Some(2), 1), "{args:?}: {errors}");
+        assert!(errors.starts_with(&format!("eventpulse: {says}")) && !errors.contains("hunter2"), "{errors}");
+        // `run` ends for the same reason, and says it last.
+        let output = program("run", kubeconfig, args).arg("--listen=127.0.0.1:0").output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {errors}");
+        let (last, cause) = (errors.lines().last().unwrap(), says.trim_start_matches("--data-dir: "));
+        assert!(says.starts_with("--kafka") || last.contains(cause), "{says}: {errors}");
+        assert!(last.starts_with("eventpulse: ") && !errors.contains("hunter2"), "{errors}");
+    }
+    let filter = format!("--log-filter-file={}", file("filter", "in fo\n"));
+    let mut noted = program("check-config", &good, &[&filter]);
+    let output = noted.env("RUST_LOG", "x=y=z").output().unwrap();
+    let table = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{table}");
+    for note in ["note            --log-filter-file ", "note            RUST_LOG: it is passed over: "] {
+        assert!(table.contains(note), "{note}: {table}");
+    }
+    let mut unread = program("check-config", &good, &[]);
+    let output = unread.env("EVENTPULSE_OUTBOX_MAX_ALERTS", "banana").output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{errors}");
+    assert!(errors.contains("it stands in the variable EVENTPULSE_OUTBOX_MAX_ALERTS"), "{errors}");
+}
+
+/// A plugin of the kubeconfig is another program: it may hang, and whoever wants the process to stop does not wait for it.
+#[tokio::test]
+async fn a_plugin_that_hangs_holds_up_neither_probes_nor_a_signal() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = kubeconfig(dir.path());
+    let begun = dir.path().join("begun");
+    // It ends with the test's directory.
+    let script = format!("touch {0}; while [ -e {0} ]; do sleep 0.1; done", begun.display());
+    let exec = json!({"apiVersion": "client.authentication.k8s.io/v1", "command": "/bin/sh", "args": ["-c", script],
+        "interactiveMode": "Never"});
+    let text = std::fs::read_to_string(&config).unwrap().replace("user: {}", &format!("user: {{exec: {exec}}}"));
+    std::fs::write(&config, text).unwrap();
+    let eventpulse = Launcher::new("eventpulse", dir.path(), &config).program(PROGRAM).spawn().unwrap();
+    let asked = async || begun.exists() && text_of(&eventpulse, "livez").await.0 == 200;
+    eventpulse.process().wait_for("the plugin asked, and /livez answering 200", PATIENCE, asked).await.unwrap();
+    let (status, text) = text_of(&eventpulse, "readyz").await;
+    assert_eq!((status, text.contains("finding the API server")), (503, true), "{text}");
+    eventpulse.process().signal(Signal::SIGTERM);
+    assert_eq!(exit_code(&eventpulse).await, Some(0), "{}", eventpulse.process().log());
+    assert!(begun.exists(), "the plugin was still asked");
+    assert!(eventpulse.process().log().contains("Stopped before it had started."));
+}
+
+/// What is printed for a reader that has gone, or on a full disk, ends in no panic.
+#[test]
+fn an_output_that_is_closed_is_no_panic_and_one_that_is_full_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    for args in [&["check-config"][..], &["crds"], &["dead-letters", "list", "-o", "json"]] {
+        let print = |out: Stdio| {
+            let mut command = Command::new(PROGRAM);
+            clean(&mut command, dir.path());
+            command.args(args).env("KUBECONFIG", kubeconfig(dir.path())).current_dir(dir.path());
+            command.stdout(out).stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap()
+        };
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let is_absent = args[0] == "dead-letters";
+        let gone = print(writer.into());
+        let errors = String::from_utf8_lossy(&gone.stderr);
+        assert_eq!(gone.status.code(), Some(i32::from(is_absent)), "{args:?}: {errors}");
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let full = print(full.into());
+        let errors = String::from_utf8_lossy(&full.stderr);
+        assert_eq!(full.status.code(), Some(1), "{args:?}: {errors}");
+        assert!(is_absent || errors.starts_with("eventpulse: write to standard output: No space left"), "{errors}");
+        assert!(!errors.contains("panicked"), "{errors}");
+    }
+}
+
+/// A receiver that is there and does not answer: what it does not take is lost, and that is said.
+#[tokio::test]
+async fn telemetry_that_is_not_handed_out_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", silent.local_addr().unwrap());
+    let launcher = launcher(dir.path()).env("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint);
+    let eventpulse = started(launcher.arg("--shutdown-telemetry-timeout=1s")).await;
+    eventpulse.process().signal(Signal::SIGTERM);
+    assert_eq!(exit_code(&eventpulse).await, Some(0));
+    let log = eventpulse.process().log();
+    assert!(log.contains("Some telemetry was not handed out in time; it is lost."), "{log}");
+}
+
 #[tokio::test]
 async fn a_data_directory_that_is_in_use_is_said_and_one_that_was_removed_takes_no_alert() {
     let dir = tempfile::tempdir().unwrap();

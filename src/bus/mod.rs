@@ -21,8 +21,8 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 pub use ack::{Ack, AckTracker, Ending};
-pub use embedded::EmbeddedBus;
-pub use kafka::{KafkaBus, KafkaOptions, check_settings};
+pub use embedded::{EmbeddedBus, check_file as check_embedded_file};
+pub use kafka::{KafkaBus, KafkaOptions, check_client, check_settings};
 pub use local::{LocalBus, LocalOptions, StoredOffset};
 pub use memory::MemoryBus;
 pub use partition::partition_of;

@@ -1,8 +1,9 @@
 //! `eventpulse check-config`.
 
-use std::fmt::Display;
-
-use super::preflight::{self, Findings};
+use super::{
+    out::print,
+    preflight::{self, Findings},
+};
 use crate::{
     bus::BusConfig,
     config::{Config, ConfigErrors, RunFlags, written},
@@ -19,14 +20,12 @@ pub(super) fn check_config(flags: RunFlags) -> anyhow::Result<()> {
     };
     errors.found(found.problems.iter().cloned());
     let Some(config) = config.filter(|_| errors.is_empty()) else { return Err(errors.into()) };
-    for (name, value) in table(&config, &found) {
-        println!("{name:<15} {value}");
-    }
-    say("kept", format!("topics {topic_retention}, {}", kept(&config)));
-    say("stop", format!("{} of {granted}", stop(&config)));
-    notes.iter().for_each(|note| say("note", note));
-    println!("The configuration is valid.");
-    Ok(())
+    let mut rows = table(&config, &found);
+    rows.push(("kept", format!("topics {topic_retention}, {}", kept(&config))));
+    rows.push(("stop", format!("{} of {granted}", stop(&config))));
+    rows.extend(notes.into_iter().chain(found.notes).map(|note| ("note", note)));
+    let rows: String = rows.iter().map(|(name, value)| format!("{name:<15} {value}\n")).collect();
+    print(&format!("{rows}The configuration is valid.\n"))
 }
 
 fn telemetry(config: &Config) -> String {
@@ -37,14 +36,10 @@ fn telemetry(config: &Config) -> String {
         // What stands before an @ is a password.
         let (scheme, rest) = endpoint.url.split_once("://").unwrap_or(("", &endpoint.url));
         let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
-        Some(format!("{name} to {scheme}://{host} by {:?}", endpoint.protocol))
+        Some(format!("{name} to {scheme}://{host} by {}", endpoint.protocol.name()))
     });
     let exported: Vec<String> = exported.collect();
     if exported.is_empty() { "not exported; see docs/telemetry.md".into() } else { exported.join(", ") }
-}
-
-fn say(name: &str, value: impl Display) {
-    println!("{name:<15} {value}");
 }
 
 fn table(config: &Config, found: &Findings) -> Vec<(&'static str, String)> {

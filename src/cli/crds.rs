@@ -1,10 +1,11 @@
 //! `eventpulse crds`.
 
-use std::{io::Write, path::PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Args;
 
+use super::out::print;
 use crate::api::crds::documents;
 
 #[derive(Args, Debug)]
@@ -17,11 +18,7 @@ pub(super) struct CrdsArgs {
 pub(super) fn crds(args: &CrdsArgs) -> anyhow::Result<()> {
     let documents = documents().context("generate the custom resource definitions")?;
     let Some(dir) = &args.out else {
-        let mut out = std::io::stdout().lock();
-        for (_, yaml) in documents {
-            writeln!(out, "---\n{yaml}")?;
-        }
-        return Ok(());
+        return print(&documents.iter().map(|(_, yaml)| format!("---\n{yaml}\n")).collect::<String>());
     };
     std::fs::create_dir_all(dir).with_context(|| format!("--out {}", dir.display()))?;
     for (name, yaml) in documents {

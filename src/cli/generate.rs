@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Args;
 
-use super::{install, reasons};
+use super::{install, out::print, reasons};
 use crate::{api::crds, events::schemas, runtime::metrics::describe};
 
 #[derive(Args, Debug)]
@@ -30,7 +30,7 @@ pub(super) fn generate(args: &GenerateArgs) -> anyhow::Result<()> {
             std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
         }
         std::fs::write(&path, text).with_context(|| path.display().to_string())?;
-        println!("{}", path.display());
+        print(&format!("{}\n", path.display()))?;
     }
     Ok(())
 }

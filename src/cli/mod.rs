@@ -8,14 +8,19 @@ mod flags;
 mod generate;
 pub mod install;
 mod ledger;
+mod out;
 mod preflight;
 pub mod reasons;
 mod replay;
 mod run;
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 
-use clap::{Parser, Subcommand};
+use clap::{
+    CommandFactory as _, Parser, Subcommand,
+    builder::StyledStr,
+    error::{ContextKind, ContextValue},
+};
 
 use crate::{
     config::{ConfigErrors, RunFlags},
@@ -58,8 +63,9 @@ enum Command {
     Crds(crds::CrdsArgs),
     /// Check the flags and variables of `run` without running anything, and print what is in force.
     ///
-    /// It reads the token file and looks at the data directory, as `run` would; it asks neither the brokers nor the API
-    /// server. Everything that is wrong is said at once, and the exit code is 2.
+    /// It reads the token file, the kubeconfig and certificates, and looks at the data directory, as `run` would; it asks
+    /// neither the brokers nor the API server. A value that cannot be read at all, like a number that is none, is said first
+    /// and alone; everything else that is wrong is said at once. The exit code is 2.
     ///
     ///   eventpulse check-config --kafka-brokers kafka:9092 --auth-token-file /etc/eventpulse/token
     #[command(verbatim_doc_comment)]
@@ -123,6 +129,36 @@ enum Command {
     Generate(generate::GenerateArgs),
 }
 
+impl Cli {
+    /// Reads the command line and the variables. What cannot be read at all ends the process as clap has it: the first such value, by its
+    /// flag and, where it stands in one, its variable.
+    pub fn read() -> Self {
+        let given: Vec<String> = std::env::args().collect();
+        let is_set = |variable: &str| std::env::var_os(variable).is_some();
+        Self::try_parse().unwrap_or_else(|error| with_variable(error, &given, is_set).exit())
+    }
+}
+
+/// Adds the variable that a value stands in which cannot be read.
+fn with_variable(mut error: clap::Error, given: &[String], is_set: impl Fn(&str) -> bool) -> clap::Error {
+    let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else { return error };
+    // As clap names it: --partitions <PARTITIONS>.
+    let Some(flag) = argument.split_whitespace().next().and_then(|word| word.strip_prefix("--")) else { return error };
+    let is_given = |one: &String| one.strip_prefix("--").and_then(|one| one.split('=').next()) == Some(flag);
+    let variable = variable_of(&Cli::command(), flag).filter(|name| is_set(name) && !given.iter().any(is_given));
+    if let Some(variable) = variable {
+        let tip = StyledStr::from(format!("it stands in the variable {variable}"));
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
+    }
+    error
+}
+
+fn variable_of(command: &clap::Command, flag: &str) -> Option<String> {
+    let own = command.get_arguments().find(|argument| argument.get_long() == Some(flag));
+    let variable = own.and_then(|argument| argument.get_env()).map(|name| name.to_string_lossy().into_owned());
+    variable.or_else(|| command.get_subcommands().find_map(|inner| variable_of(inner, flag)))
+}
+
 /// Runs the command that was given.
 pub fn dispatch(cli: Cli) -> anyhow::Result<Ending> {
     match cli.command {
@@ -152,11 +188,39 @@ pub fn exit_code(ended: &anyhow::Result<Ending>) -> u8 {
 /// Progress, for whoever waits at a terminal.
 fn progress(text: &str) {
     if std::io::stderr().is_terminal() {
-        eprintln!("{text}");
+        // Nobody is left to be told that it failed.
+        let _ = writeln!(std::io::stderr(), "{text}");
     }
 }
 
 /// What somebody else wrote, on one line of a terminal.
 fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_that_cannot_be_read_is_told_with_the_variable_that_it_stands_in() {
+        for (args, told) in [
+            (&["run", "--outbox-max-alerts", "banana"][..], Some("EVENTPULSE_OUTBOX_MAX_ALERTS")),
+            (&["check-config", "--partitions="], Some("EVENTPULSE_PARTITIONS")),
+            (&["ledger", "--topic-retention", "x"], Some("EVENTPULSE_TOPIC_RETENTION")),
+            (&["ledger", "--grace", "x"], None),
+            (&["run", "--no-such-flag"], None),
+        ] {
+            let line = || std::iter::once("eventpulse").chain(args.iter().copied()).map(str::to_owned);
+            let error = || Cli::try_parse_from(line()).unwrap_err();
+            // As though the value had come by the variable: the line has no such flag.
+            let text = with_variable(error(), &[], |_| true).to_string();
+            let tip = told.map(|variable| format!("tip: it stands in the variable {variable}"));
+            assert_eq!(text.contains("it stands in the variable"), tip.is_some(), "{text}");
+            assert!(tip.is_none_or(|tip| text.contains(&tip)), "{text}");
+            let given: Vec<String> = line().collect();
+            assert_eq!(with_variable(error(), &given, |_| true).to_string(), error().to_string());
+            assert_eq!(with_variable(error(), &[], |_| false).to_string(), error().to_string());
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! `eventpulse run`.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::Context as _;
 
@@ -10,6 +10,7 @@ use crate::{
     runtime::{
         Ending, Health, Metrics, Signals, Stop as _, Supervisor, Tasks,
         admin::{self, Admin},
+        api_server,
         clock::{Clock, SystemClock},
         kube_api,
         random::Random,
@@ -34,7 +35,7 @@ pub(super) fn run(config: Config) -> anyhow::Result<Ending> {
     if !matches!(ended, Ok(Ending::AtOnce(_))) {
         telemetry.shut_down(deadline);
     }
-    // A read that hangs, on a mount that is away, must not keep the process.
+    // A read that hangs, on a mount that is away, and a plugin that does not answer must not keep the process.
     runtime.shutdown_background();
     ended
 }
@@ -47,18 +48,26 @@ async fn supervise(config: Config, telemetry: &Telemetry) -> anyhow::Result<Endi
     let process = health.process();
     let admin = Admin { health: health.clone(), liveness: tasks.liveness(), metrics: metrics.clone() };
     admin::start(admin::bind(config.admin_listen)?, admin).context("start the admin port")?;
-    process.not_ready("service", "opening the log");
+    process.not_ready("service", "finding the API server");
     let starting = async {
-        let kube = kube::Config::infer().await.context(
-            "find the API server: set KUBECONFIG, or run in a pod with a service account; `kubectl version` shows whether it can be found",
-        )?;
+        let kube = api_server::find().await.context("find the API server")?;
+        let mut known = BTreeMap::new();
+        // One after the other: a plugin that asks somebody, or writes a cache, is not run twice at once.
+        for service in config.services.iter().map(|service| service.name()) {
+            let client = api_server::client(&kube, service, &metrics).await.context("find the API server")?;
+            known.insert(service, client);
+        }
+        process.not_ready("service", "opening the log");
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let bus = bus::open(config.bus.clone(), Arc::clone(&clock), metrics.clone(), tasks.liveness())
             .await
             .context("open the log")?;
         let random = Arc::new(Random::from_system());
         let (deadlines, tracer) = (config.deadlines, telemetry.tracer());
-        let clients: Clients = Arc::new(move |service, metrics| kube_api::client(&kube, service, metrics));
+        let clients: Clients = Arc::new(move |service, metrics| match known.get(service) {
+            Some(client) => Ok(client.clone()),
+            None => kube_api::client(&kube, service, metrics),
+        });
         let parts = Parts { tasks, failures, health, metrics, tracer, bus, clients, clock, random, deadlines };
         anyhow::Ok(Supervisor::new(parts))
     };
@@ -77,6 +86,7 @@ async fn supervise(config: Config, telemetry: &Telemetry) -> anyhow::Result<Endi
         services::start(&supervisor, *service, &config, &Machine)
             .with_context(|| format!("start the service {}", service.name()))?;
     }
-    tracing::info!(services = ?config.services.iter().map(|service| service.name()).collect::<Vec<_>>(), "Started.");
+    let services: Vec<&str> = config.services.iter().map(|service| service.name()).collect();
+    tracing::info!(services = services.join(","), "Started.");
     supervisor.run(&mut signals).await.map_err(Into::into)
 }

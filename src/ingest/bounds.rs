@@ -5,6 +5,8 @@ pub use crate::events::bounds::{AHEAD, ALERT_BYTES, ANNOTATION_VALUE_BYTES, LABE
 
 /// Bytes of a request's body.
 pub const BODY_BYTES: usize = 1 << 20;
+/// Bytes of all bodies that are being read or taken in.
+pub const BODIES_BYTES: usize = 64 << 20;
 /// Alerts of a request.
 pub const ALERTS: usize = 5_000;
 /// Bytes of a generator URL; a longer one is left out.

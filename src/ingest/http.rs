@@ -3,6 +3,7 @@
 
 use std::{
     convert::Infallible,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -10,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::{
     Method, Request, Response, StatusCode,
@@ -18,6 +19,7 @@ use hyper::{
     header,
 };
 use serde_json::json;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::Instrument as _;
 
 use super::{
@@ -33,7 +35,8 @@ use crate::{
     mutants::{Mutant, mutated},
     runtime::{
         Context,
-        metrics::catalogue::{INGEST_ALERTS, INGEST_REQUEST_DURATION, INGEST_REQUESTS},
+        consume::reason_label,
+        metrics::catalogue::{DEAD_LETTERS, INGEST_ALERTS, INGEST_REQUEST_DURATION, INGEST_REQUESTS},
         telemetry::{Ids, Span, SpanKind, scope},
     },
 };
@@ -50,8 +53,11 @@ pub(super) struct Endpoint {
     pub webhook_source: String,
     pub alerts_source: String,
     pub body_timeout: Duration,
-    /// Lines about senders without a token, and about alerts that are none.
+    /// The bytes that bodies may still take, of all of them.
+    pub room: Arc<Semaphore>,
+    /// Lines about senders without a token, about bodies that find no room, and about alerts that are none.
     pub unauthorised: Said,
+    pub crowded: Said,
     pub rejected: Said,
     /// Whether alerts were refused since it was last found that they are taken.
     pub refuses: AtomicBool,
@@ -62,6 +68,7 @@ type Answer = Response<Full<Bytes>>;
 /// Why a body was not read.
 enum Unread {
     TooLarge,
+    NoRoom,
     TooSlow,
     Broken,
 }
@@ -118,13 +125,28 @@ impl Endpoint {
         // Whatever stands there must never hold up an alert.
         let given = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
         let given = TraceContext::read(given);
-        let body = match self.read(request.into_body()).await {
-            Ok(body) => body,
+        // The room is given back when the alerts are kept, or are not.
+        let (body, _room) = match self.read(request.into_body()).await {
+            Ok(read) => read,
             Err(Unread::TooLarge) => {
                 return closing(
                     StatusCode::PAYLOAD_TOO_LARGE,
                     &format!("the body is larger than {} bytes", bounds::BODY_BYTES),
                 );
+            }
+            Err(Unread::NoRoom) => {
+                if let Some(refused) = self.crowded.tell(1) {
+                    tracing::warn!(
+                        refused,
+                        "Requests found no room for their bodies; their senders are asked to come again."
+                    );
+                }
+                let mut answer = closing(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    &format!("the bodies of all requests take {} bytes, which is all they may", bounds::BODIES_BYTES),
+                );
+                answer.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from(RETRY_AFTER_S));
+                return answer;
             }
             Err(Unread::TooSlow) => return closing(StatusCode::REQUEST_TIMEOUT, "the body did not come in time"),
             Err(Unread::Broken) => return closing(StatusCode::BAD_REQUEST, "the body broke off"),
@@ -132,17 +154,14 @@ impl Endpoint {
         self.accept(format, &body, given).await
     }
 
-    async fn read<B>(&self, body: B) -> Result<Bytes, Unread>
+    /// The body, and the room that it takes.
+    async fn read<B>(&self, body: B) -> Result<(Bytes, OwnedSemaphorePermit), Unread>
     where
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        match tokio::time::timeout(self.body_timeout, Limited::new(body, bounds::BODY_BYTES).collect()).await {
-            Ok(Ok(collected)) => Ok(collected.to_bytes()),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Unread::TooLarge),
-            Ok(Err(_)) => Err(Unread::Broken),
-            Err(_) => Err(Unread::TooSlow),
-        }
+        let reading = read_within(body, Arc::clone(&self.room));
+        tokio::time::timeout(self.body_timeout, reading).await.unwrap_or(Err(Unread::TooSlow))
     }
 
     /// The request is one trace with its alerts: the sender's, or one that is named after when it came and what it brought.
@@ -193,6 +212,7 @@ impl Endpoint {
             return answer;
         }
         count_alerts(&self.ctx, accepted, rejected.len());
+        count_letters(&self.ctx, rejected);
         if let Some(told) = self.rejected.tell(rejected.len()) {
             let first = rejected.first().map_or("", |letter| &letter.message);
             tracing::warn!(rejected = told, first, "Alerts were rejected; each is a dead letter.");
@@ -225,6 +245,27 @@ impl Endpoint {
     }
 }
 
+/// Takes room for what has come, byte by byte: who only says that much will come keeps nobody out.
+async fn read_within<B>(body: B, room: Arc<Semaphore>) -> Result<(Bytes, OwnedSemaphorePermit), Unread>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let mut body = pin!(Limited::new(body, bounds::BODY_BYTES));
+    let mut taken = Arc::clone(&room).try_acquire_many_owned(0).map_err(|_| Unread::NoRoom)?;
+    let mut read = BytesMut::new();
+    while let Some(frame) = body.as_mut().frame().await {
+        let frame =
+            frame.map_err(|error| if error.is::<LengthLimitError>() { Unread::TooLarge } else { Unread::Broken })?;
+        // Trailers say nothing here.
+        let Ok(data) = frame.into_data() else { continue };
+        let bytes = u32::try_from(data.len()).map_err(|_| Unread::TooLarge)?;
+        taken.merge(Arc::clone(&room).try_acquire_many_owned(bytes).map_err(|_| Unread::NoRoom)?);
+        read.extend_from_slice(&data);
+    }
+    Ok((read.freeze(), taken))
+}
+
 /// A rejected alert's dead letter, to be put where the accepted ones go.
 pub(super) fn letter_event(ctx: &Context, letter: DeadLetter) -> Event {
     Event {
@@ -235,6 +276,13 @@ pub(super) fn letter_event(ctx: &Context, letter: DeadLetter) -> Event {
         key: letter.origin.clone(),
         traceparent: None,
         payload: letter.into(),
+    }
+}
+
+/// To be called when they are kept.
+pub(super) fn count_letters(ctx: &Context, letters: &[DeadLetter]) {
+    for letter in letters {
+        ctx.metrics.count(&DEAD_LETTERS, [reason_label(letter.reason)], 1);
     }
 }
 

@@ -17,6 +17,7 @@ mod service;
 mod topic;
 
 pub use auth::{TokenError, check_token_file};
+pub use outbox::check_file as check_outbox_file;
 pub use service::{IngestConfig, IngestError, run};
 
 #[cfg(test)]

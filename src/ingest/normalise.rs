@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use jiff::Timestamp;
+use jiff::{Timestamp, fmt::temporal::Pieces};
 use serde_json::{Map, Value};
 
 use super::bounds;
@@ -168,9 +168,12 @@ fn webhook_alerts(value: &Value) -> Result<&Vec<Value>, BodyError> {
     }
 }
 
+/// What is wrong with an alert as a whole.
+const NO_OBJECT: &str = "is no object";
+
 /// Reads one alert; the error names its field.
 fn read_alert(alert: &Value, request: &Request<'_>) -> Result<AlertRaised, String> {
-    let alert = alert.as_object().ok_or("is no object")?;
+    let alert = alert.as_object().ok_or(NO_OBJECT)?;
     let labels = texts(alert, "labels", bounds::LABEL_VALUE_BYTES)?;
     if labels.is_empty() {
         return Err("labels: missing or without any value".into());
@@ -255,11 +258,16 @@ fn time(alert: &Map<String, Value>, field: &str) -> Result<Option<Timestamp>, St
         Some(Value::String(text)) => text,
         Some(_) => return Err(format!("{field}: is no text")),
     };
-    let time: Timestamp = text.parse().map_err(|_| format!("{field}: {:?} is no RFC 3339 time", cut(text)))?;
+    let beyond = || format!("{field}: {:?} is not from 1970-01-01 to 9999-12-30T22:00:00Z", cut(text));
+    let is_time = || Pieces::parse(text).is_ok_and(|found| found.time().is_some() && found.offset().is_some());
+    let time: Timestamp = text.parse().map_err(|_| match is_time() {
+        true => beyond(),
+        false => format!("{field}: {:?} is no RFC 3339 time", cut(text)),
+    })?;
     // Ids are of whole milliseconds; so is what they are derived from.
     let millis = time.as_millisecond();
-    if !(0..=253_402_300_799_000).contains(&millis) {
-        return Err(format!("{field}: {:?} is not from the years 1970 to 9999", cut(text)));
+    if millis < 0 {
+        return Err(beyond());
     }
     Timestamp::from_millisecond(millis).map(Some).map_err(|error| format!("{field}: {error}"))
 }
@@ -314,7 +322,9 @@ fn event_of(raised: AlertRaised, request: &Request<'_>) -> Event {
 fn letter_of(alert: &Value, index: usize, problem: &str, origin: &str) -> DeadLetter {
     let origin = format!("{origin} alerts[{index}]");
     let bytes = Bytes::from(alert.to_string());
-    let message = format!("alerts[{index}].{problem}");
+    // Else the problem begins with the name of a field.
+    let separator = if problem == NO_OBJECT { ": " } else { "." };
+    let message = format!("alerts[{index}]{separator}{problem}");
     dead_letter_of(&bytes, DeadLetterReason::InvalidAlert, message, origin, BTreeMap::new(), None)
 }
 

@@ -95,6 +95,12 @@ fn a_broken_alert_is_named_by_its_field_and_the_others_are_accepted() {
         ("startsAt", json!(1_700_000_000), "startsAt: is no text"),
         ("startsAt", json!("1969-12-31T23:59:59Z"), "startsAt: \"1969"),
         ("startsAt", json!("99999-01-01T00:00:00Z"), "startsAt: "),
+        (
+            "endsAt",
+            json!("9999-12-31T23:59:59Z"),
+            "endsAt: \"9999-12-31T23:59:59Z\" is not from 1970-01-01 to 9999-12-30T22:00:00Z",
+        ),
+        ("endsAt", json!("9999-12-31"), "endsAt: \"9999-12-31\" is no RFC 3339 time"),
         ("startsAt", json!("2099-01-01T00:00:00Z"), "startsAt: 2099-01-01T00:00:00Z lies in the future"),
         ("endsAt", json!("2026-01-01T11:00:00Z"), "endsAt: is before startsAt"),
         ("status", json!("pending"), "status: must be"),
@@ -111,6 +117,7 @@ fn a_broken_alert_is_named_by_its_field_and_the_others_are_accepted() {
     }
     let batch = read(Format::Webhook, &webhook(json!([null, 7, "x", [], alert()]))).unwrap();
     assert_eq!((batch.accepted.len(), batch.rejected.len()), (1, 4));
+    assert_eq!(batch.rejected[3].message, "alerts[3]: is no object");
 }
 
 #[test]

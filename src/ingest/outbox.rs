@@ -56,6 +56,11 @@ pub enum OutboxOpenError {
     Read(#[from] WriteError),
 }
 
+/// Whether the outbox's file in this directory is one, as far as its head says. Writes nothing.
+pub fn check_file(directory: &Path) -> Result<(), OpenError> {
+    GroupCommit::check(&directory.join(FILE), SCHEMA)
+}
+
 /// See the module's text.
 pub(super) struct Outbox {
     file: GroupCommit,

@@ -11,10 +11,12 @@ use std::{
 };
 
 use hyper::service::service_fn;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     auth::{TokenError, Tokens},
+    bounds,
     http::Endpoint,
     intake::Intake,
     outbox::{Bounds, Outbox, OutboxOpenError},
@@ -50,7 +52,7 @@ pub struct IngestConfig {
     pub outbox_max_alerts: u64,
     /// The most bytes of them.
     pub outbox_max_bytes: u64,
-    /// The most connections at once; further ones wait to be accepted.
+    /// The most connections at once; a further one takes the place of the one that has waited longest without a request.
     pub max_connections: usize,
     /// How long a request's headers may take.
     pub header_timeout: Duration,
@@ -125,13 +127,16 @@ pub async fn run<L: Listener>(
         webhook_source: config.source.clone(),
         alerts_source: config.alerts_source.clone(),
         body_timeout: config.body_timeout,
+        room: Arc::new(Semaphore::new(bounds::BODIES_BYTES)),
         unauthorised: Said::default(),
+        crowded: Said::default(),
         rejected: Said::default(),
         refuses: AtomicBool::new(false),
     });
     ctx.tasks.spawn_loop("ingest-intake", watch_intake(Arc::clone(&endpoint), config.intake_interval));
     ctx.health.ready("service");
-    tracing::info!(address = ?listener.address(), "Alerts are received.");
+    let address = listener.address().map_or_else(|| "unknown".to_owned(), |address| address.to_string());
+    tracing::info!(address, "Alerts are received.");
     let (intake, with_tokens) = (ctx.intake.clone(), Arc::clone(&endpoint));
     ctx.tasks.spawn_loop("ingest-tokens", keep_tokens(with_tokens, config.token_interval, intake.clone()));
     if let Some(name) = config.alerts_topic.clone() {

@@ -242,6 +242,9 @@ async fn an_answer_lists_some_problems_and_counts_all() {
     assert!(text.contains("\"accepted\":0") && text.contains("\"rejected\":30"), "{text}");
     assert_eq!(text.matches("labels.n: is no text").count(), bounds::ANSWER_ERRORS, "{text}");
     assert_eq!(server.letters(30).await.len(), 30);
+    let counted = server.test.ctx.metrics.encode().unwrap();
+    let line = "eventpulse_dead_letters_total{reason=\"invalid_alert\"} 30";
+    assert!(counted.lines().any(|found| found == line), "{counted}");
     server.stop().await;
 }
 
@@ -493,7 +496,9 @@ fn endpoint(dir: &tempfile::TempDir) -> (Endpoint, TestContext) {
         webhook_source: "alertmanager".into(),
         alerts_source: "prometheus".into(),
         body_timeout: Duration::from_secs(20),
+        room: Arc::new(tokio::sync::Semaphore::new(bounds::BODIES_BYTES)),
         unauthorised: Default::default(),
+        crowded: Default::default(),
         rejected: Default::default(),
         refuses: AtomicBool::new(false),
     };
@@ -511,6 +516,46 @@ async fn not_a_byte_of_a_body_is_taken_before_its_sender_is_known_and_no_more_th
         assert_eq!(answer.status(), status);
         let taken = body.0.load(Ordering::SeqCst);
         assert!(taken <= most && (taken > 0) == (most > 0), "{token}: {taken} bytes were taken");
+    }
+}
+
+#[tokio::test]
+async fn bodies_that_find_no_room_are_asked_to_come_again_and_give_back_what_they_had() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut endpoint, _test) = endpoint(&dir);
+    // The room of nearly three bodies of half the largest size.
+    let (half, room) = (bounds::BODY_BYTES / 2, bounds::BODY_BYTES * 5 / 4);
+    endpoint.room = Arc::new(tokio::sync::Semaphore::new(room));
+    let head = || hyper::Request::post(WEBHOOK).header("authorization", "bearer secret");
+    // A sender that begins a body and does not go on keeps what it has sent, and not what it may send.
+    let (ours, theirs) = tokio::sync::mpsc::channel::<bytes::Bytes>(1);
+    let slow = head().header("content-length", bounds::BODY_BYTES).body(Chunks(theirs)).unwrap();
+    let mut slow = Box::pin(endpoint.answer(slow));
+    ours.send(vec![b' '; half].into()).await.unwrap();
+    assert!(futures::poll!(&mut slow).is_pending());
+    assert_eq!(endpoint.room.available_permits(), room - half);
+    let whole = || head().body(http_body_util::Full::new(bytes::Bytes::from(vec![b' '; bounds::BODY_BYTES]))).unwrap();
+    let refused = endpoint.answer(whole()).await;
+    assert_eq!((refused.status().as_u16(), refused.headers()["retry-after"].as_bytes()), (503, &b"5"[..]));
+    assert_eq!(refused.headers()["connection"], "close", "the rest of it is not read");
+    assert_eq!(endpoint.room.available_permits(), room - half);
+    drop(slow);
+    assert_eq!(endpoint.answer(whole()).await.status(), 400, "there is room for it now, and it is no JSON");
+    assert_eq!(endpoint.room.available_permits(), room);
+}
+
+/// A body that is what is sent.
+struct Chunks(tokio::sync::mpsc::Receiver<bytes::Bytes>);
+
+impl hyper::body::Body for Chunks {
+    type Data = bytes::Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<hyper::body::Frame<bytes::Bytes>, Self::Error>>> {
+        self.0.poll_recv(context).map(|chunk| chunk.map(|chunk| Ok(hyper::body::Frame::data(chunk))))
     }
 }
 

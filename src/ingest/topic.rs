@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 use super::{
-    http::{count_alerts, letter_event},
+    http::{count_alerts, count_letters, letter_event},
     normalise::{Batch, ForeignRecord, Senders, normalise_record},
     said::Said,
 };
@@ -19,8 +19,7 @@ use crate::{
     events::{DeadLetterReason, Event, HEADER_TRACEPARENT, TraceContext},
     runtime::{
         Context, Handler, Mailboxes,
-        consume::{consume_foreign, publish_until_acknowledged, reason_label},
-        metrics::catalogue::DEAD_LETTERS,
+        consume::{consume_foreign, publish_until_acknowledged},
         telemetry::{Span, SpanKind},
     },
 };
@@ -125,10 +124,7 @@ impl Reader {
             let (origin, first) = rejected.first().map_or(("", ""), |letter| (&letter.origin, &letter.message));
             tracing::warn!(rejected = told, origin, first, "Alerts of the topic were rejected; each is a dead letter.");
         }
-        for letter in &rejected {
-            self.ctx.metrics.count(&DEAD_LETTERS, [reason_label(letter.reason)], 1);
-        }
-        let letters = rejected.into_iter().map(|letter| letter_event(&self.ctx, letter));
+        let letters = rejected.iter().map(|letter| letter_event(&self.ctx, letter.clone()));
         let events: Vec<Event> = accepted.into_iter().chain(letters).collect();
         let records = events.iter().filter_map(|event| {
             let encoded = event.encode();
@@ -140,6 +136,7 @@ impl Reader {
             return false;
         }
         count_alerts(&self.ctx, counts.0, counts.1);
+        count_letters(&self.ctx, &rejected);
         true
     }
 }

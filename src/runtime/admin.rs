@@ -43,10 +43,10 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     bound.map_err(|error| io::Error::new(error.kind(), format!("--admin-listen {address}: {error}")))
 }
 
-/// A few probes and scrapers; whoever else can reach the port cannot use up the process's files.
+/// A few probes and scrapers; whoever else can reach the port cannot use up the process's files, nor keep a probe out.
 const BOUNDS: HttpBounds = HttpBounds {
     connections: 64,
-    header_timeout: Duration::from_secs(10),
+    header_timeout: Duration::from_secs(2),
     // Nobody keeps the place of a probe.
     lifetime: Some(Duration::from_secs(20)),
 };

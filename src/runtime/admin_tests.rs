@@ -133,7 +133,7 @@ async fn whoever_says_nothing_is_hung_up_on_and_makes_room() {
     for _ in 0..3 {
         silent.push(tokio::net::TcpStream::connect(address).await.unwrap());
     }
-    // Two are served, the third waits its turn; all are hung up on in the end, and so this one is answered.
+    // All are hung up on in the end.
     assert_eq!(get_text(address, "/livez").await.0, 200);
     for mut stream in silent {
         let mut text = Vec::new();
@@ -141,5 +141,29 @@ async fn whoever_says_nothing_is_hung_up_on_and_makes_room() {
     }
     shutdown.cancel();
     server.await.unwrap();
+    tasks.finished().await;
+}
+
+/// Whoever begins requests and does not end them keeps nobody out, for however long it may take.
+#[tokio::test]
+async fn a_probe_is_answered_while_slow_clients_have_every_place() {
+    let ((listener, address), shutdown) = (bound(), CancellationToken::new());
+    let bounds = HttpBounds { connections: 4, header_timeout: Duration::from_secs(3600), lifetime: None };
+    let tasks = Tasks::new().0;
+    let server = tokio::spawn(serve_within(bounds, listener, admin(), tasks.clone(), shutdown.clone()));
+    let mut slow = Vec::new();
+    for head in ["GET /livez HTTP/1.1\r\nHo", "", "GET /metrics HTTP/1.1\r\n"].into_iter().cycle().take(12) {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        slow.push(stream);
+    }
+    for path in ["/livez", "/metrics", "/livez", "/readyz/nobody", "/livez"] {
+        let answer = tokio::time::timeout(Duration::from_secs(60), get_text(address, path)).await;
+        let (status, text) = answer.unwrap_or_else(|_| panic!("{path} was kept out"));
+        assert!(status == 200 || path == "/readyz/nobody", "{path}: {text}");
+    }
+    shutdown.cancel();
+    server.await.unwrap();
+    drop(slow);
     tasks.finished().await;
 }

@@ -4,6 +4,7 @@
 //! In: closures over a connection. Out: their results, after the commit that they are part of.
 
 use std::{
+    io::{ErrorKind, Read as _},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
@@ -25,6 +26,10 @@ const BATCH: usize = 512;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// What SQLite keeps of the write-ahead log after a checkpoint, in bytes.
 const WAL_LIMIT_BYTES: i64 = 64 << 20;
+
+/// How an SQLite file begins, and how much of it is its head (sqlite.org/fileformat.html, section 1.3).
+const MAGIC: &[u8] = b"SQLite format 3\0";
+const HEAD_BYTES: u64 = 100;
 
 /// The tables of one file, and what the file is recognised by.
 #[derive(Clone, Copy, Debug)]
@@ -206,6 +211,37 @@ impl GroupCommit {
             .spawn(move || writer.run(receiver))
             .map_err(|source| OpenError::Thread { path: path.clone(), source })?;
         Ok(Self { messages, counts, path: path.into() })
+    }
+
+    /// Whether [`GroupCommit::open`] would take this file, as far as its head says. One that is absent or empty is created. Opens
+    /// nothing with SQLite, which would leave files beside it.
+    pub fn check(path: &Path, schema: Schema) -> Result<(), OpenError> {
+        let open = |code, text: String| OpenError::Open {
+            path: path.to_owned(),
+            source: rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), Some(text)),
+        };
+        let mut head = Vec::new();
+        let read = std::fs::File::open(path).and_then(|file| file.take(HEAD_BYTES).read_to_end(&mut head));
+        match read {
+            // That the directory is none is said of the directory.
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(()),
+            Err(error) => return Err(open(rusqlite::ffi::SQLITE_CANTOPEN, error.to_string())),
+            Ok(0) => return Ok(()),
+            Ok(_) => {}
+        }
+        let field = |at: usize| head.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map(i32::from_be_bytes);
+        let (true, Some(version), Some(application)) = (head.starts_with(MAGIC), field(60), field(68)) else {
+            return Err(open(rusqlite::ffi::SQLITE_NOTADB, "file is not a database".into()));
+        };
+        // 0: what makes it one may still be in the write-ahead log.
+        if application != 0 && application != schema.application_id {
+            return Err(OpenError::Foreign { path: path.to_owned(), found: application });
+        }
+        let known = schema.migrations.len();
+        if usize::try_from(version).is_ok_and(|version| version <= known) {
+            return Ok(());
+        }
+        Err(OpenError::TooNew { path: path.to_owned(), found: version.into(), known })
     }
 
     /// Runs `work` in the next transaction and returns its result when that is on disk. An error rolls back what `work` did and

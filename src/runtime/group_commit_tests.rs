@@ -28,6 +28,30 @@ fn stored(file: &GroupCommit) -> Vec<i64> {
     statement.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
 }
 
+#[tokio::test]
+async fn a_file_is_judged_by_its_head_before_it_is_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("t.sqlite");
+    let check = |schema| GroupCommit::check(&path, schema).map_err(|error| error.category());
+    assert_eq!(check(SCHEMA), Ok(()), "it is absent");
+    for (content, said) in
+        [(&b""[..], Ok(())), (b"x", Err("open")), (&[0; 4096], Err("open")), (b"SQLite format 3\0", Err("open"))]
+    {
+        std::fs::write(&path, content).unwrap();
+        assert_eq!(check(SCHEMA), said, "{content:?}");
+    }
+    std::fs::remove_file(&path).unwrap();
+    let file = open(dir.path());
+    insert(&file, 1).await.unwrap();
+    assert_eq!(check(SCHEMA), Ok(()), "what was written is in the write-ahead log");
+    file.close().await;
+    assert_eq!(check(SCHEMA), Ok(()));
+    assert_eq!(check(Schema { application_id: 7, ..SCHEMA }), Err("foreign_file"));
+    assert_eq!(check(Schema { migrations: &[], ..SCHEMA }), Err("too_new"));
+    let beside: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(beside.len(), 2, "the file and the lock: {beside:?}");
+}
+
 /// Holds the writer until the sender is dropped, so that what comes after has to wait together.
 async fn hold(file: &GroupCommit) -> (std_mpsc::Sender<()>, tokio::task::JoinHandle<Result<(), WriteError>>) {
     let (release, held) = std_mpsc::channel::<()>();

@@ -1,6 +1,9 @@
 //! Serves HTTP with bounds: so many connections at once, so long for a request's headers, so much of them (promise 6).
 //!
-//! In: a port that is bound, and what answers a request. Out: answers. Each connection is a task of its own.
+//! In: a port that is bound, and what answers a request. Out: answers. Each connection is a task of its own. Whoever comes when all
+//! places are taken gets that of whoever has waited longest without a request: slow senders keep nobody out.
+
+mod places;
 
 use std::{
     convert::Infallible,
@@ -28,10 +31,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpListener,
-    sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tokio_util::sync::CancellationToken;
 
+use self::places::{Place, Places};
 use super::{Tasks, liveness::waiting};
 
 /// How long a sender whose body was not read to its end may take to read its answer.
@@ -46,7 +49,8 @@ const BUFFER_BYTES: usize = 32 << 10;
 /// How much is taken on.
 #[derive(Clone, Copy, Debug)]
 pub struct HttpBounds {
-    /// The most connections at once; further ones wait to be accepted.
+    /// The most connections at once. A further one takes the place of the one that has waited longest for a request, or to have its
+    /// answer taken; where all are being answered it waits.
     pub connections: usize,
     /// How long a request's headers may take, and how long a connection may be kept for the next one.
     pub header_timeout: Duration,
@@ -97,29 +101,52 @@ pub async fn serve<S, B>(
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    let permits = Arc::new(Semaphore::new(bounds.connections.max(1)));
+    let places = Places::new(bounds.connections.max(1));
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
-            (stream, permit) = waiting(accept(listener, &permits)) => {
-                let conversation = converse(service.clone(), stream, bounds, shutdown.clone());
+            (stream, place) = waiting(accept(listener, &places)) => {
+                let place = Arc::new(place);
+                let conversation = converse(seated(service.clone(), Arc::clone(&place)), stream, bounds, shutdown.clone());
                 tasks.spawn_infallible(task, async move {
-                    // Whether it came to its end or its time is over, there is room for another one.
-                    let _ = tokio::time::timeout(bounds.lifetime.unwrap_or(Duration::MAX), conversation).await;
-                    drop(permit);
+                    tokio::select! {
+                        // Whether it came to its end or its time is over, there is room for another one.
+                        _ = tokio::time::timeout(bounds.lifetime.unwrap_or(Duration::MAX), conversation) => {}
+                        () = place.taken() => tracing::debug!("A connection without a request made room for another one."),
+                    }
                 });
             }
         }
     }
 }
 
-/// The next connection, when there is room for it. A failed accept (too many files, a peer that is gone) is no reason to stop.
-async fn accept(listener: &dyn Listener, permits: &Arc<Semaphore>) -> (Box<dyn Stream>, Option<OwnedSemaphorePermit>) {
-    // The semaphore is never closed.
-    let permit = Arc::clone(permits).acquire_owned().await.ok();
+/// Says of a connection when it is being answered, and when it waits again.
+fn seated<S, B>(
+    service: S,
+    place: Arc<Place>,
+) -> impl Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send> + Send + Sync
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Send + Sync + 'static,
+    S::Future: Send,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    service_fn(move |request| {
+        place.works();
+        let (answer, place) = (service.call(request), Arc::clone(&place));
+        async move {
+            let answer = answer.await;
+            place.waits();
+            answer
+        }
+    })
+}
+
+/// The next connection, and its place. A failed accept (too many files, a peer that is gone) is no reason to stop.
+async fn accept(listener: &dyn Listener, places: &Arc<Places>) -> (Box<dyn Stream>, Place) {
     loop {
         match listener.accept().await {
-            Ok(stream) => return (stream, permit),
+            Ok(stream) => return (stream, places.find().await),
             Err(error) => {
                 tracing::warn!(%error, "A connection was not accepted.");
                 tokio::time::sleep(Duration::from_millis(50)).await;

@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod api_metrics;
+pub mod api_server;
 pub mod clock;
 pub mod consume;
 pub mod context;

@@ -22,7 +22,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 
 {{- define "eventpulse.serviceAccountName" -}}
-{{- default (ternary (include "eventpulse.fullname" .) "default" .Values.serviceAccount.create) .Values.serviceAccount.name }}
+{{- default (include "eventpulse.fullname" .) .Values.serviceAccount.name }}
 {{- end }}
 
 {{- define "eventpulse.tokenSecret" -}}
@@ -44,10 +44,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if not .Values.kafka.brokers }}
 {{- if .Values.split.enabled }}{{ fail "split.enabled: services run apart only with Kafka; give kafka.brokers" }}{{ end }}
 {{- if gt (int .Values.replicas) 1 }}{{ fail "replicas: the embedded log belongs to one process; give kafka.brokers, or replicas: 1" }}{{ end }}
+{{- if .Values.kafka.topicPrefix }}{{ fail "kafka.topicPrefix: it is given, but no kafka.brokers" }}{{ end }}
 {{- if .Values.kafka.config }}{{ fail "kafka.config: it is given, but no kafka.brokers" }}{{ end }}
 {{- if .Values.kafka.existingSecret.name }}{{ fail "kafka.existingSecret.name: it is given, but no kafka.brokers" }}{{ end }}
 {{- end }}
 {{- if and .Values.auth.allowUnauthenticated .Values.auth.existingSecret.name }}{{ fail "auth.allowUnauthenticated: auth.existingSecret.name is given too; choose one" }}{{ end }}
+{{- if not (or .Values.serviceAccount.create .Values.serviceAccount.name) }}{{ fail "serviceAccount.name: serviceAccount.create is false; name the account that EventPulse runs as" }}{{ end }}
 {{- range .Values.extraArgs }}
 {{- if hasPrefix "--log-filter-file" . }}{{ fail "extraArgs: --log-filter-file is given already; name its ConfigMap by log.filterConfigMap" }}{{ end }}
 {{- end }}

@@ -13,7 +13,7 @@ mod storage;
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 pub use storage::EmbeddedStorage;
 use tokio_util::sync::CancellationToken;
@@ -23,10 +23,19 @@ use super::{
     BusError, EmbeddedConfig,
     local::{LocalBus, LocalOptions, WeakBus},
 };
-use crate::runtime::{Metrics, clock::Clock};
+use crate::runtime::{
+    Metrics,
+    clock::Clock,
+    group_commit::{GroupCommit, OpenError},
+};
 
 /// How often it is looked whether what could not be written can be written now.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Whether the log's file in this directory is one, as far as its head says. Writes nothing.
+pub fn check_file(directory: &Path) -> Result<(), OpenError> {
+    GroupCommit::check(&directory.join(storage::FILE), storage::SCHEMA)
+}
 
 /// The log in a data directory. Clones are the same log; the directory is free again when it is closed.
 pub type EmbeddedBus = LocalBus<EmbeddedStorage>;

@@ -31,7 +31,7 @@ use crate::{
 
 pub(super) const FILE: &str = "log.sqlite";
 /// "EPlg". `seq` is the order of arrival, which retention goes by.
-const SCHEMA: Schema = Schema {
+pub(super) const SCHEMA: Schema = Schema {
     application_id: 0x4550_6c67,
     migrations: &["
         CREATE TABLE topics (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, partitions INTEGER NOT NULL) STRICT;

@@ -24,11 +24,12 @@ use std::{
 };
 
 use async_trait::async_trait;
+use rdkafka::producer::BaseProducer;
 use tokio::sync::{Notify, watch as tokio_watch};
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    connection::Connection,
+    connection::{Connection, LogContext},
     member::{Ended, Member, Shared},
     producer::Producer,
     topics::{NotReady, Partitions},
@@ -146,6 +147,16 @@ pub fn check_settings(config: &KafkaConfig) -> Result<(), String> {
         client.create_native_config().map_err(|error| connection.describe(&error))?;
     }
     Ok(())
+}
+
+/// Whether librdkafka makes a client of them, which loads certificates and keys. There is no broker that it could ask. Gives what is
+/// wrong, without secrets.
+pub fn check_client(config: &KafkaConfig) -> Result<(), String> {
+    let connection = Connection::new(config.clone()).map_err(|error| error.to_string())?;
+    let mut settings = connection.producer();
+    settings.remove("bootstrap.servers");
+    let client: Result<BaseProducer<LogContext>, _> = settings.create_with_context(connection.context());
+    client.map(drop).map_err(|error| connection.describe(&error))
 }
 
 /// See [`super::beside::publish`].
@@ -340,6 +351,35 @@ impl Membership for KafkaMembership {
                 group = self.0.group,
                 "The group was not left in time; the brokers notice it by themselves."
             );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_that_no_client_can_be_made_of_are_told_without_their_secrets() {
+        let problem = |extra: &[(&str, &str)]| {
+            let mut config = KafkaConfig::new("127.0.0.1:1");
+            config.extra = extra.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+            assert_eq!(check_settings(&config), Ok(()), "each by itself is one");
+            check_client(&config)
+        };
+        assert_eq!(problem(&[]), Ok(()));
+        assert_eq!(problem(&[("security.protocol", "SSL")]), Ok(()));
+        let plain = [("security.protocol", "SASL_PLAINTEXT"), ("sasl.mechanism", "PLAIN")];
+        assert_eq!(problem(&[&plain[..], &[("sasl.username", "a"), ("sasl.password", "b")]].concat()), Ok(()));
+        for (extra, says) in [
+            (&[("security.protocol", "SSL"), ("ssl.ca.location", "/nonexistent/ca.pem")][..], "ssl.ca.location"),
+            (&[("security.protocol", "SSL"), ("ssl.key.pem", "hunter2")], "ssl.key.pem"),
+            (&plain, "sasl.username"),
+            (&[("security.protocol", "SASL_SSL"), ("sasl.mechanism", "nonsense")], "Unsupported SASL mechanism"),
+        ] {
+            let problem = problem(extra).unwrap_err();
+            assert!(problem.contains(says) && problem.lines().count() == 1, "{extra:?}: {problem}");
+            assert!(!problem.contains("hunter2"), "{problem}");
         }
     }
 }

@@ -20,7 +20,10 @@ use self::{
     letters::{Found, Letter, Wanted},
     retry::Plan,
 };
-use super::flags::{Output, Since, is_absent};
+use super::{
+    flags::{Output, Since, is_absent},
+    out::{print, print_json},
+};
 use crate::{
     bus::{BusConfig, beside, history},
     cli::reasons,
@@ -177,10 +180,9 @@ async fn list(args: &ListArgs) -> anyhow::Result<()> {
     let Filter { reason, topic } = args.filter;
     let (_, found) = find(&args.from, Wanted::Summaries { reason, topic }, LIST_MAX).await?;
     match args.output {
-        Output::Text => print!("{}", render::table(&found)),
-        Output::Json => println!("{}", serde_json::to_string_pretty(&render::list(&found))?),
+        Output::Text => print(&render::table(&found)),
+        Output::Json => print_json(&render::list(&found)),
     }
-    Ok(())
 }
 
 async fn show(args: &ShowArgs) -> anyhow::Result<()> {
@@ -194,15 +196,15 @@ async fn show(args: &ShowArgs) -> anyhow::Result<()> {
         shown.push(render::whole(letter, whole.as_ref()));
     }
     match args.output {
-        Output::Json => println!("{}", serde_json::to_string_pretty(&shown)?),
+        Output::Json => print_json(&shown),
         Output::Text => {
-            shown.iter().for_each(|letter| println!("{}", render::text(letter)));
+            let mut text: String = shown.iter().map(|letter| format!("{}\n", render::text(letter))).collect();
             if found.left_out > 0 {
-                println!("{} older ones are not shown; ask for one by its id", found.left_out);
+                text.push_str(&format!("{} older ones are not shown; ask for one by its id\n", found.left_out));
             }
+            print(&text)
         }
     }
-    Ok(())
 }
 
 fn unknown(subject: &str, since: Since) -> String {
@@ -233,7 +235,7 @@ async fn retry(args: &RetryArgs) -> anyhow::Result<()> {
         let record = original(&bus, &letter).await?;
         plans.push(retry::plan(letter, record, now));
     }
-    plans.iter().for_each(|plan| println!("{}", render::plan(plan)));
+    print(&plans.iter().map(|plan| format!("{}\n", render::plan(plan))).collect::<String>())?;
     let refused = plans.iter().filter(|plan| plan.record.is_err()).count();
     let records: Vec<Record> = plans.iter().filter_map(|plan| plan.record.clone().ok()).collect();
     if !records.is_empty() && !args.dry_run {
@@ -241,9 +243,10 @@ async fn retry(args: &RetryArgs) -> anyhow::Result<()> {
         beside::publish(bus, records).await.context(
             "not all was published, and some may have been; the same command again does no harm, because what comes twice changes nothing",
         )?;
-        plans.iter().filter(|plan| plan.record.is_ok()).for_each(|plan: &Plan| println!("{}", render::done(plan)));
+        let done = plans.iter().filter(|plan| plan.record.is_ok());
+        print(&done.map(|plan: &Plan| format!("{}\n", render::done(plan))).collect::<String>())?;
     } else if records.is_empty() && refused == 0 {
-        println!("There is nothing to publish again.");
+        print("There is nothing to publish again.\n")?;
     }
     if is_named && refused > 0 {
         bail!("{refused} of {} cannot be published again", plans.len());

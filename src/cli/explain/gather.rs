@@ -14,7 +14,7 @@ use super::{
 use crate::{
     api::v1alpha1::{Action, AlertGroup, Incident, LABEL_INCIDENT, Notification, Rule},
     runtime::{
-        Metrics,
+        Metrics, api_server,
         kube_api::{self, ApiFailure},
     },
 };
@@ -40,15 +40,14 @@ pub(super) struct Facts {
 /// Reads it all. Fails only where the API server cannot be found at all, or a flag is wrong.
 pub(super) async fn gather(args: &ExplainArgs, now: Timestamp) -> anyhow::Result<Facts> {
     let bus = args.log.to_read()?;
-    let config = kube::Config::infer().await.context(
-        "find the API server: set KUBECONFIG, or run in a pod with a service account; `kubectl version` shows whether it can be found",
-    )?;
+    let config = api_server::find().await.context("find the API server")?;
     let reader = Reader {
         namespace: args.namespace.clone(),
         fallback: config.default_namespace.clone(),
-        client: kube_api::client(&config, "explain", &Metrics::default())?,
+        client: api_server::client(&config, "explain", &Metrics::default()).await.context("find the API server")?,
     };
-    let mut facts = Facts { ids: Ids { subject: args.subject.clone(), ..Ids::default() }, ..Facts::default() };
+    let ids = Ids { subject: args.subject.clone(), namespace: args.namespace.clone(), ..Ids::default() };
+    let mut facts = Facts { ids, ..Facts::default() };
     reader.find_subject(&mut facts).await;
     if !args.no_log {
         match log::read(&bus, now - args.since.as_signed(), facts.ids.clone()).await {

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use crate::{
     bus::{BusConfig, history},
     cli::progress,
-    events::{Event, Payload, Topic},
+    events::{Event, NamespacedName, Payload, Topic},
 };
 
 /// The most events that a story is made of (promise 6).
@@ -45,6 +45,10 @@ pub(super) struct FromLog {
 pub(super) struct Ids {
     /// What was asked for.
     pub(super) subject: String,
+    /// The only namespace that is looked at, where one was given. Alerts belong to none.
+    pub(super) namespace: Option<String>,
+    /// The other namespaces that have what was asked for.
+    pub(super) elsewhere: BTreeSet<String>,
     /// The incidents.
     pub(super) incidents: BTreeSet<String>,
     /// The alerts' ids.
@@ -60,6 +64,12 @@ impl Ids {
             Payload::AlertRaised(_) | Payload::DeadLetter(_) => {}
             Payload::AlertDecided(decided) => {
                 let is_subject = self.is_alert(decided.alert_id.as_str(), &decided.fingerprint);
+                if let Some(rule) = decided.rule.as_ref().filter(|rule| !self.looks_at(rule)) {
+                    if is_subject {
+                        self.elsewhere.insert(rule.namespace.clone());
+                    }
+                    return;
+                }
                 self.of_alert |= is_subject;
                 if let Some(incident) = &decided.incident_id {
                     if is_subject {
@@ -82,6 +92,12 @@ impl Ids {
                 };
                 let alert =
                     header.alerts.iter().any(|alert| self.is_alert(alert.alert_id.as_str(), &alert.fingerprint));
+                if !self.looks_at(&header.rule) {
+                    if names_subject || alert {
+                        self.elsewhere.insert(header.rule.namespace.clone());
+                    }
+                    return;
+                }
                 self.of_alert |= alert;
                 if names_subject || alert {
                     self.incidents.insert(header.incident_id.to_string());
@@ -91,6 +107,11 @@ impl Ids {
                 }
             }
         }
+    }
+
+    /// A rule's namespace is that of all that it leads to.
+    pub(super) fn looks_at(&self, rule: &NamespacedName) -> bool {
+        self.namespace.as_ref().is_none_or(|only| *only == rule.namespace)
     }
 
     fn is_alert(&self, alert_id: &str, fingerprint: &str) -> bool {

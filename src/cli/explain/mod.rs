@@ -20,7 +20,10 @@ use clap::Args;
 use jiff::Timestamp;
 
 pub use self::rules::RuleReason;
-use super::flags::Output;
+use super::{
+    flags::Output,
+    out::{print, print_json},
+};
 use crate::{api::v1alpha1::Duration, config::LogFlags};
 
 #[derive(Args, Clone, Debug)]
@@ -77,20 +80,24 @@ pub(super) fn explain(args: &ExplainArgs) -> anyhow::Result<()> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the async runtime")?;
     let now = Timestamp::now();
-    let facts = runtime.block_on(gather::gather(args, now))?;
+    let gathered = runtime.block_on(gather::gather(args, now));
+    // A plugin of the kubeconfig that does not answer must not keep the command.
+    runtime.shutdown_background();
+    let facts = gathered?;
     let story = story::tell(&args.subject, &facts, args.repetitions, now);
     if story.is_empty() {
         let notes: String = story.notes.iter().map(|note| format!("\n- {note}")).collect();
+        let place =
+            args.namespace.as_ref().map(|namespace| format!(" in the namespace {namespace}")).unwrap_or_default();
         bail!(
-            "nothing is known of {}: no Incident, Action or Notification has this name, and no alert of the last {} this id or \
+            "nothing is known of {}{place}: no Incident, Action or Notification has this name, and no alert of the last {} this id or \
              fingerprint (`--since` reads further back){notes}",
             args.subject,
             args.since
         );
     }
     match args.output {
-        Output::Text => print!("{}", render::text(&story, args.all_rules)),
-        Output::Json => println!("{}", serde_json::to_string_pretty(&story)?),
+        Output::Text => print(&render::text(&story, args.all_rules)),
+        Output::Json => print_json(&story),
     }
-    Ok(())
 }

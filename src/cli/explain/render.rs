@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use jiff::Timestamp;
 
 use super::{
-    rules::{RuleReason, TriedRule},
+    rules::RuleReason,
     story::{AlertOfStory, Story},
     timeline::Entry,
 };
@@ -22,7 +22,7 @@ pub(super) fn text(story: &Story, all_rules: bool) -> String {
     // Writing to a String cannot fail.
     if let Some(alert) = &story.alert {
         let _ = write!(text, "\n{}", alert_lines(alert));
-        let _ = write!(text, "\nRules, as they are now\n{}", rule_lines(&story.rules, all_rules));
+        let _ = write!(text, "\nRules, as they are now\n{}", rule_lines(story, all_rules));
     }
     let _ = write!(text, "\nWhat happened\n{}", timeline_lines(&story.timeline));
     let _ = write!(text, "\nNow\n");
@@ -63,13 +63,14 @@ fn alert_lines(alert: &AlertOfStory) -> String {
     text
 }
 
-fn rule_lines(rules: &[TriedRule], all: bool) -> String {
-    if rules.is_empty() {
-        return "  there is no rule\n".into();
+fn rule_lines(story: &Story, all: bool) -> String {
+    if story.rules.is_empty() {
+        let place = story.namespace.as_ref().map(|namespace| format!(" in the namespace {namespace}"));
+        return format!("  there is no rule{}\n", place.unwrap_or_default());
     }
     let mut text = String::new();
     let (mut shown, mut hidden, mut elsewhere) = (0, 0, 0);
-    for tried in rules {
+    for tried in &story.rules {
         let matches = tried.reason <= RuleReason::Undecided;
         // A rule of another namespace is worth a line only where nothing else speaks against it.
         if !all && tried.reason == RuleReason::OtherNamespace && tried.details.len() > 1 {

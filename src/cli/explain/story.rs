@@ -27,6 +27,9 @@ pub(super) struct Story {
     /// The alert that the rules were tried on: the newest of the story that the log has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) alert: Option<AlertOfStory>,
+    /// The only namespace that was looked at, where one was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) namespace: Option<String>,
     /// The rules as they are now, tried on that alert: those that match first.
     pub(super) rules: Vec<TriedRule>,
     /// What happened, in the order of time.
@@ -74,6 +77,13 @@ pub(super) fn tell(subject: &str, facts: &Facts, repetitions: bool, now: Timesta
         ends_at: raised.ends_at,
         accepted_at: raised.accepted_at,
     });
+    if let Some(namespace) = facts.ids.namespace.as_ref().filter(|_| !facts.ids.elsewhere.is_empty()) {
+        let elsewhere: Vec<&str> = facts.ids.elsewhere.iter().map(String::as_str).collect();
+        notes.push(format!(
+            "There is more of {subject} in the namespace {}; only {namespace} was looked at: give another -n, or none.",
+            elsewhere.join(", ")
+        ));
+    }
     let mut tried = raised
         .map(|raised| rules::try_all(&facts.rules, raised, raised.fingerprint.as_deref().unwrap_or_default()))
         .unwrap_or_default();
@@ -96,6 +106,7 @@ pub(super) fn tell(subject: &str, facts: &Facts, repetitions: bool, now: Timesta
         subject: subject.to_owned(),
         incidents: facts.ids.incidents.iter().cloned().collect(),
         alert,
+        namespace: facts.ids.namespace.clone(),
         rules: tried,
         timeline: timeline::tell(facts, repetitions),
         now: waiting::tell(facts, now),

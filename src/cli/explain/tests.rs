@@ -95,6 +95,33 @@ async fn every_id_of_a_story_leads_to_the_whole_of_it_and_to_nobody_elses() {
     assert_eq!(found_of(&config, "nobody").await.events.len(), 0);
 }
 
+#[tokio::test]
+async fn what_is_of_another_namespace_is_told_to_be_there_and_nothing_else_of_it() {
+    let (_directory, config) = log_of(&examples()).await;
+    let raised = raised();
+    for subject in [incident_id(), action_id(), notification_id()] {
+        let ids = Ids { subject: subject.clone(), namespace: Some("nope".into()), ..Ids::default() };
+        let (log, ids) = log::read(&config, jiff::Timestamp::UNIX_EPOCH, ids).await.unwrap();
+        let facts = Facts { ids, log: Some(log), ..Facts::default() };
+        let story = story::tell(&subject, &facts, false, raised.accepted_at);
+        assert!(story.is_empty(), "{subject}: {story:?}");
+        let note = format!("There is more of {subject} in the namespace shop; only nope was looked at");
+        assert!(story.notes.iter().any(|told| told.starts_with(&note)), "{:?}", story.notes);
+    }
+    // An alert is of no namespace: that it came is told, and what rules elsewhere made of it is not.
+    let subject = raised.fingerprint.unwrap();
+    let ids = Ids { subject: subject.clone(), namespace: Some("nope".into()), ..Ids::default() };
+    let (log, ids) = log::read(&config, jiff::Timestamp::UNIX_EPOCH, ids).await.unwrap();
+    let facts = Facts { ids, log: Some(log), ..Facts::default() };
+    let story = story::tell(&subject, &facts, false, raised.accepted_at);
+    assert_eq!((story.incidents.len(), story.timeline.len()), (0, 1), "{story:?}");
+    let text = render::text(&story, false);
+    assert!(text.contains("there is no rule in the namespace nope") && !text.contains("Nothing was decided"), "{text}");
+    let ids = Ids { subject: incident_id(), namespace: Some("shop".into()), ..Ids::default() };
+    let (found, ids) = log::read(&config, jiff::Timestamp::UNIX_EPOCH, ids).await.unwrap();
+    assert_eq!((found.events.len(), ids.elsewhere.len()), (examples().len(), 0));
+}
+
 fn rule(name: &str, namespace: &str, spec: Value) -> Rule {
     serde_json::from_value(json!({
         "apiVersion": "eventpulse.io/v1alpha1", "kind": "Rule",
@@ -160,7 +187,7 @@ fn facts(events: Vec<Event>) -> Facts {
         subject: incident_id(),
         incidents: [incident_id()].into(),
         alerts: [raised().alert_id.unwrap().to_string()].into(),
-        of_alert: false,
+        ..Ids::default()
     };
     let heard = |event: Event| Heard { origin: format!("{}/0@1", event.topic()), logged_at: event.time, event };
     let log = FromLog { events: events.into_iter().map(heard).collect(), records: 11, ..FromLog::default() };

@@ -43,7 +43,12 @@ pub(super) struct Entry {
 pub(super) fn tell(facts: &Facts, repetitions: bool) -> Vec<Entry> {
     let mut seen = BTreeSet::new();
     let mut entries = Vec::new();
-    let mut heard: Vec<&Heard> = facts.log.iter().flat_map(|log| &log.events).collect();
+    // An alert is of no namespace; what is decided about it is of its rule's.
+    let is_looked_at = |heard: &&Heard| match &heard.event.payload {
+        Payload::AlertDecided(decided) => decided.rule.as_ref().is_none_or(|rule| facts.ids.looks_at(rule)),
+        _ => true,
+    };
+    let mut heard: Vec<&Heard> = facts.log.iter().flat_map(|log| &log.events).filter(is_looked_at).collect();
     heard.sort_by_key(|heard| (heard.event.time, heard.logged_at));
     let mut phases = BTreeMap::new();
     for heard in heard {

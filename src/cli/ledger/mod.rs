@@ -14,7 +14,10 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use jiff::Timestamp;
 
-use super::flags::{Output, Since};
+use super::{
+    flags::{Output, Since},
+    out::{print, print_json},
+};
 use crate::{api::v1alpha1::Duration, config::LogFlags};
 
 #[derive(Args, Clone, Debug)]
@@ -53,8 +56,8 @@ pub(super) fn ledger(args: &LedgerArgs) -> anyhow::Result<()> {
     let span = read::Span { since, now, grace: args.grace, topic_retention: args.topic_retention };
     let report = runtime.block_on(read::read(&bus, span)).with_context(|| read_failed(args))?;
     match args.output {
-        Output::Text => print!("{}", render::text(&report)),
-        Output::Json => println!("{}", serde_json::to_string_pretty(&report)?),
+        Output::Text => print(&render::text(&report))?,
+        Output::Json => print_json(&report)?,
     }
     match report.problem() {
         None => Ok(()),

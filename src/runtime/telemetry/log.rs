@@ -133,6 +133,14 @@ pub async fn follow_filter_file(filter: LogFilter, file: PathBuf, shutdown: Canc
     }
 }
 
+/// Whether the file, where it is there, holds a filter; else what is wrong with it.
+pub async fn check_filter_file(file: &Path) -> Result<(), String> {
+    match read(file).await? {
+        Some(text) => LogSettings::check(&text).map_err(|error| error.to_string()),
+        None => Ok(()),
+    }
+}
+
 async fn read(file: &Path) -> Result<Option<String>, String> {
     match tokio::fs::metadata(file).await {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),

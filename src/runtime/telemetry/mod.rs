@@ -24,7 +24,7 @@ use opentelemetry_sdk::{
 };
 
 pub use export::ExportError;
-pub use log::{FilterError, LogFilter, LogSettings, follow_filter_file};
+pub use log::{FilterError, LogFilter, LogSettings, check_filter_file, follow_filter_file};
 pub use settings::{Endpoint, Protocol, Sampler, SettingError, Settings, Variables};
 pub use span::{
     ACTION_ID, ALERT_ID, AttributeValue, INCIDENT_ID, Ids, NOTIFICATION_ID, Processing, Span, SpanKind, SpanSink,
@@ -100,15 +100,19 @@ impl Telemetry {
     pub fn shut_down(self, timeout: Duration) {
         let deadline = Instant::now() + timeout;
         let left = || deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(100));
-        // What does not go out in time is lost, and with it whoever could be told.
+        let mut ended = Vec::new();
         if let Some(metrics) = self.metrics {
-            let _ = metrics.shutdown_with_timeout(left());
+            ended.push(("metrics", metrics.shutdown_with_timeout(left())));
         }
         if let Some(spans) = self.spans {
-            let _ = spans.shutdown_with_timeout(left());
+            ended.push(("traces", spans.shutdown_with_timeout(left())));
         }
         if let Some(logs) = self.logs {
-            let _ = logs.shutdown_with_timeout(left());
+            ended.push(("logs", logs.shutdown_with_timeout(left())));
+        }
+        // On standard error: whoever takes the exported lines is not there.
+        for (signal, error) in ended.into_iter().filter_map(|(signal, ended)| Some((signal, ended.err()?))) {
+            tracing::warn!(signal, %error, "Some telemetry was not handed out in time; it is lost.");
         }
     }
 }

@@ -46,6 +46,16 @@ pub enum Protocol {
     HttpProtobuf,
 }
 
+impl Protocol {
+    /// As OTEL_EXPORTER_OTLP_PROTOCOL has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Protocol::Grpc => "grpc",
+            Protocol::HttpProtobuf => "http/protobuf",
+        }
+    }
+}
+
 /// Which traces are recorded. It is decided where a trace begins, and carried with it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sampler {
@@ -360,7 +370,8 @@ mod tests {
         ])
         .unwrap();
         assert_eq!(settings.traces.clone().unwrap().url, "http://collector:4318/otlp/v1/traces");
-        assert_eq!(settings.traces.unwrap().protocol, Protocol::HttpProtobuf);
+        let protocol = settings.traces.unwrap().protocol;
+        assert_eq!((protocol, protocol.name()), (Protocol::HttpProtobuf, "http/protobuf"));
         let logs = settings.logs.unwrap();
         assert_eq!((logs.url.as_str(), logs.timeout), ("https://logs:1/x", Duration::from_millis(500)));
         assert_eq!((settings.metrics, settings.service_name.as_str()), (None, "pulse"));
