@@ -161,7 +161,8 @@ async fn a_write_that_drops_what_others_have_to_say_is_noticed() {
         others.transact(&name(), said).await.unwrap();
         store.fetch(&name()).await.unwrap();
         mutants::choose(mutant);
-        let again = |current: Option<&AlertGroup>| Step::Write { object: current.cloned().unwrap(), publish: Vec::new() };
+        let again =
+            |current: Option<&AlertGroup>| Step::Write { object: current.cloned().unwrap(), publish: Vec::new() };
         let written = store.transact(&name(), again).await.unwrap().unwrap();
         mutants::choose(None);
         assert_eq!(written.outbox().len(), kept, "{mutant:?}");

@@ -57,171 +57,64 @@ pub(crate) struct Fault {
 const BOTH: &[Bus] = &[Bus::Embedded, Bus::Kafka];
 const KAFKA: &[Bus] = &[Bus::Kafka];
 
-const fn seconds(seconds: u64) -> Duration {
-    Duration::from_secs(seconds)
+/// Declares the faults, a line each: its name, where it can happen, how many seconds it lasts, the same in the short form (`-`: it is no
+/// part of that), whether alerts keep coming meanwhile, what does it, and its text.
+macro_rules! faults {
+    ($($name:literal $on:ident $lasts:literal $short:tt $load:ident $($run:ident)::+ ($($argument:expr)?) $what:literal)+) => {
+        /// All of them, in the order in which they happen.
+        pub(crate) fn all() -> Vec<Fault> {
+            vec![$(Fault {
+                name: $name,
+                what: $what,
+                on: $on,
+                lasts: Duration::from_secs($lasts),
+                short: short!($short),
+                under_load: faults!(@ $load),
+                run: |stage, lasts| Box::pin($($run)::+(stage, lasts $(, $argument)?)),
+            }),+]
+        }
+    };
+    (@ load) => { true };
+    (@ calm) => { false };
 }
 
-macro_rules! fault {
-    ($name:literal, $what:literal, $on:expr, $lasts:literal, $short:expr, $load:literal, $run:path $(, $argument:expr)*) => {
-        Fault {
-            name: $name,
-            what: $what,
-            on: $on,
-            lasts: seconds($lasts),
-            short: $short,
-            under_load: $load,
-            run: |stage, lasts| Box::pin($run(stage, lasts $(, $argument)*)),
-        }
+macro_rules! short {
+    (-) => {
+        None
+    };
+    ($seconds:literal) => {
+        Some(Duration::from_secs($seconds))
     };
 }
 
-/// All of them, in the order in which they happen.
-pub(crate) fn all() -> Vec<Fault> {
-    let no = None;
-    let s = |n| Some(seconds(n));
-    vec![
-        fault!("nothing", "nothing: what the others are compared with", BOTH, 10, s(5), true, process::nothing),
-        fault!("crash-points", "kill -9 at each crash point of the code", BOTH, 30, s(30), true, crash::at_each_point),
-        fault!("kill", "kill -9 at random moments", BOTH, 60, s(10), true, process::kill_at_random),
-        fault!(
-            "takeover",
-            "kill -9 of one replica: the other takes over",
-            KAFKA,
-            10,
-            s(1),
-            true,
-            process::take_over,
-            process::End::Killed
-        ),
-        fault!(
-            "ordered-stop",
-            "SIGTERM of one replica: the other takes over",
-            KAFKA,
-            10,
-            s(1),
-            true,
-            process::take_over,
-            process::End::Stopped
-        ),
-        fault!(
-            "frozen",
-            "SIGSTOP in the middle of an action, while another takes over",
-            KAFKA,
-            60,
-            s(12),
-            true,
-            process::freeze
-        ),
-        fault!("members", "a replica that joins and leaves every 5 s", KAFKA, 180, no, true, process::join_and_leave),
-        fault!(
-            "api-cut",
-            "every connection to the API server is cut after the n-th write",
-            BOTH,
-            40,
-            s(8),
-            true,
-            api::cut_after_writes
-        ),
-        fault!(
-            "api-closed",
-            "every seventh call to the API server: connection reset",
-            BOTH,
-            20,
-            s(4),
-            true,
-            api::closed
-        ),
-        fault!(
-            "api-lost-answers",
-            "every fifth write: committed, its answer dropped",
-            BOTH,
-            30,
-            s(6),
-            true,
-            api::lost_answers
-        ),
-        fault!(
-            "api-504-after-commit",
-            "every fifth write: committed, and answered with 504",
-            BOTH,
-            30,
-            s(6),
-            true,
-            api::gateway_timeouts
-        ),
-        fault!("api-429", "every third call: 429 with Retry-After", BOTH, 20, s(4), true, api::answers, 429),
-        fault!("api-503", "every third call: 503", BOTH, 20, s(4), true, api::answers, 503),
-        fault!("api-504", "every third call: 504, and never done", BOTH, 20, s(4), true, api::answers, 504),
-        fault!(
-            "patch-delayed",
-            "every second PATCH of a target arrives 30 s late",
-            BOTH,
-            60,
-            no,
-            true,
-            api::late_patches
-        ),
-        fault!("patch-twice", "every PATCH of a target arrives twice", BOTH, 20, s(5), true, api::twice),
-        fault!("watch-frozen", "no watch tells anything", BOTH, 60, s(8), true, api::frozen_watches),
-        fault!(
-            "receiver-away",
-            "the receiver of messages hangs, then refuses",
-            BOTH,
-            30,
-            s(6),
-            true,
-            api::receiver_away
-        ),
-        fault!("api-away", "the API server is stopped", BOTH, 120, s(8), true, api::server_away),
-        fault!("etcd-away", "etcd is frozen", BOTH, 120, no, true, api::etcd_away),
-        fault!(
-            "compaction",
-            "etcd is compacted, and no watch can go on where it was",
-            BOTH,
-            5,
-            s(2),
-            true,
-            api::compaction
-        ),
-        fault!("broker-cut", "connections to the broker are cut every 2 s", KAFKA, 40, s(8), true, broker::cut),
-        fault!(
-            "broker-silent",
-            "connections to the broker stay open, and nothing comes",
-            KAFKA,
-            40,
-            no,
-            true,
-            broker::silent
-        ),
-        fault!("broker-away", "the broker is stopped", KAFKA, 300, s(10), true, broker::away),
-        fault!(
-            "topic-again",
-            "a topic is deleted and created again: offsets start at zero",
-            KAFKA,
-            1,
-            no,
-            false,
-            broker::topic_again
-        ),
-        fault!("disk-full", "the disk of the data directory is full", BOTH, 20, s(5), true, disk::full),
-        fault!(
-            "incidents-deleted",
-            "all Incidents are deleted, and rebuilt from the topics",
-            BOTH,
-            1,
-            no,
-            false,
-            rebuild::incidents_deleted
-        ),
-        fault!("topics-lost", "all topics are lost", BOTH, 1, no, false, rebuild::topics_lost),
-        fault!(
-            "repeated",
-            "everything on the log is given to the services once more",
-            BOTH,
-            1,
-            s(1),
-            false,
-            rebuild::repeated
-        ),
-    ]
+faults! {
+    "nothing"              BOTH      10  5 load process::nothing()                        "nothing: what the others are compared with"
+    "crash-points"         BOTH      30 30 load crash::at_each_point()                    "kill -9 at each crash point of the code"
+    "kill"                 BOTH      60 10 load process::kill_at_random()                 "kill -9 at random moments"
+    "takeover"             KAFKA     10  1 load process::take_over(process::End::Killed)  "kill -9 of one replica: the other takes over"
+    "ordered-stop"         KAFKA     10  1 load process::take_over(process::End::Stopped) "SIGTERM of one replica: the other takes over"
+    "frozen"               KAFKA     60 12 load process::freeze()                         "SIGSTOP in the middle of an action, while another takes over"
+    "members"              KAFKA    180  - load process::join_and_leave()                 "a replica that joins and leaves every 5 s"
+    "api-cut"              BOTH      40  8 load api::cut_after_writes()                   "every connection to the API server is cut after the n-th write"
+    "api-closed"           BOTH      20  4 load api::closed()                             "every seventh call to the API server: connection reset"
+    "api-lost-answers"     BOTH      30  6 load api::lost_answers()                       "every fifth write: committed, its answer dropped"
+    "api-504-after-commit" BOTH      30  6 load api::gateway_timeouts()                   "every fifth write: committed, and answered with 504"
+    "api-429"              BOTH      20  4 load api::answers(429)                         "every third call: 429 with Retry-After"
+    "api-503"              BOTH      20  4 load api::answers(503)                         "every third call: 503"
+    "api-504"              BOTH      20  4 load api::answers(504)                         "every third call: 504, and never done"
+    "patch-delayed"        BOTH      60  - load api::late_patches()                       "every second PATCH of a target arrives 30 s late"
+    "patch-twice"          BOTH      20  5 load api::twice()                              "every PATCH of a target arrives twice"
+    "watch-frozen"         BOTH      60  8 load api::frozen_watches()                     "no watch tells anything"
+    "receiver-away"        BOTH      30  6 load api::receiver_away()                      "the receiver of messages hangs, then refuses"
+    "api-away"             BOTH     120  8 load api::server_away()                        "the API server is stopped"
+    "etcd-away"            BOTH     120  - load api::etcd_away()                          "etcd is frozen"
+    "compaction"           BOTH       5  2 load api::compaction()                         "etcd is compacted, and no watch can go on where it was"
+    "broker-cut"           KAFKA     40  8 load broker::cut()                             "connections to the broker are cut every 2 s"
+    "broker-silent"        KAFKA     40  - load broker::silent()                          "connections to the broker stay open, and nothing comes"
+    "broker-away"          KAFKA    300 10 load broker::away()                            "the broker is stopped"
+    "topic-again"          KAFKA      1  - calm broker::topic_again()                     "a topic is deleted and created again: offsets start at zero"
+    "disk-full"            BOTH      20  5 load disk::full()                              "the disk of the data directory is full"
+    "incidents-deleted"    BOTH       1  - calm rebuild::incidents_deleted()              "all Incidents are deleted, and rebuilt from the topics"
+    "topics-lost"          BOTH       1  - calm rebuild::topics_lost()                    "all topics are lost"
+    "repeated"             BOTH       1  1 calm rebuild::repeated()                       "everything on the log is given to the services once more"
 }
