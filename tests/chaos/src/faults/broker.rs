@@ -10,7 +10,8 @@ use crate::stage::Stage;
 
 const PROBES: usize = 8;
 /// What EventPulse asks of its topics.
-const SETTINGS: [(&str, &str); 1] = [("max.message.bytes", "2162688")];
+const SETTINGS: [(&str, &str); 3] =
+    [("max.message.bytes", "2162688"), ("retention.ms", "86400000"), ("message.timestamp.type", "LogAppendTime")];
 /// A person who deletes a topic and makes it anew takes longer. EventPulse asks every 2 s.
 const GONE: Duration = Duration::from_secs(3);
 
