@@ -97,10 +97,15 @@ fn run(arguments: &Arguments) -> Result<bool> {
     })
 }
 
+/// In the short form a fault that can happen on both logs happens on the first of them; these on both.
+const SHORT_ON_BOTH: [&str; 2] = ["kill", "repeated"];
+
 /// The faults of this run on one log, and how long each lasts.
 fn chosen(bus: Bus, arguments: &Arguments) -> Vec<(Fault, Duration)> {
     let asked = |fault: &Fault| arguments.only.is_empty() || arguments.only.iter().any(|name| name == fault.name);
-    let of_bus = faults::all().into_iter().filter(|fault| fault.on.contains(&bus) && asked(fault));
+    let left_out =
+        |fault: &Fault| arguments.short && fault.on.first() != Some(&bus) && !SHORT_ON_BOTH.contains(&fault.name);
+    let of_bus = faults::all().into_iter().filter(|fault| fault.on.contains(&bus) && asked(fault) && !left_out(fault));
     of_bus
         .filter_map(|fault| {
             let lasts = if arguments.short { fault.short } else { Some(fault.lasts) };
