@@ -184,8 +184,8 @@ mod chosen {
 
     /// SIGKILL, if it is the chosen point.
     pub fn reached(point: Point, of: &str) {
-        if CHOSEN.get().is_some_and(|chosen| chosen.point == point && chosen.of == of) {
-            eprintln!("eventpulse: killed at {}/{of}, on request", point.name());
+        if let Some(chosen) = CHOSEN.get().filter(|chosen| chosen.point == point && chosen.of == of) {
+            eprintln!("eventpulse: killed at {}, on request", chosen.name());
             let _ = kill(Pid::this(), Signal::SIGKILL);
             // The signal is on its way; nothing happens after this line.
             loop {
