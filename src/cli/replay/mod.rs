@@ -14,7 +14,10 @@ use jiff::Timestamp;
 
 pub(super) use self::args::ReplayArgs;
 use self::plan::{Held, Plan};
-use super::flags::{Output, is_absent};
+use super::{
+    flags::{Output, is_absent},
+    out::{print, print_json},
+};
 use crate::{
     bus::{BusConfig, BusError, Consumes, beside, history},
     config::ConfigErrors,
@@ -59,12 +62,9 @@ async fn set_back(args: &ReplayArgs, bus: BusConfig, since: Option<Timestamp>) -
         })?;
     }
     match args.output {
-        Output::Text => print!("{}", render::text(&plan, args.dry_run, in_use.as_deref())),
-        Output::Json => {
-            println!("{}", serde_json::to_string_pretty(&render::json(&plan, args.dry_run, in_use.as_deref()))?);
-        }
+        Output::Text => print(&render::text(&plan, args.dry_run, in_use.as_deref())),
+        Output::Json => print_json(&render::json(&plan, args.dry_run, in_use.as_deref())),
     }
-    Ok(())
 }
 
 fn running(problem: &str) -> String {
