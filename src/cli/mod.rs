@@ -14,7 +14,10 @@ pub mod reasons;
 mod replay;
 mod run;
 
-use std::io::{IsTerminal as _, Write as _};
+use std::{
+    io::{IsTerminal as _, Write as _},
+    process::ExitCode,
+};
 
 use clap::{
     CommandFactory as _, Parser, Subcommand,
@@ -132,7 +135,7 @@ enum Command {
 impl Cli {
     /// Reads the command line and the variables. What cannot be read at all ends the process as clap has it: the first such value, by its
     /// flag and, where it stands in one, its variable.
-    pub fn read() -> Self {
+    fn read() -> Self {
         let given: Vec<String> = std::env::args().collect();
         let is_set = |variable: &str| std::env::var_os(variable).is_some();
         Self::try_parse().unwrap_or_else(|error| with_variable(error, &given, is_set).exit())
@@ -159,8 +162,19 @@ fn variable_of(command: &clap::Command, flag: &str) -> Option<String> {
     variable.or_else(|| command.get_subcommands().find_map(|inner| variable_of(inner, flag)))
 }
 
+/// The whole program: reads what was asked for, does it, and says what it ended with.
+pub fn main() -> ExitCode {
+    let ended = dispatch(Cli::read());
+    if let Err(error) = &ended {
+        let lines: String = format!("{error:#}").lines().map(|line| format!("eventpulse: {line}\n")).collect();
+        // Where nobody can be told the exit code has to do.
+        let _ = std::io::stderr().write_all(lines.as_bytes());
+    }
+    exit_code(&ended).into()
+}
+
 /// Runs the command that was given.
-pub fn dispatch(cli: Cli) -> anyhow::Result<Ending> {
+fn dispatch(cli: Cli) -> anyhow::Result<Ending> {
     match cli.command {
         Command::Run(flags) => return run::run(flags.resolve()?),
         Command::Crds(args) => crds::crds(&args)?,
@@ -176,7 +190,7 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<Ending> {
 
 /// What the process exits with: 0 in order; 1 failed; 2 for flags that do not do, as for those that clap refuses; 128 and the
 /// signal's number, as shells have it, when a second signal ended it at once.
-pub fn exit_code(ended: &anyhow::Result<Ending>) -> u8 {
+fn exit_code(ended: &anyhow::Result<Ending>) -> u8 {
     match ended {
         Ok(Ending::Orderly) => 0,
         Ok(Ending::AtOnce(signal)) => 128 + signal,

@@ -201,7 +201,9 @@ impl Endpoint {
     async fn take_in(&self, accepted: usize, rejected: &[DeadLetter], events: &[Event]) -> Answer {
         reached(Point::AlertsTaken, "");
         let kept = self.intake.accept(&self.ctx, events).await;
-        reached(Point::AlertsKept, "");
+        if kept.is_ok() {
+            reached(Point::AlertsKept, "");
+        }
         if let Err(error) = kept
             && !mutated(Mutant::AnsweredBeforeKept)
         {

@@ -58,6 +58,21 @@ impl Alert {
         self
     }
 
+    /// When it began.
+    pub fn starts_at(&self) -> Timestamp {
+        self.starts_at
+    }
+
+    /// Its label `alertname`.
+    pub fn name(&self) -> &str {
+        self.labels.get("alertname").map_or("", String::as_str)
+    }
+
+    /// `firing` or `resolved`.
+    pub fn status(&self) -> &'static str {
+        if self.resolved { "resolved" } else { "firing" }
+    }
+
     /// Alertmanager's fingerprint (prometheus/common, `model.LabelSet.Fingerprint`): FNV-1a, 64 bit, over the sorted names and
     /// values, each followed by the byte 255.
     pub fn fingerprint(&self) -> String {
@@ -72,7 +87,7 @@ impl Alert {
 
     fn in_webhook(&self) -> Value {
         json!({
-            "status": if self.resolved { "resolved" } else { "firing" },
+            "status": self.status(),
             "labels": self.labels,
             "annotations": self.annotations,
             "startsAt": self.starts_at.to_string(),
@@ -89,7 +104,7 @@ pub fn webhook(alerts: &[Alert]) -> Value {
     let firing = alerts.iter().any(|alert| !alert.resolved);
     json!({
         "version": "4",
-        "groupKey": format!("{{}}:{{alertname={:?}}}", alerts.first().and_then(|a| a.labels.get("alertname")).map_or("", String::as_str)),
+        "groupKey": format!("{{}}:{{alertname={:?}}}", alerts.first().map_or("", Alert::name)),
         "truncatedAlerts": 0,
         "status": if firing { "firing" } else { "resolved" },
         "receiver": "eventpulse",

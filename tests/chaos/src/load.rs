@@ -64,7 +64,7 @@ impl Senders {
     }
 
     /// Until it is taken.
-    pub(crate) async fn send(&self, alert: &Alert, kind: Kind, starts_at: Timestamp, resolved: bool) {
+    pub(crate) async fn send(&self, alert: &Alert) {
         let body = webhook(std::slice::from_ref(alert));
         loop {
             let door = {
@@ -76,13 +76,12 @@ impl Senders {
                 && let Ok(Ok(reply)) = timeout(ANSWER, client::post(&door, &body)).await
                 && reply.is_success()
             {
-                let status = if resolved { "resolved" } else { "firing" };
                 lock(&self.0.accepted).push(Accepted {
                     source: SOURCE.into(),
                     fingerprint: alert.fingerprint(),
-                    starts_at,
-                    status: status.into(),
-                    name: kind.alert().into(),
+                    starts_at: alert.starts_at(),
+                    status: alert.status().into(),
+                    name: alert.name().into(),
                 });
                 return;
             }
@@ -141,15 +140,14 @@ pub(crate) fn now() -> Timestamp {
 
 /// One alert: it fires, is told of once more, and ends.
 async fn episode(senders: Senders, kind: Kind, service: String, lasts: Duration, ending: Arc<AtomicBool>) {
-    let starts_at = now();
-    let alert = Alert::firing(kind.alert(), starts_at).label("service", service).label("severity", "warning");
-    senders.send(&alert, kind, starts_at, false).await;
+    let alert = Alert::firing(kind.alert(), now()).label("service", service).label("severity", "warning");
+    senders.send(&alert).await;
     sleep(lasts / 2).await;
-    senders.send(&alert, kind, starts_at, false).await;
+    senders.send(&alert).await;
     if !ending.load(Ordering::SeqCst) {
         sleep(lasts / 2).await;
     }
-    senders.send(&alert.resolved(now()), kind, starts_at, true).await;
+    senders.send(&alert.resolved(now())).await;
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt::Write as _, path::Path};
 
 use anyhow::Result;
 use eventpulse_env::ControlPlane;
-use eventpulse_testkit::proxy::{Call, When};
+use eventpulse_testkit::proxy::Call;
 use rand::{RngExt, rngs::StdRng};
 
 /// What an alert is about.
@@ -90,10 +90,9 @@ impl Setting {
         Kind::ALL.map(|kind| (kind.alert().to_owned(), rules(kind))).into()
     }
 
-    /// The patch that is never let through.
-    pub(crate) fn refused_patch() -> When {
-        let prefix = format!("/deployments/{}-", Kind::Refused.prefix());
-        When::patch_of_replicas().is(move |call: &Call| call.path.contains(&prefix))
+    /// Whether it is the patch that is never let through.
+    pub(crate) fn refuses(call: &Call) -> bool {
+        call.path.contains(&format!("/deployments/{}-", Kind::Refused.prefix())) && call.patches("/spec/replicas")
     }
 
     /// `hook` takes messages, `gone` none ever. Applies all of it; the CRDs, the namespace and the account are there.

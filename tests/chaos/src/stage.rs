@@ -5,18 +5,17 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     path::{Path, PathBuf},
-    sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
 use eventpulse_e2e::Shop;
 use eventpulse_env::{ControlPlaneOptions, Environment};
-use eventpulse_oracle::{Observed, Promise, Record, Violation, Write, judge};
+use eventpulse_oracle::{Observed, Promise, Record, Violation, judge};
 use eventpulse_testkit::{
     alerts::Alert,
     eventpulse::{EventPulse, Launcher, find_binary},
-    proxy::{Fault, Proxy},
+    proxy::{Fault, Proxy, When},
     sink::Answer,
     tcp::TcpProxy,
 };
@@ -151,7 +150,7 @@ impl Stage {
     pub(crate) async fn add_replica(&mut self) -> Result<usize> {
         let name = format!("r{}", self.replicas.len() + 1);
         let (proxy, launcher) = self.shop.proxied(&name).await?;
-        proxy.rule("refused", Setting::refused_patch(), Fault::Answer(503));
+        calm(&proxy);
         let launcher = match self.bus {
             Bus::Embedded => launcher.data_dir(&self.data_dir()),
             // A dead member is missed after 6 s instead of 45: the least that the broker allows.
@@ -244,9 +243,7 @@ impl Stage {
         self.shop.sink.always(HOOK, None);
         for place in 0..self.replicas.len() {
             let replica = &self.replicas[place];
-            replica.proxy.clear();
-            replica.proxy.freeze_watches(false);
-            replica.proxy.rule("refused", Setting::refused_patch(), Fault::Answer(503));
+            calm(&replica.proxy);
             match &replica.process {
                 Some(process) if process.process().exited().is_some() => {
                     bail!("r{} has ended by itself: {}", place + 1, process.process().last_lines());
@@ -310,8 +307,8 @@ impl Stage {
             let alert = Alert::firing(Kind::Probe.alert(), probes.starts_at).label("service", service);
             let alert = alert.label("severity", "critical");
             let alert = if let Some(at) = ended_at { alert.resolved(at) } else { alert };
-            let (senders, starts_at) = (self.senders.clone(), probes.starts_at);
-            sending.spawn(async move { senders.send(&alert, Kind::Probe, starts_at, ended_at.is_some()).await });
+            let senders = self.senders.clone();
+            sending.spawn(async move { senders.send(&alert).await });
         }
         while sending.join_next().await.is_some() {}
     }
@@ -434,16 +431,19 @@ impl Stage {
     }
 }
 
+/// Everything passes but what is never let through.
+fn calm(proxy: &Proxy) {
+    proxy.clear();
+    proxy.freeze_watches(false);
+    proxy.rule("refused", When::any().is(Setting::refuses), Fault::Answer(503));
+}
+
 fn totals(observed: &Observed) -> Totals {
     let mut distinct = observed.accepted.clone();
     distinct.sort();
     distinct.dedup();
     let created =
         |kind: &str| observed.writes.iter().filter(|write| write.kind == kind && write.before.is_none()).count();
-    let effect = |write: &&Write| {
-        let spec = |object: &Option<Arc<Value>>| object.as_ref().map(|object| object["spec"].clone());
-        write.kind == "deployments" && write.ours && write.before.is_some() && spec(&write.before) != spec(&write.after)
-    };
     let mut keys: BTreeMap<&str, usize> = BTreeMap::new();
     for message in observed.messages.iter().filter(|message| message.taken) {
         *keys.entry(&message.key).or_default() += 1;
@@ -452,7 +452,7 @@ fn totals(observed: &Observed) -> Totals {
         alerts: distinct.len(),
         incidents: created("incidents"),
         actions: created("actions"),
-        effects: observed.writes.iter().filter(effect).count(),
+        effects: observed.writes.iter().filter(|write| write.is_effect()).count(),
         messages: keys.len(),
         marked: keys.values().map(|copies| copies - 1).sum(),
     }

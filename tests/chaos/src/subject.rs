@@ -2,11 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-use eventpulse::{
-    cli::{Cli, dispatch, exit_code},
-    crash_points,
-};
+use eventpulse::{cli, crash_points};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -16,9 +12,5 @@ fn main() -> ExitCode {
         eprintln!("eventpulse-with-crash-points: {unknown}");
         return ExitCode::from(2);
     }
-    let ended = dispatch(Cli::parse());
-    if let Err(error) = &ended {
-        format!("{error:#}").lines().for_each(|line| eprintln!("eventpulse: {line}"));
-    }
-    exit_code(&ended).into()
+    cli::main()
 }

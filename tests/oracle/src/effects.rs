@@ -19,7 +19,7 @@ struct Effect<'a> {
 
 pub(crate) fn judge(observed: &Observed, found: &mut Findings) {
     let mut effects: BTreeMap<String, Vec<Effect>> = BTreeMap::new();
-    for write in observed.writes.iter().filter(|write| is_effect(write)) {
+    for write in observed.writes.iter().filter(|write| write.is_effect()) {
         let (before, after) = (ring(write.before.as_ref()), ring(write.after.as_ref()));
         let new: Vec<&String> = after.0.iter().filter(|id| !before.0.contains(id)).collect();
         let what = changed(write);
@@ -57,11 +57,12 @@ pub(crate) fn judge(observed: &Observed, found: &mut Findings) {
     ends_once(observed, found);
 }
 
-/// Whether EventPulse changed what a target does; a mark in its annotation alone does not.
-fn is_effect(write: &Write) -> bool {
-    let (Some(before), Some(after)) = (&write.before, &write.after) else { return false };
-    let does = |object: &Value| object.get("spec").cloned();
-    write.ours && write.account.is_some() && does(before) != does(after)
+impl Write {
+    /// Whether EventPulse changed what a target does; a mark in its annotation alone does not.
+    pub fn is_effect(&self) -> bool {
+        let (Some(before), Some(after)) = (&self.before, &self.after) else { return false };
+        self.ours && self.account.is_some() && before.get("spec") != after.get("spec")
+    }
 }
 
 fn changed(write: &Write) -> String {
@@ -141,7 +142,7 @@ fn agrees(id: &str, action: &Value, (effects, lasting): (usize, usize), found: &
 fn ends_once(observed: &Observed, found: &mut Findings) {
     let mut ended: BTreeMap<&str, (&str, &str)> = BTreeMap::new();
     for write in &observed.writes {
-        if is_effect(write) {
+        if write.is_effect() {
             let (before, after) = (ring(write.before.as_ref()), ring(write.after.as_ref()));
             for id in after.0.iter().filter(|id| !before.0.contains(id)) {
                 // Whoever says that nobody can know does not say that nothing comes.

@@ -9,9 +9,10 @@ use eventpulse::{
     },
     events::{
         ActionId, AlertId, AlertLink, AlertStatus, Event, EventId, IncidentHeader, NamespacedName, Payload,
-        ResolvedReason, Topic,
+        ResolvedReason,
     },
     incidents::{
+        CONSUMES,
         evolve::{Input, apply, evolve, known, to_status},
         facts::Facts,
         fold::{Change, Circumstances, fold, subject},
@@ -22,16 +23,6 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::check::{after, example, is_kept, is_published, now, reread};
 
-/// The topics that incidents follows.
-const TOPICS: [Topic; 7] = [
-    Topic::IncidentOpened,
-    Topic::IncidentResolved,
-    Topic::ActionRequested,
-    Topic::ActionCompleted,
-    Topic::ActionFailed,
-    Topic::NotificationDelivered,
-    Topic::NotificationFailed,
-];
 /// The most events of one history.
 const EVENTS_MAX: usize = 40;
 
@@ -54,7 +45,7 @@ pub(crate) fn incident(data: &[u8]) {
         name: incident.metadata.name.clone().unwrap_or_default(),
     };
     retention::ended(&incident, retention::grace(SignedDuration::from_hours(1)));
-    let events: Vec<Event> = TOPICS.into_iter().map(example).collect();
+    let events: Vec<Event> = CONSUMES.topics.iter().copied().map(example).collect();
     let mut current = incident;
     for event in [None].into_iter().chain(events.iter().map(Some)) {
         let events: Vec<&Event> = event.into_iter().collect();
@@ -189,7 +180,7 @@ fn history(bytes: &mut Unstructured<'_>) -> arbitrary::Result<History> {
 
 /// One of the examples, with other times, texts, steps and alerts.
 fn some_event(bytes: &mut Unstructured<'_>, index: usize) -> arbitrary::Result<Event> {
-    let topic = *bytes.choose(&TOPICS)?;
+    let topic = *bytes.choose(CONSUMES.topics)?;
     let mut event = example(topic);
     event.id = EventId::new(topic.name(), "x", &index.to_string());
     event.time = some_time(bytes)?;

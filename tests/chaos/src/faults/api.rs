@@ -8,15 +8,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use eventpulse_testkit::{
-    proxy::{Call, Fault as ProxyFault, Rule, When},
+    proxy::{Fault as ProxyFault, Rule, When},
     sink::Answer,
 };
 use tokio::time::sleep;
 
 use super::Struck;
-use crate::{observe::etcd, stage::Stage};
+use crate::{observe::etcd, setting::Setting, stage::Stage};
 
 /// Nothing goes on for so long after a cut.
 const CUT: Duration = Duration::from_secs(1);
@@ -30,21 +30,17 @@ fn every(n: usize, when: When) -> When {
     when.is(move |_| count.fetch_add(1, Ordering::SeqCst) % n == n - 1)
 }
 
-fn is_refused_anyway(call: &Call) -> bool {
-    call.path.contains("/deployments/refused-") && call.patches("/spec/replicas")
-}
-
 /// Calls but for watches, which have a fault of their own.
 fn call() -> When {
-    When::any().is(|call| !call.query.contains("watch=true") && !is_refused_anyway(call))
+    When::any().is(|call| !call.query.contains("watch=true") && !Setting::refuses(call))
 }
 
 fn write() -> When {
-    When::write().is(|call| !is_refused_anyway(call))
+    When::write().is(|call| !Setting::refuses(call))
 }
 
 fn patch() -> When {
-    When::patch().path_contains("/deployments/").is(|call| !is_refused_anyway(call))
+    When::patch().path_contains("/deployments/").is(|call| !Setting::refuses(call))
 }
 
 /// This fault before every replica, for a while; then how soon things go on.
@@ -148,15 +144,10 @@ pub(super) async fn server_away(stage: &mut Stage, lasts: Duration) -> Result<St
 }
 
 pub(super) async fn etcd_away(stage: &mut Stage, lasts: Duration) -> Result<Struck> {
-    let etcd = |stage: &Stage| stage.shop.environment.plane().etcd().map(eventpulse_env::Process::pid);
-    anyhow::ensure!(etcd(stage).is_some(), "there is no etcd");
-    if let Some(etcd) = stage.shop.environment.plane().etcd() {
-        etcd.freeze();
-    }
+    let etcd = stage.shop.environment.plane().etcd().context("there is no etcd")?;
+    etcd.freeze();
     sleep(lasts).await;
-    if let Some(etcd) = stage.shop.environment.plane().etcd() {
-        etcd.thaw();
-    }
+    etcd.thaw();
     let took = stage.probe(PROBES).await?;
     Ok(Struck::times(1).recovered("etcd is back", took))
 }

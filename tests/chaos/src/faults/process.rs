@@ -8,7 +8,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::time::sleep;
 
 use super::Struck;
-use crate::stage::Stage;
+use crate::{setting::Setting, stage::Stage};
 
 /// How a replica goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +66,7 @@ pub(super) async fn take_over(stage: &mut Stage, lasts: Duration, end: End) -> R
 pub(super) async fn freeze(stage: &mut Stage, lasts: Duration) -> Result<Struck> {
     let mut struck = Struck::times(0);
     for place in 0..stage.replicas.len() {
-        let patch = When::patch_of_replicas().is(|call| !call.path.contains("/refused-"));
+        let patch = When::patch_of_replicas().is(|call| !Setting::refuses(call));
         let held = stage.replicas[place].proxy.limited_rule("held", patch, ProxyFault::Hold, 0, 1);
         let until = Instant::now() + Duration::from_secs(30);
         while held.matched() == 0 {
