@@ -204,13 +204,19 @@ impl Harness for Kafka {
     async fn check_topic_settings(&mut self) {
         let admin: AdminClient<DefaultClientContext> =
             ClientConfig::new().set("bootstrap.servers", &self.config.brokers).create().unwrap();
-        for (topic, retention_ms) in [(Topic::AlertRaised, "86400000"), (Topic::DeadLetter, "604800000")] {
+        for (topic, retention_ms, segment_ms) in
+            [(Topic::AlertRaised, "86400000", "21600000"), (Topic::DeadLetter, "604800000", "151200000")]
+        {
             let name = format!("{}{}", self.config.topic_prefix, topic.name());
             let asked = [ResourceSpecifier::Topic(&name)];
             let described = admin.describe_configs(&asked, &AdminOptions::new()).await.unwrap().remove(0).unwrap();
             let setting = |name| described.get(name).and_then(|entry| entry.value.clone()).unwrap();
             assert_eq!(setting("cleanup.policy"), "delete");
-            assert_eq!(setting("retention.ms"), retention_ms, "{name}");
+            assert_eq!(
+                (setting("retention.ms").as_str(), setting("segment.ms").as_str()),
+                (retention_ms, segment_ms),
+                "{name}"
+            );
             assert!(setting("max.message.bytes").parse::<usize>().unwrap() > MAX_RECORD_BYTES);
             assert_eq!(setting("message.timestamp.type"), "LogAppendTime");
         }

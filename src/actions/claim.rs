@@ -24,7 +24,7 @@ use crate::{
         TargetReference,
     },
     crash_points::{Point, reached},
-    events::{ActionRequested, NamespacedName},
+    events::{ActionRequested, NamespacedName, is_urgent},
     mutants::{Mutant, mutated},
     runtime::{
         ApiFailure, StoreError,
@@ -163,7 +163,7 @@ impl Actions {
                     _ => None,
                 };
                 let action = claim_of(request, data, traceparent, runbook, planned.as_ref());
-                (self.create(&name, &action, give_up_at(request)).await, planned)
+                (self.create(&name, &action, &request.incident.severity, give_up_at(request)).await, planned)
             }
             Err(none) => (none, None),
         };
@@ -222,9 +222,9 @@ impl Actions {
 
     /// Tries until it exists, the server refuses it for good, or `give_up_at`: one namespace in which nothing can be created must
     /// not hold up its partition for ever. Should a late create still land, the Action is found and ends as stale.
-    async fn create(&self, name: &NamespacedName, action: &Action, give_up_at: Timestamp) -> Claim {
+    async fn create(&self, name: &NamespacedName, action: &Action, severity: &str, give_up_at: Timestamp) -> Claim {
         let api: Api<Action> = Api::namespaced(self.ctx.kube.clone(), &name.namespace);
-        let mut retry = 0;
+        let (urgent, mut retry) = (is_urgent(severity), 0);
         if mutated(Mutant::ClaimNotCreated) {
             self.store.cache().upsert(action.clone());
             return Claim::Exists(Box::new(action.clone()));
@@ -233,8 +233,11 @@ impl Actions {
             let mut problem = None;
             let params = PostParams::default();
             reached(Point::BeforeCreate, "Action");
-            let created =
-                self.ctx.way.first_write(ask(&self.ctx.health, CALL_TIMEOUT, api.create(&params, action))).await;
+            let created = self
+                .ctx
+                .way
+                .first_write(urgent, ask(&self.ctx.health, CALL_TIMEOUT, api.create(&params, action)))
+                .await;
             if created.is_ok() {
                 reached(Point::Created, "Action");
             }

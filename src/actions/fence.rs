@@ -63,7 +63,7 @@ impl Actions {
             .kind_of(&work.request, runbook.r#type, work.object())
             .await
             .map_err(|_| "its kind cannot be read now")?;
-        let slot = self.targets.slot().await;
+        let slot = self.slot(&work.request).await;
         reached(Point::BeforeFence, "");
         match self.targets.patch(&slot, &work.call(runbook, &kind), &patch).await {
             Ok(_) => {

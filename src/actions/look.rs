@@ -91,7 +91,7 @@ impl Actions {
         let account = &runbook.service_account_name;
         let timeout = runbook.timeout.as_std();
         let call = TargetCall { namespace, object, resource: &kind.resource, account, timeout };
-        let slot = self.targets.slot().await;
+        let slot = self.slot(request).await;
         let answer = self.targets.read(&slot, &call).await;
         drop(slot);
         match answer {

@@ -1,7 +1,7 @@
 //! The service `actions`: it owns the Action, and the annotation `eventpulse.io/applied-actions` on targets.
 //!
 //! In: action.requested. Out: Actions, one committed effect for each at most (promise 2), action.completed and action.failed.
-//! May not touch: any other service, any resource but the Action and the target. [`breaker`], [`budget`], [`judge`],
+//! May not touch: any other service, any resource but the Action and the target. [`breaker`], [`judge`],
 //! [`keepers`], [`plan`], [`resolve`] and [`ring`] are pure.
 //!
 //! The protocol (design, section 5), and where it stands:
@@ -10,7 +10,6 @@
 //! write ([`end`]). [`run`] goes round until then; what people wrote is read by [`live`].
 
 pub mod breaker;
-pub mod budget;
 mod claim;
 mod end;
 mod fence;

@@ -18,6 +18,7 @@ use crate::{
     },
     events::{
         ActionFailureReason, ActionId, ActionRequested, Event, EventId, NamespacedName, Payload, Topic, TraceContext,
+        is_urgent,
     },
     mutants::{Mutant, mutated},
     runtime::{Step, StoreError, liveness::waiting, watch_cache::version_of},
@@ -169,7 +170,7 @@ impl Actions {
                 // What is terminal was decided once; what it had to say may not be out yet.
                 return self.store.transact(name, |_| Step::Unchanged { publish: Vec::new() }).await.map(drop);
             }
-            let working = waiting(self.working.acquire()).await;
+            let working = waiting(self.working.take(is_urgent(&work.request.incident.severity))).await;
             if self.ctx.shutdown.is_cancelled() {
                 return Err(StoreError::Shutdown);
             }

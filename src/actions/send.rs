@@ -9,12 +9,12 @@ use super::{
     plan::Planned,
     run::{Next, Work, fail, wait_until},
     service::Actions,
-    target::{CallError, TargetCall},
+    target::{CallError, Slot, TargetCall},
 };
 use crate::{
     api::v1alpha1::{ActionPlan, PlanOutcome, RunbookSnapshot},
     crash_points::{Point, reached},
-    events::{ActionFailureReason, ActionRequested},
+    events::{ActionFailureReason, ActionRequested, is_urgent},
     mutants::{Mutant, mutated},
     runtime::{ApiFailure, metrics::catalogue::RETRIES, random::exponential},
 };
@@ -33,7 +33,7 @@ impl Actions {
                 return self.after(work, &runbook, blocked);
             }
         };
-        let slot = self.targets.slot().await;
+        let slot = self.slot(&work.request).await;
         // The wait for a free call may have been long.
         let earlier = work.plans.len().saturating_sub(1);
         if let Some(stop) = self.stop(work, &work.plans[..earlier]).await {
@@ -91,6 +91,11 @@ impl Actions {
                 self.later(work, &runbook, &failure)
             }
         }
+    }
+
+    /// Waits until a call may be made for it.
+    pub(super) async fn slot(&self, request: &ActionRequested) -> Slot {
+        self.targets.slot(&breaker_key(request), is_urgent(&request.incident.severity)).await
     }
 
     /// Whatever the server answered, it works; but 429, which says nothing of the patch.

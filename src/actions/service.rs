@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{autoscaling::v2::HorizontalPodAutoscaler, core::v1::Namespace};
 use kube::{Api, ResourceExt as _};
 use tokio::{
-    sync::{Semaphore, watch},
+    sync::watch,
     time::{Interval, MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
@@ -19,7 +19,6 @@ use tracing::Instrument as _;
 
 use super::{
     breaker::Breakers,
-    budget::RetryBudget,
     claim::{Claim, Queues, TargetKey, Turn, is_terminal},
     run::{WAITING_FOR_MAX, cut},
     target::Targets,
@@ -27,15 +26,17 @@ use super::{
 use crate::{
     api::v1alpha1::{Action, ActionPhase, ActionStatus, FINALIZER_CLAIM, LABEL_INCIDENT, OutboxEntry, Rule, Runbook},
     bus::{Ack, BusError, Consumes},
-    events::{ActionRequested, DeadLetterReason, NamespacedName, Payload, Topic, TraceContext},
+    events::{ActionRequested, DeadLetterReason, NamespacedName, Payload, Topic, TraceContext, is_urgent},
     mutants::{Mutant, mutated},
     runtime::{
-        ApiFailure, Context, Gate, Handler, Inbound, Kinds, KubeEvents, Mailboxes, Owned, Ownership, Step, Store,
+        ApiFailure, Context, Gate, Handler, Inbound, Kinds, KubeEvents, Mailboxes, Owned, Ownership, Rank, Step, Store,
         StoreError, WatchCache,
         consume::{bury, bury_and_tell, consume},
         kube_api::{CALL_TIMEOUT, call},
         metrics::catalogue::{ACTIONS_QUEUED, BREAKERS, RETRY_BUDGET, TARGET_CALLS},
+        places::Places,
         retention::{self, Limits, Sweep},
+        retry_budget::RetryBudget,
         telemetry::{Ids, scope},
         watch_cache::name_of,
     },
@@ -78,7 +79,7 @@ pub struct ActionsConfig {
 impl Default for ActionsConfig {
     fn default() -> Self {
         Self {
-            max_in_flight: 256,
+            max_in_flight: 1_024,
             concurrency: 256,
             target_concurrency: 16,
             fence_timeout: Duration::from_secs(20),
@@ -129,8 +130,9 @@ impl Owned for Action {
     }
 
     /// A plan is recorded before it is sent; its result is told afterwards.
-    fn leads_to_target(&self) -> bool {
-        self.status.as_ref().is_some_and(|status| status.phase == ActionPhase::Running)
+    fn rank(&self) -> Rank {
+        let is_planned = self.status.as_ref().is_some_and(|status| status.phase == ActionPhase::Running);
+        if is_planned { Rank::ToTarget { urgent: false } } else { Rank::Record }
     }
 }
 
@@ -149,7 +151,7 @@ pub(super) struct Actions {
     /// How many takeovers the queues know of.
     pub taken_up: watch::Sender<u64>,
     /// For whoever does not wait (bulkhead): a thousand that wait for a circuit breaker hold up nobody.
-    pub working: Semaphore,
+    pub working: Places,
     /// This process, in the plans that it makes.
     pub sender: String,
     /// What people see on the target.
@@ -172,7 +174,7 @@ impl Actions {
             queues: Queues::default(),
             ownership: Ownership::new(Arc::clone(&ctx.bus), Topic::ActionRequested),
             taken_up: watch::Sender::new(0),
-            working: Semaphore::new(config.concurrency.max(1)),
+            working: Places::new(config.concurrency),
             sender: format!("{:016x}", ctx.random.next_u64()),
             kube_events: KubeEvents::start(ctx),
             breakers: Mutex::default(),
@@ -255,6 +257,14 @@ struct Claimer {
 
 #[async_trait]
 impl Handler<String, Box<Inbound>> for Claimer {
+    fn is_urgent(&self, _: &String, inputs: &[Box<Inbound>]) -> bool {
+        let is_urgent = |inbound: &Box<Inbound>| match &inbound.event.payload {
+            Payload::ActionRequested(request) => is_urgent(&request.incident.severity),
+            _ => false,
+        };
+        inputs.iter().any(is_urgent)
+    }
+
     async fn handle(&self, _: &String, inputs: Vec<Box<Inbound>>) {
         for inbound in inputs {
             let Payload::ActionRequested(request) = &inbound.event.payload else { continue };

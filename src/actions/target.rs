@@ -1,15 +1,19 @@
 //! Calls to targets, each made as the runbook's service account, with a deadline, in a pool of their own size.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use hyper::{Method, Request};
 use kube::{Client, Error};
 use serde_json::Value;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
     api::v1alpha1::TargetReference,
-    runtime::{ApiFailure, RightOfWay, classify, liveness::waiting},
+    runtime::{ApiFailure, RightOfWay, classify, liveness::waiting, places::Places},
 };
 
 /// As whom EventPulse changes fields (`metadata.managedFields`). Tools that are to leave them alone are told this name.
@@ -40,44 +44,56 @@ pub(super) fn user_of(namespace: &str, account: &str) -> String {
     format!("system:serviceaccount:{namespace}:{account}")
 }
 
-/// A bounded number of calls at once: a hung target API holds up no other service (bulkhead).
+/// The most calls of one runbook to one kind of target at once: one whose calls hang leaves places for the others.
+const OF_ONE_MAX: usize = 4;
+
+/// A bounded number of calls at once: a hung target API holds up no other service, and no other runbook (bulkhead).
 #[derive(Clone)]
 pub(super) struct Targets {
     client: Client,
     way: RightOfWay,
-    permits: Arc<Semaphore>,
-    concurrency: usize,
+    places: Arc<Places>,
+    /// By runbook and target kind, as the breakers: whose calls are under way or wait.
+    lanes: Arc<Mutex<HashMap<String, Arc<Places>>>>,
 }
 
 /// The right to make calls, one after the other. What holds for the target may have changed while it was waited for.
-pub(super) struct Slot<'a> {
-    // The semaphore is never closed.
-    _permit: Option<SemaphorePermit<'a>>,
+pub(super) struct Slot {
+    // In the order in which they are given back.
+    _places: [Option<OwnedSemaphorePermit>; 2],
 }
 
 impl Targets {
     pub(super) fn new(client: Client, way: RightOfWay, concurrency: usize) -> Self {
-        let concurrency = concurrency.max(1);
-        Self { client, way, permits: Arc::new(Semaphore::new(concurrency)), concurrency }
+        Self { client, way, places: Arc::new(Places::new(concurrency)), lanes: Arc::default() }
     }
 
     /// How many calls are under way.
     pub(super) fn in_flight(&self) -> usize {
-        self.concurrency.saturating_sub(self.permits.available_permits())
+        self.places.taken()
     }
 
-    /// Waits for a free call.
-    pub(super) async fn slot(&self) -> Slot<'_> {
-        Slot { _permit: waiting(self.permits.acquire()).await.ok() }
+    /// Waits for a free call for this runbook and kind of target; one that is urgent goes before those that are not.
+    pub(super) async fn slot(&self, key: &str, urgent: bool) -> Slot {
+        let lane = self.lane(key);
+        let own = waiting(lane.take(urgent)).await;
+        Slot { _places: [waiting(self.places.take(urgent)).await, own] }
+    }
+
+    fn lane(&self, key: &str) -> Arc<Places> {
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nobody calls, or waits to: it is as good as a new one. No more stay than there are actions under way.
+        lanes.retain(|name, lane| name == key || Arc::strong_count(lane) > 1 || lane.taken() > 0);
+        Arc::clone(lanes.entry(key.to_owned()).or_insert_with(|| Arc::new(Places::new(OF_ONE_MAX))))
     }
 
     /// A quorum read: no resourceVersion is given, so the API server asks etcd.
-    pub(super) async fn read(&self, _: &Slot<'_>, call: &TargetCall<'_>) -> Result<Value, CallError> {
+    pub(super) async fn read(&self, _: &Slot, call: &TargetCall<'_>) -> Result<Value, CallError> {
         self.request(call, Method::GET, None).await
     }
 
     /// One JSON Patch. It is sent once: the client has no retries.
-    pub(super) async fn patch(&self, _: &Slot<'_>, call: &TargetCall<'_>, patch: &Value) -> Result<Value, CallError> {
+    pub(super) async fn patch(&self, _: &Slot, call: &TargetCall<'_>, patch: &Value) -> Result<Value, CallError> {
         self.request(call, Method::PATCH, Some(patch)).await
     }
 
@@ -142,7 +158,33 @@ fn is_subdomain(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use eventpulse_fake_api::FakeApi;
+    use futures::FutureExt as _;
+
     use super::*;
+    use crate::runtime::Metrics;
+
+    #[tokio::test]
+    async fn one_runbook_whose_calls_hang_leaves_places_for_the_others() {
+        let targets = Targets::new(FakeApi::new().client(), RightOfWay::new(&Metrics::default()), 16);
+        let mut hanging = Vec::new();
+        while let Some(slot) = targets.slot("hung", true).now_or_never() {
+            hanging.push(slot);
+        }
+        assert_eq!((hanging.len(), targets.in_flight()), (OF_ONE_MAX, OF_ONE_MAX));
+        let others: Vec<Slot> = ["a", "b", "c"]
+            .iter()
+            .flat_map(|key| (0..OF_ONE_MAX).map(move |_| *key))
+            .map(|key| targets.slot(key, false).now_or_never().unwrap())
+            .collect();
+        assert!(targets.slot("d", false).now_or_never().is_none(), "all are taken");
+        drop((others, hanging.pop()));
+        assert!(targets.slot("hung", false).now_or_never().is_some(), "who waits for its own goes on");
+        drop(hanging);
+        assert_eq!(targets.in_flight(), 0);
+        drop(targets.slot("e", false).await);
+        assert_eq!(targets.lanes.lock().unwrap().len(), 1, "what nobody uses is forgotten");
+    }
 
     #[test]
     fn a_name_from_a_label_cannot_lead_elsewhere() {

@@ -392,16 +392,8 @@ impl CompiledRule {
             return Err(ExpressionError { field: "spec.actions".into(), position: 1, problem });
         }
         let mut note = String::new();
-        let mut or_label = |template: &Template, max: usize, label: &str, otherwise: &str| {
-            let text = template.render_cut(scope, max).unwrap_or_else(|error| {
-                note = error.to_string();
-                labels.get(label).cloned().unwrap_or_default()
-            });
-            let line = one_line(text.trim(), max);
-            if line.trim().is_empty() { otherwise.to_owned() } else { line }
-        };
-        let severity = or_label(&self.severity, SEVERITY_MAX, "severity", "none");
-        let summary = or_label(&self.summary, SUMMARY_MAX, "alertname", &self.name.name);
+        let severity = self.severity_or(scope, labels, &mut note);
+        let summary = or_label(&self.summary, SUMMARY_MAX, scope, labels.get("alertname"), &self.name.name, &mut note);
         let rule = RuleSnapshot {
             uid: self.uid.clone(),
             generation: self.generation,
@@ -417,6 +409,15 @@ impl CompiledRule {
 }
 
 impl CompiledRule {
+    /// The severity of an incident that this alert would open.
+    pub fn severity(&self, scope: &Scope, labels: &BTreeMap<String, String>) -> String {
+        self.severity_or(scope, labels, &mut String::new())
+    }
+
+    fn severity_or(&self, scope: &Scope, labels: &BTreeMap<String, String>, note: &mut String) -> String {
+        or_label(&self.severity, SEVERITY_MAX, scope, labels.get("severity"), "none", note)
+    }
+
     /// What its storm's incident is opened with, beyond so many open groups: no alert, no action, one message for its beginning and one
     /// for its end to each channel of the rule.
     pub fn storm_plan(&self, threshold: usize) -> Plan {
@@ -453,6 +454,23 @@ impl CompiledRule {
         );
         Plan { severity: STORM_SEVERITY.into(), summary, rule, note: String::new() }
     }
+}
+
+/// One line; the alert's own label where the template fails, which `note` tells then.
+fn or_label(
+    template: &Template,
+    max: usize,
+    scope: &Scope,
+    label: Option<&String>,
+    otherwise: &str,
+    note: &mut String,
+) -> String {
+    let text = template.render_cut(scope, max).unwrap_or_else(|error| {
+        *note = error.to_string();
+        label.cloned().unwrap_or_default()
+    });
+    let line = one_line(text.trim(), max);
+    if line.trim().is_empty() { otherwise.to_owned() } else { line }
 }
 
 impl CompiledStep {

@@ -562,6 +562,12 @@ payload! {
     DeadLetter(DeadLetter),
 }
 
+/// Whether an incident of this severity goes before others where there is more to do than can be done at once: `critical` or `page`, the
+/// two words that rules of Prometheus wake people with, in any case.
+pub fn is_urgent(severity: &str) -> bool {
+    ["critical", "page"].iter().any(|word| severity.eq_ignore_ascii_case(word))
+}
+
 impl Payload {
     /// The incident's header, in every event that concerns one.
     pub fn incident(&self) -> Option<&IncidentHeader> {

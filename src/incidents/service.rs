@@ -52,7 +52,7 @@ impl Default for IncidentsConfig {
             concurrency: 512,
             ttl: ApiDuration::from_secs(7 * 24 * 3600),
             max_finished: 1_000,
-            retention_interval: Duration::from_secs(60),
+            retention_interval: Duration::from_secs(5),
             policy_interval: Duration::from_secs(30),
         }
     }

@@ -35,6 +35,8 @@ use crate::{
     },
 };
 
+/// At least so long, and at most twice that, a message waits for which the budget for retries has nothing left.
+const RETRY_WAIT: Duration = Duration::from_secs(5);
 /// When a notification that the API server refuses to change is looked at again.
 const REFUSED_AGAIN: SignedDuration = SignedDuration::from_secs(30);
 
@@ -71,7 +73,7 @@ pub(super) enum Input {
 }
 
 /// Gives a notification its turn in the line of its channel.
-pub(super) type Again = Box<dyn Fn(NamespacedName, NamespacedName) + Send + Sync>;
+pub(super) type Again = Arc<dyn Fn(NamespacedName, NamespacedName) + Send + Sync>;
 
 pub(super) struct Sender {
     pub ctx: Context,
@@ -153,6 +155,28 @@ impl Sender {
         self.lanes.next(channel).into_iter().for_each(|next| again(next, channel.clone()));
     }
 
+    /// What a try says of its channel. One that failed is left alone for a while; then its line moves on.
+    fn note_try(&self, channel: NamespacedName, outcome: &Outcome) {
+        match outcome {
+            Outcome::Refused { retry_after, .. } | Outcome::Unknown { retry_after, .. } => {
+                let pause = self.lanes.failed(&channel, *retry_after);
+                let (lanes, again, shutdown) =
+                    (self.lanes.clone(), self.again.get().cloned(), self.ctx.shutdown.clone());
+                self.ctx.tasks.spawn_infallible("notify-pause", async move {
+                    tokio::select! {
+                        () = shutdown.cancelled() => return,
+                        () = tokio::time::sleep(pause) => {}
+                    }
+                    let next = again.map(|again| (lanes.next(&channel), again));
+                    next.into_iter()
+                        .for_each(|(next, again)| next.into_iter().for_each(|one| again(one, channel.clone())));
+                });
+            }
+            _ => self.lanes.works(&channel),
+        }
+        self.tell_of_channels();
+    }
+
     async fn advance(
         &self,
         name: &NamespacedName,
@@ -172,9 +196,7 @@ impl Sender {
         let (tries, fresh) = (claimed.tries, prepared.fresh);
         let outcome = self.send(name, &claimed, prepared).await;
         if outcome != Outcome::NotSent {
-            let failing = matches!(outcome, Outcome::Refused { .. } | Outcome::Unknown { .. });
-            self.lanes.tell(&channel_of(name, &claimed), failing);
-            self.tell_of_channels();
+            self.note_try(channel_of(name, &claimed), &outcome);
         }
         drop(pass);
         let outcome = match outcome {
@@ -208,11 +230,18 @@ impl Sender {
         view: &NotificationSpec,
         prepared: &mut Option<(Pass, Prepared)>,
     ) -> Readiness {
-        let Some(pass) = self.lanes.enter(&channel_of(name, view), name) else {
+        let (channel, now) = (channel_of(name, view), self.ctx.clock.now());
+        let Some(pass) = self.lanes.enter(&channel, name) else {
             // Its deadline comes whether the line moves or not.
             self.due(|due| due.set(name, Some(view.deadline)));
             return Readiness::Busy;
         };
+        if view.tries > 0 && !self.lanes.may_retry(&channel, now) {
+            let wait = RETRY_WAIT + self.ctx.random.up_to(RETRY_WAIT);
+            let later = now.saturating_add(wait).unwrap_or(Timestamp::MAX);
+            self.due(|due| due.set(name, Some(later.min(view.deadline))));
+            return Readiness::Busy;
+        }
         match self.prepare(name, view).await {
             Ok(ready) => {
                 let timeout = ready.timeout;
@@ -278,6 +307,9 @@ impl Sender {
         // Nothing is begun when the process stops.
         if left.is_zero() || self.ctx.shutdown.is_cancelled() {
             return Outcome::NotSent;
+        }
+        if claimed.tries == 1 {
+            self.lanes.first_try(&channel_of(name, claimed));
         }
         let message = Message { name, spec: claimed, templates: &prepared.templates, now };
         let began = Instant::now();

@@ -138,9 +138,9 @@ pub async fn run(ctx: Context, config: NotifyConfig, outside: Outside) -> Result
         metrics.set(&LANES, ["in_line"], in_line);
         metrics.set(&CHANNELS_FAILING, [], failing);
     });
-    let back = mailboxes.clone();
+    let back = mailboxes.downgrade();
     // Set once, just here.
-    let _ = sender.again.set(Box::new(move |name, channel| back.send(name, Input::Turn { channel })));
+    let _ = sender.again.set(Arc::new(move |name, channel| back.send(name, Input::Turn { channel })));
     ctx.tasks.spawn_loop("notifications-watch", Arc::clone(&sender.store).run());
     ctx.tasks.spawn_loop("channels-watch", Arc::clone(&sender.channels).run(ctx.clone()));
     let gate = watch::Sender::new(Gate::Paused);

@@ -27,11 +27,11 @@ use crate::{
     compile::CompiledRule,
     events::{
         ActionCompleted, ActionFailed, AlertDecided, DeadLetter, DeadLetterReason, DecisionReason, Event,
-        IncidentUpdated, NamespacedName, Payload, Record, Topic, TraceContext,
+        IncidentUpdated, NamespacedName, Payload, Record, Topic, TraceContext, is_urgent,
     },
     mutants::{Mutant, mutated},
     runtime::{
-        ApiFailure, Context, Handler, Owned, Step, Store, StoreError, WatchCache,
+        ApiFailure, Context, Handler, Owned, Rank, Step, Store, StoreError, WatchCache,
         consume::{publish_dead_letter, publish_until_acknowledged},
         metrics::catalogue::ALERTS_DECIDED,
         telemetry::{Ids, Processing, scope},
@@ -55,8 +55,10 @@ impl Owned for AlertGroup {
         self.spec.outbox = entries;
     }
 
-    fn leads_to_target(&self) -> bool {
-        self.spec.outbox.iter().any(|entry| entry.topic == Topic::ActionRequested.name())
+    fn rank(&self) -> Rank {
+        let leads_to_target = self.spec.outbox.iter().any(|entry| entry.topic == Topic::ActionRequested.name());
+        let urgent = self.spec.episode.as_ref().is_some_and(|episode| is_urgent(&episode.severity));
+        if leads_to_target { Rank::ToTarget { urgent } } else { Rank::Record }
     }
 
     /// Our own labels are written anew with every state.
@@ -367,6 +369,15 @@ impl Groups {
         Ok(taken)
     }
 
+    fn would_be_urgent(&self, work: &Work) -> bool {
+        let OwnedInput::Alert(raised) = &work.input else { return false };
+        let rule = self.rule_set().get(&work.key.rule).cloned();
+        rule.is_some_and(|rule| {
+            let scope = super::matching::scope_of(&raised.alert, &raised.fingerprint);
+            is_urgent(&rule.severity(&scope, &raised.alert.labels))
+        })
+    }
+
     /// The API server refuses the group for good: the input ends with that reason, and the partition goes on.
     async fn refuse(&self, work: Work, failure: &ApiFailure) {
         let Some(Origin { ack, source }) = work.origin else { return };
@@ -392,6 +403,13 @@ impl Groups {
 
 #[async_trait]
 impl Handler<NamespacedName, Work> for Groups {
+    /// By what an incident of it says, or would say.
+    fn is_urgent(&self, name: &NamespacedName, inputs: &[Work]) -> bool {
+        let known =
+            self.store.get(name).and_then(|group| group.spec.episode.as_ref().map(|open| is_urgent(&open.severity)));
+        known.unwrap_or_else(|| inputs.iter().any(|work| self.would_be_urgent(work)))
+    }
+
     async fn handle(&self, name: &NamespacedName, inputs: Vec<Work>) {
         let mut rest = inputs;
         // After a refusal one by one: only the input that is to blame ends with it.

@@ -76,7 +76,7 @@ pub struct RulesConfig {
 impl Default for RulesConfig {
     fn default() -> Self {
         Self {
-            max_in_flight: 512,
+            max_in_flight: 2_048,
             concurrency: 512,
             retention: RuleDuration::from_secs(7 * 24 * 3600),
             max_quiet: 5_000,
@@ -86,7 +86,7 @@ impl Default for RulesConfig {
             storm_calm: RuleDuration::from_secs(60),
             takeover_grace: Duration::from_secs(10),
             sweep_interval: Duration::from_secs(1),
-            eviction_interval: Duration::from_secs(60),
+            eviction_interval: Duration::from_secs(5),
             stale_after: Duration::from_secs(30),
         }
     }

@@ -7,18 +7,18 @@
 use std::{
     collections::HashMap,
     hash::Hash,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Context, Metrics, Tasks,
     liveness::WORK_BOUND,
     metrics::catalogue::{MAILBOX_DURATION, MAILBOX_INPUTS, MAILBOX_KEYS},
+    places::Places,
 };
 
 /// Works on the inputs of one key.
@@ -27,6 +27,12 @@ pub trait Handler<K, I>: Send + Sync + 'static {
     /// Called for one key by one worker at a time, with everything that waited, in its order. It keeps trying until it is done
     /// or the process stops; what it could not do it leaves without acknowledging it.
     async fn handle(&self, key: &K, inputs: Vec<I>);
+
+    /// Whether what waits for a key goes before others. It is asked before each call.
+    fn is_urgent(&self, key: &K, inputs: &[I]) -> bool {
+        let _ = (key, inputs);
+        false
+    }
 }
 
 /// See the module's text. Cheap to clone.
@@ -38,12 +44,15 @@ impl<K, I> Clone for Mailboxes<K, I> {
     }
 }
 
+/// The same for whoever the mailboxes' own handler holds: it keeps nothing alive.
+pub struct WeakMailboxes<K, I>(Weak<Inner<K, I>>);
+
 struct Inner<K, I> {
     name: &'static str,
     tasks: Tasks,
     shutdown: CancellationToken,
     handler: Arc<dyn Handler<K, I>>,
-    permits: Semaphore,
+    places: Places,
     /// How long what comes for a key waits for more of it.
     linger: Duration,
     metrics: Metrics,
@@ -71,8 +80,8 @@ where
         handler: Arc<dyn Handler<K, I>>,
     ) -> Self {
         let (tasks, shutdown, metrics) = (ctx.tasks.clone(), ctx.shutdown.clone(), ctx.metrics.clone());
-        let permits = Semaphore::new(concurrency.max(1));
-        Self(Arc::new(Inner { name, tasks, shutdown, handler, permits, linger, metrics, waiting: Mutex::default() }))
+        let places = Places::new(concurrency);
+        Self(Arc::new(Inner { name, tasks, shutdown, handler, places, linger, metrics, waiting: Mutex::default() }))
     }
 
     /// Puts an input behind those that wait for the same key.
@@ -103,9 +112,27 @@ where
         self.0.tasks.spawn_infallible(self.0.name, async move { inner.work(key).await });
     }
 
+    /// For what the handler itself holds.
+    pub fn downgrade(&self) -> WeakMailboxes<K, I> {
+        WeakMailboxes(Arc::downgrade(&self.0))
+    }
+
     /// How many keys have a worker.
     pub fn active(&self) -> usize {
         self.0.lock().len()
+    }
+}
+
+impl<K, I> WeakMailboxes<K, I>
+where
+    K: Clone + Eq + Hash + Send + Sync + 'static,
+    I: Send + 'static,
+{
+    /// As [`Mailboxes::send`], where they are still there.
+    pub fn send(&self, key: K, input: I) {
+        if let Some(inner) = self.0.upgrade() {
+            Mailboxes(inner).send(key, input);
+        }
     }
 }
 
@@ -119,8 +146,8 @@ where
             if !self.linger.is_zero() && self.lock().get(&key).is_some_and(|inputs| !inputs.is_empty()) {
                 tokio::time::sleep(self.linger).await;
             }
-            // The semaphore is never closed; without a permit there would be no bound, not no work.
-            let _permit = tokio::select! {
+            let urgent = self.lock().get(&key).is_some_and(|inputs| self.handler.is_urgent(&key, inputs));
+            let _place = tokio::select! {
                 biased;
                 () = self.shutdown.cancelled() => {
                     // What waits was not begun: it comes again.
@@ -130,7 +157,7 @@ where
                     self.metrics.gauge(&MAILBOX_KEYS, [self.name]).dec();
                     return;
                 }
-                permit = self.permits.acquire() => permit,
+                place = self.places.take(urgent) => place,
             };
             let inputs = {
                 let mut waiting = self.lock();
@@ -159,7 +186,7 @@ where
 
 #[cfg(test)]
 mod tests {
-    use tokio::sync::mpsc;
+    use tokio::sync::{Semaphore, mpsc};
 
     use super::*;
 
@@ -174,7 +201,13 @@ mod tests {
             self.calls.send((*key, inputs)).unwrap();
             self.gate.acquire().await.unwrap().forget();
         }
+
+        fn is_urgent(&self, _: &u8, inputs: &[u32]) -> bool {
+            inputs.contains(&URGENT)
+        }
     }
+
+    const URGENT: u32 = 911;
 
     type Calls = mpsc::UnboundedReceiver<(u8, Vec<u32>)>;
 
@@ -190,12 +223,27 @@ mod tests {
             tasks: Tasks::new().0,
             shutdown: CancellationToken::new(),
             handler: recorder.clone(),
-            permits: Semaphore::new(concurrency),
+            places: Places::new(concurrency),
             linger,
             metrics: Metrics::default(),
             waiting: Mutex::default(),
         };
         (Mailboxes(Arc::new(inner)), recorder, receiver)
+    }
+
+    #[tokio::test]
+    async fn what_is_urgent_is_worked_on_before_what_waits_for_longer() {
+        let (mailboxes, recorder, mut calls) = mailboxes(1);
+        for (key, input) in [(1, 1), (2, 2), (3, 3), (4, URGENT)] {
+            mailboxes.send(key, input);
+            tokio::task::yield_now().await;
+        }
+        recorder.gate.add_permits(4);
+        let mut order = Vec::new();
+        for _ in 0..4 {
+            order.push(calls.recv().await.unwrap().0);
+        }
+        assert_eq!(order, [1, 2, 4, 3], "one stood in the line already");
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use futures::{StreamExt as _, stream};
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
@@ -16,6 +17,10 @@ use super::{
 
 /// The most objects of one kind that one sweep deletes: a flood that ends together is not deleted together.
 pub const DELETES_MAX: usize = 500;
+/// With so many to delete, deleting is no tidying any more that waits until there is little else to do: it is a record like others.
+const BEHIND: usize = 100;
+/// So many of them at once then.
+const BEHIND_AT_ONCE: usize = 8;
 /// How long it may go on.
 const DELETES_SPAN: Duration = Duration::from_secs(10);
 
@@ -128,13 +133,11 @@ where
 
 /// Deletes the first of these, as many as a sweep may. One that was changed meanwhile stays.
 async fn delete<K: Owned>(ctx: &Context, store: &Store<K>, kind: &'static str, expired: Vec<(Arc<K>, Expired)>) {
-    let begin = Instant::now();
-    for (object, why) in expired.into_iter().take(DELETES_MAX) {
-        if begin.elapsed() >= DELETES_SPAN {
-            return;
-        }
-        let _turn = ctx.way.tidy().await;
-        if ctx.shutdown.is_cancelled() {
+    let (until, behind) = (Instant::now() + DELETES_SPAN, expired.len() >= BEHIND);
+    let at_once = if behind { BEHIND_AT_ONCE } else { 1 };
+    let delete_one = |(object, why): (Arc<K>, Expired)| async move {
+        let _turn = if behind || Instant::now() >= until { None } else { ctx.way.tidy().await };
+        if ctx.shutdown.is_cancelled() || Instant::now() >= until {
             return;
         }
         match store.delete(&object).await {
@@ -146,7 +149,8 @@ async fn delete<K: Owned>(ctx: &Context, store: &Store<K>, kind: &'static str, e
             Ok(false) | Err(StoreError::Shutdown) => {}
             Err(error) => tracing::warn!(kind, %error, "A finished object could not be deleted; it is tried again."),
         }
-    }
+    };
+    stream::iter(expired.into_iter().take(DELETES_MAX)).for_each_concurrent(at_once, delete_one).await;
 }
 
 #[cfg(test)]
@@ -202,21 +206,45 @@ mod tests {
         assert_eq!(told(&all, 5, 100).len(), 3);
     }
 
+    /// So many of them, by the API server and by the store.
+    fn there(
+        test: &crate::testing::TestContext,
+        store: &Store<AlertGroup>,
+        count: usize,
+    ) -> Vec<(Arc<AlertGroup>, Expired)> {
+        let put = |n| {
+            let group = finished("shop", &format!("g{n}"), 0, 0).object;
+            let put = test.api.put("/apis/eventpulse.io/v1alpha1/alertgroups", serde_json::to_value(&*group).unwrap());
+            let group: AlertGroup = serde_json::from_value(put).unwrap();
+            (store.cache().upsert(group), Expired::Ttl)
+        };
+        (0..count).map(put).collect()
+    }
+
+    /// Under a load that never ends it would otherwise delete one in half a second, and be ever further behind.
+    #[tokio::test(start_paused = true)]
+    async fn a_sweep_that_is_far_behind_does_not_wait_for_quiet() {
+        for (count, all) in [(BEHIND, true), (BEHIND - 1, false)] {
+            let test = crate::testing::TestContext::new("rules", std::sync::Arc::new(crate::bus::MemoryBus::new(1)));
+            let store = Store::<AlertGroup>::new(&test.ctx);
+            let way = test.ctx.way.clone();
+            let load = tokio::spawn(async move {
+                loop {
+                    way.first(tokio::time::sleep(Duration::from_millis(20))).await;
+                }
+            });
+            delete(&test.ctx, &store, "alertgroup", there(&test, &store, count)).await;
+            load.abort();
+            assert_eq!(store.list().is_empty(), all, "{} of {count} are left", store.list().len());
+        }
+    }
+
     #[tokio::test]
     async fn a_sweep_deletes_no_more_than_its_part() {
         let bus = std::sync::Arc::new(crate::bus::MemoryBus::new(1));
         let test = crate::testing::TestContext::new("rules", bus);
         let store = Store::<AlertGroup>::new(&test.ctx);
-        let expired: Vec<(Arc<AlertGroup>, Expired)> = (0..DELETES_MAX + 10)
-            .map(|n| {
-                let group = finished("shop", &format!("g{n}"), 0, 0).object;
-                let put =
-                    test.api.put("/apis/eventpulse.io/v1alpha1/alertgroups", serde_json::to_value(&*group).unwrap());
-                let group: AlertGroup = serde_json::from_value(put).unwrap();
-                (store.cache().upsert(group), Expired::Ttl)
-            })
-            .collect();
-        delete(&test.ctx, &store, "alertgroup", expired).await;
+        delete(&test.ctx, &store, "alertgroup", there(&test, &store, DELETES_MAX + 10)).await;
         assert_eq!((store.list().len(), test.api.seen().len()), (10, DELETES_MAX));
         assert!(store.list().iter().all(|group| name_of(group.as_ref()).name.len() == 4), "the oldest went first");
         let told = test.ctx.metrics.encode().unwrap();

@@ -15,7 +15,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout_at},
 };
 
-use super::{Metrics, liveness::waiting, metrics::catalogue::API_WRITES_WAITING};
+use super::{Metrics, liveness::waiting, metrics::catalogue::API_WRITES_WAITING, places::Places};
 
 /// How many writes of ours are on the way at once: each is a connection, and more make the API server no faster.
 const FIRST_WRITES_AT_ONCE: usize = 16;
@@ -40,7 +40,7 @@ pub struct RightOfWay(Arc<Inner>);
 
 struct Inner {
     state: Mutex<State>,
-    first_writes: Semaphore,
+    first_writes: Places,
     changed: Notify,
     /// Records go in the order in which they came: only the first of them looks whether it may.
     turn: Semaphore,
@@ -82,7 +82,7 @@ impl RightOfWay {
     pub fn new(metrics: &Metrics) -> Self {
         Self(Arc::new(Inner {
             state: Mutex::default(),
-            first_writes: Semaphore::new(FIRST_WRITES_AT_ONCE),
+            first_writes: Places::new(FIRST_WRITES_AT_ONCE),
             changed: Notify::new(),
             turn: Semaphore::new(1),
             tidying: Semaphore::new(1),
@@ -90,10 +90,10 @@ impl RightOfWay {
         }))
     }
 
-    /// A write of an object of ours on the way to a target. It waits for others of its kind alone.
-    pub async fn first_write<T>(&self, call: impl Future<Output = T>) -> T {
-        // The semaphore is never closed.
-        let _place = waiting(self.0.first_writes.acquire()).await;
+    /// A write of an object of ours on the way to a target. It waits for others of its kind alone, and one that is urgent goes before
+    /// those that are not.
+    pub async fn first_write<T>(&self, urgent: bool, call: impl Future<Output = T>) -> T {
+        let _place = waiting(self.0.first_writes.take(urgent)).await;
         self.first(call).await
     }
 
@@ -287,7 +287,7 @@ mod tests {
                 };
                 match kind {
                     Kind::First => way.first(call).await,
-                    Kind::FirstWrite => way.first_write(call).await,
+                    Kind::FirstWrite => way.first_write(false, call).await,
                     Kind::Last => way.last(call).await,
                     Kind::Record => way.record(call).await,
                     Kind::Tidy => {

@@ -53,6 +53,18 @@ const TIDY_TIMEOUT: Duration = Duration::from_secs(5);
 const BACKOFF_INITIAL: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
+/// Who goes first at the API server ([`RightOfWay`](super::RightOfWay)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rank {
+    /// The write is on the way to a target, so that nothing else is to hold it up, and what is urgent goes before the rest.
+    ToTarget {
+        /// See [`is_urgent`](crate::events::is_urgent).
+        urgent: bool,
+    },
+    /// It only tells of something.
+    Record,
+}
+
 /// A kind that one service owns: its claim, its memory and its outbox at once.
 pub trait Owned: Cached + Serialize {
     /// Whether state and outbox live in the status subresource (Incident, Action), or the whole object is written at once.
@@ -63,9 +75,9 @@ pub trait Owned: Cached + Serialize {
     fn outbox(&self) -> &[OutboxEntry];
     /// Replaces what it still has to say.
     fn set_outbox(&mut self, entries: Vec<OutboxEntry>);
-    /// Whether its write, in this state, is on the way to a target, so that nothing else is to hold it up.
-    fn leads_to_target(&self) -> bool {
-        false
+    /// What its write, in this state, goes before.
+    fn rank(&self) -> Rank {
+        Rank::Record
     }
     /// Takes out, before it is kept in memory, what neither a decision nor a write needs (promise 6).
     fn forget_unread(&mut self) {
@@ -313,7 +325,7 @@ impl<K: Owned> Store<K> {
         let preconditions =
             Preconditions { uid: object.meta().uid.clone(), resource_version: object.meta().resource_version.clone() };
         let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-        match self.ask(false, self.api(&name).delete(&name.name, &params)).await {
+        match self.ask(Rank::Record, self.api(&name).delete(&name.name, &params)).await {
             Ok(_) => {
                 self.acknowledged().remove(&name);
                 Ok(true)
@@ -364,14 +376,14 @@ impl<K: Owned> Store<K> {
             true => (Vec::new(), Some(outbox)),
         };
         object.set_outbox(written);
-        let first = object.leads_to_target();
+        let rank = object.rank();
         let api = self.api(name);
         let params = PostParams::default();
         let base = match current {
             Some(current) => version_of(current).to_string(),
             None => {
                 reached(Point::BeforeCreate, &K::kind(&()));
-                let created = match self.ask(first, api.create(&params, &object)).await {
+                let created = match self.ask(rank, api.create(&params, &object)).await {
                     Ok(created) => created,
                     // What is not found is the namespace: waiting for one that is gone would hold up its partition for ever.
                     Err(failure @ ApiFailure::NotFound(_)) => return Err(refused::<K>(name, failure)),
@@ -396,9 +408,9 @@ impl<K: Owned> Store<K> {
         object.meta_mut().managed_fields = None;
         reached(Point::BeforeWrite, &K::kind(&()));
         let result = if K::STATUS_SUBRESOURCE {
-            self.ask(first, api.replace_status(&name.name, &params, &object)).await
+            self.ask(rank, api.replace_status(&name.name, &params, &object)).await
         } else {
-            self.ask(first, api.replace(&name.name, &params, &object)).await
+            self.ask(rank, api.replace(&name.name, &params, &object)).await
         };
         match result {
             Ok(mut stored) => {
@@ -420,7 +432,7 @@ impl<K: Owned> Store<K> {
         retry: &mut u32,
     ) -> Result<Attempt<K>, StoreError> {
         object.meta_mut().managed_fields = None;
-        match self.ask(false, self.api(name).replace(&name.name, &PostParams::default(), &object)).await {
+        match self.ask(Rank::Record, self.api(name).replace(&name.name, &PostParams::default(), &object)).await {
             Ok(stored) => Ok(Attempt::Written(self.cache.upsert(stored))),
             Err(failure) => self.not_written(name, failure, retry).await,
         }
@@ -535,10 +547,12 @@ impl<K: Owned> Store<K> {
         self.acknowledged().retain(|name, seen| self.get(name).is_some_and(|stored| keep_held(seen, stored.as_ref())));
     }
 
-    /// A write; `first`: it is on the way to a target.
-    async fn ask<T>(&self, first: bool, call: impl Future<Output = kube::Result<T>>) -> Result<T, ApiFailure> {
+    async fn ask<T>(&self, rank: Rank, call: impl Future<Output = kube::Result<T>>) -> Result<T, ApiFailure> {
         let call = ask(&self.ctx.health, CALL_TIMEOUT, call);
-        if first { self.ctx.way.first_write(call).await } else { self.ctx.way.record(call).await }
+        match rank {
+            Rank::ToTarget { urgent } => self.ctx.way.first_write(urgent, call).await,
+            Rank::Record => self.ctx.way.record(call).await,
+        }
     }
 
     fn api(&self, name: &NamespacedName) -> Api<K> {

@@ -13,11 +13,18 @@ pub struct Alerts {
     pub name: String,
     /// How many values the label `service` has: `t0`, `t1`, …
     pub services: u64,
+    /// The label `severity`.
+    pub severity: &'static str,
     /// When all of them began.
     pub starts_at: Timestamp,
 }
 
 impl Alerts {
+    /// Warnings that begin now.
+    pub fn warnings(name: impl Into<String>, services: u64) -> Self {
+        Self { name: name.into(), services, severity: "warning", starts_at: Timestamp::now() }
+    }
+
     /// The body of one webhook request with the alerts `from..from + count`. Each has its number in the label `n`, so each is one of
     /// its own, and some 600 bytes, as real ones have.
     pub fn webhook(&self, from: u64, count: u64) -> Bytes {
@@ -50,7 +57,7 @@ impl Alerts {
             ("n", n.as_str()),
             ("prometheus", "monitoring/main"),
             ("service", service.as_str()),
-            ("severity", "warning"),
+            ("severity", self.severity),
         ];
         body.push_str("{\"status\":\"firing\",\"labels\":{");
         for (i, (name, value)) in labels.iter().enumerate() {
@@ -86,8 +93,12 @@ mod tests {
 
     #[test]
     fn a_body_is_what_alertmanager_would_write() {
-        let alerts =
-            Alerts { name: "CPUHigh".into(), services: 7, starts_at: "2026-01-01T12:00:00.5Z".parse().unwrap() };
+        let alerts = Alerts {
+            name: "CPUHigh".into(),
+            services: 7,
+            severity: "warning",
+            starts_at: "2026-01-01T12:00:00.5Z".parse().unwrap(),
+        };
         let body: Value = serde_json::from_slice(&alerts.webhook(10, 50)).unwrap();
         let all = body["alerts"].as_array().unwrap();
         assert_eq!((all.len(), &body["version"]), (50, &Value::from("4")));

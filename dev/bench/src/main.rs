@@ -93,13 +93,15 @@ async fn main() -> ExitCode {
 }
 
 async fn bench(cli: &Cli) -> anyhow::Result<()> {
-    let scenarios = if cli.only.is_empty() { ALL.to_vec() } else { cli.only.clone() };
+    let usual = ALL.into_iter().filter(|scenario| !scenario.by_name || cli.list);
+    let scenarios = if cli.only.is_empty() { usual.collect() } else { cli.only.clone() };
     let plays = run::plays(&scenarios, cli.bus.map(BusFlag::buses));
     if cli.list {
         for (scenario, bus) in &plays {
             let bus = bus.map_or_else(String::new, |bus| bus.to_string());
             let takes = if cli.quick { scenario.takes_quick } else { scenario.takes };
-            println!("{:<10} {bus:<9} {:>4} s  {}", scenario.name, takes.as_secs(), scenario.what);
+            let only = if scenario.by_name { " (only by its name)" } else { "" };
+            println!("{:<10} {bus:<9} {:>4} s  {}{only}", scenario.name, takes.as_secs(), scenario.what);
         }
         return Ok(());
     }

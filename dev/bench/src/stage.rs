@@ -10,7 +10,10 @@ use std::{
 use anyhow::Context as _;
 use eventpulse_e2e::{START, Shop};
 use eventpulse_env::{ControlPlaneOptions, Environment, cache_dir};
-use eventpulse_testkit::eventpulse::{EventPulse, Launcher};
+use eventpulse_testkit::{
+    eventpulse::{EventPulse, Launcher},
+    proxy::Proxy,
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -69,7 +72,16 @@ impl Stage {
 
     /// EventPulse, not started yet.
     pub fn launcher(&self) -> Launcher {
-        let launcher = self.shop.launcher("eventpulse");
+        self.on_bus(self.shop.launcher("eventpulse"))
+    }
+
+    /// A proxy before the API server, and an EventPulse, not started yet, that reaches it through the proxy only.
+    pub async fn behind_a_proxy(&self) -> anyhow::Result<(Proxy, Launcher)> {
+        let (proxy, launcher) = self.shop.proxied("eventpulse").await?;
+        Ok((proxy, self.on_bus(launcher)))
+    }
+
+    fn on_bus(&self, launcher: Launcher) -> Launcher {
         match self.bus {
             Bus::Kafka => launcher.kafka(&self.shop.environment.kafka().bootstrap(), ""),
             Bus::Embedded => launcher,

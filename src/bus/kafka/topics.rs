@@ -17,6 +17,8 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long new topics may take until they can be used.
 const CREATION_TIMEOUT: Duration = Duration::from_secs(20);
 const REPLICAS: usize = 3;
+/// The most often that a new segment begins: each is some files.
+const SEGMENT_LEAST: Duration = Duration::from_secs(60);
 /// How many brokers must have a record before it is acknowledged, where there are enough of them.
 const IN_SYNC: usize = 2;
 
@@ -161,12 +163,19 @@ fn settings(connection: &Connection, topic: Topic, replicas: usize) -> Vec<(&'st
     vec![
         ("cleanup.policy", "delete".into()),
         ("retention.ms", connection.config.retention.of(topic).as_millis().to_string()),
+        // Records go by segments, and never from the one that is written: by default that one may be a week old, and so would they be.
+        ("segment.ms", segment_ms(connection.config.retention.of(topic)).to_string()),
         ("max.message.bytes", MAX_MESSAGE_BYTES.to_string()),
         // Retention goes by it: by its producer's clock a record would stay for too long, or go before it is read.
         ("message.timestamp.type", "LogAppendTime".into()),
         // acks=all means something only with this.
         ("min.insync.replicas", if replicas >= REPLICAS { IN_SYNC.to_string() } else { "1".into() }),
     ]
+}
+
+/// A new segment so often that a record is there for a quarter longer than it has to be.
+fn segment_ms(retention: Duration) -> u128 {
+    (retention / 4).max(SEGMENT_LEAST).as_millis()
 }
 
 async fn check(connection: &Connection, admin: &AdminClient<LogContext>, cluster: &Cluster) -> Result<(), NotReady> {
@@ -219,6 +228,7 @@ struct Found {
     timestamp_type: Option<String>,
     cleanup_policy: Option<String>,
     retention_ms: Option<i64>,
+    segment_ms: Option<u128>,
     max_message_bytes: Option<u64>,
 }
 
@@ -232,6 +242,7 @@ impl Found {
             timestamp_type: value("message.timestamp.type"),
             cleanup_policy: value("cleanup.policy"),
             retention_ms: value("retention.ms").and_then(|text| text.parse().ok()),
+            segment_ms: value("segment.ms").and_then(|text| text.parse().ok()),
             max_message_bytes: value("max.message.bytes").and_then(|text| text.parse().ok()),
         }
     }
@@ -263,6 +274,13 @@ fn check_one(connection: &Connection, topic: Topic, name: &str, found: &Found) -
         tracing::warn!(
             topic = name,
             "message.timestamp.type is {kind}: records go by their producers' clocks; set it to LogAppendTime."
+        );
+    }
+    let wanted_ms = segment_ms(connection.config.retention.of(topic));
+    if let Some(segment_ms) = found.segment_ms.filter(|segment_ms| *segment_ms > wanted_ms) {
+        tracing::warn!(
+            topic = name,
+            "segment.ms is {segment_ms}: for so long after their time records may stay; set it to {wanted_ms}."
         );
     }
     let wanted_ms = i64::try_from(connection.config.retention.of(topic).as_millis()).unwrap_or(i64::MAX);
@@ -320,6 +338,7 @@ mod tests {
         let mut found = Found {
             cleanup_policy: Some("delete".into()),
             retention_ms: Some(24 * HOUR_MS),
+            segment_ms: Some(6 * 3_600_000),
             max_message_bytes: Some(MAX_MESSAGE_BYTES as u64),
             brokers: 3,
             replicas: Some(3),

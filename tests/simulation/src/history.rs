@@ -1,6 +1,10 @@
 //! One history: set up, let it go wrong, let it come to rest, tell everything again, stop, judge.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use eventpulse::config::Service;
 use eventpulse_fake_api::Commit;
@@ -57,7 +61,15 @@ pub(crate) fn run(seed: u64, keep: bool) -> Outcome {
         .rng_seed(RngSeed::from_bytes(&seed.to_le_bytes()))
         .build();
     match runtime {
-        Ok(runtime) => runtime.block_on(history(seed, keep)),
+        Ok(runtime) => {
+            let (mut outcome, world) = runtime.block_on(history(seed, keep));
+            drop(runtime);
+            // Twenty thousand histories are to find room in memory, and a service that is stopped is to let go of everything.
+            if world.strong_count() > 0 {
+                outcome.violations.push(format!("{} that were stopped hold on to everything", world.strong_count()));
+            }
+            outcome
+        }
         Err(error) => Outcome {
             seed,
             hash: 0,
@@ -70,7 +82,7 @@ pub(crate) fn run(seed: u64, keep: bool) -> Outcome {
     }
 }
 
-async fn history(seed: u64, keep: bool) -> Outcome {
+async fn history(seed: u64, keep: bool) -> (Outcome, Weak<World>) {
     let began = Instant::now();
     let chance = Chance::new(seed);
     let partitions = u32::try_from(chance.between(1, 4)).unwrap_or(1);
@@ -112,7 +124,9 @@ async fn history(seed: u64, keep: bool) -> Outcome {
     violations.extend(judge(&observed).iter().map(ToString::to_string));
     let writes = observed.writes.iter().filter(|write| write.ours).count();
     let (hash, lines) = world.timeline.end();
-    Outcome { seed, hash, violations, lines, faults: world.coverage.counts(), virtual_time: began.elapsed(), writes }
+    let faults = world.coverage.counts();
+    let outcome = Outcome { seed, hash, violations, lines, faults, virtual_time: began.elapsed(), writes };
+    (outcome, Arc::downgrade(&world))
 }
 
 /// All in one process, several of them, or each service apart.

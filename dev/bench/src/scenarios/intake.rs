@@ -70,7 +70,7 @@ pub(super) async fn play(options: &Options, bus: Bus, how: Intake) -> anyhow::Re
     let mut floors = stage.fsync(if options.quick { 100 } else { 500 }).await?;
     let total = how.schedule.count * how.each;
     say(&format!("{total} alerts in requests of {}, {:.0} requests a second", how.each, how.schedule.rate));
-    let alerts = Alerts { name: "Noise".into(), services: 1_000, starts_at: Timestamp::now() };
+    let alerts = Alerts::warnings("Noise", 1_000);
     let each = how.each;
     let load = Load {
         address: stage.address()?,

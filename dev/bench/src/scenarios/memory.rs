@@ -117,20 +117,16 @@ pub(super) async fn until_quiet(audit: &mut Audit) -> anyhow::Result<Duration> {
 /// Raises so many alerts, each of which opens an incident that stays open, and waits for all of them.
 pub(super) async fn open_incidents(stage: &Stage, count: u64, outcome: &mut Outcome) -> anyhow::Result<()> {
     let rules = count.div_ceil(OF_A_RULE);
-    stage.shop.environment.plane().kubectl_with(&["apply", "--server-side", "-f", "-"], &yaml(rules)).await?;
-    let begin = Instant::now();
-    while metric(stage.running()?, "eventpulse_rules", "usable").await < rules as f64 && begin.elapsed() < STUCK {
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
+    hold(stage, rules).await?;
     say(&format!("{count} incidents by {rules} rules, {RATE} a second"));
-    let starts_at = Timestamp::now();
+    let alerts = Alerts::warnings("", u64::MAX);
     let load = Load {
         address: stage.address()?,
         path: WEBHOOK,
         schedule: Schedule { rate: RATE, count },
         connections: 16,
         body: Arc::new(move |number| {
-            Alerts { name: format!("Hold{}", number % rules), services: u64::MAX, starts_at }.webhook(number, 1)
+            Alerts { name: format!("Hold{}", number % rules), ..alerts.clone() }.webhook(number, 1)
         }),
     };
     let sent = load::send(load).await?;
@@ -155,7 +151,19 @@ pub(super) async fn open_incidents(stage: &Stage, count: u64, outcome: &mut Outc
     Ok(())
 }
 
-/// Without action and message, and open until the alert is resolved, which it never is.
+/// Rules for the alerts `Hold0`, `Hold1`, …: without action and message, and an incident stays open until its alert is resolved, which it
+/// never is.
+pub(super) async fn hold(stage: &Stage, rules: u64) -> anyhow::Result<()> {
+    let before = metric(stage.running()?, "eventpulse_rules", "usable").await;
+    stage.shop.environment.plane().kubectl_with(&["apply", "--server-side", "-f", "-"], &yaml(rules)).await?;
+    let begin = Instant::now();
+    while metric(stage.running()?, "eventpulse_rules", "usable").await < before + rules as f64 {
+        anyhow::ensure!(begin.elapsed() < STUCK, "{rules} rules are not usable after {} s", STUCK.as_secs());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    Ok(())
+}
+
 fn yaml(rules: u64) -> String {
     let mut text = String::new();
     for i in 0..rules {

@@ -1,12 +1,17 @@
 //! The scenarios: each is one of the measures that EventPulse is held to, plays on a stage of its own, and fails when something was
 //! lost, done twice or not done, however fast it was.
 
+mod apart;
+mod flow;
 mod idle;
 mod intake;
 mod matching;
 mod memory;
+mod patches;
 mod react;
 mod replay;
+mod retries;
+mod storm;
 mod webhook;
 mod writes;
 
@@ -30,6 +35,8 @@ pub struct Scenario {
     pub takes: Duration,
     /// The same with `--quick`.
     pub takes_quick: Duration,
+    /// It is so long that it is played only where it is asked for.
+    pub by_name: bool,
 }
 
 /// Incidents of one rule: 1,000 open ones are a storm, and further alerts open none. These are well below, however far behind it is.
@@ -46,11 +53,11 @@ const fn scenario(
     takes_quick_s: u64,
 ) -> Scenario {
     let (takes, takes_quick) = (Duration::from_secs(takes_s), Duration::from_secs(takes_quick_s));
-    Scenario { name, what, buses, takes, takes_quick }
+    Scenario { name, what, buses, takes, takes_quick, by_name: false }
 }
 
 /// All of them, in the order in which they run.
-pub const ALL: [Scenario; 11] = [
+pub const ALL: [Scenario; 16] = [
     scenario("matching", "rule matching at 1,000 rules, on one core", &[], 25, 8),
     scenario("react", "alert → Deployment patched, 10 a second over 5 minutes", BOTH, 390, 60),
     scenario("burst", "500 targets at 200 a second", BOTH, 60, 50),
@@ -86,6 +93,26 @@ pub const ALL: [Scenario; 11] = [
         95,
     ),
     scenario("idle", "writes and CPU in 10 minutes with 1,000 incidents and nothing to do", KAFKA, 760, 110),
+    scenario(
+        "storm",
+        "10,000 alerts of 10,000 groups and 20 rules within a second, one of a hundred critical",
+        KAFKA,
+        180,
+        80,
+    ),
+    scenario(
+        "apart",
+        "a receiver that hangs, and targets that hang, beside alerts that have nothing to do with them",
+        KAFKA,
+        640,
+        150,
+    ),
+    scenario("retries", "what retries add where one of five calls fails", KAFKA, 330, 70),
+    scenario("retention", "a million alerts, and what is over is kept for a minute", KAFKA, 1_080, 110),
+    Scenario {
+        by_name: true,
+        ..scenario("soak", "an hour of alerts: memory, topics, etcd, SQLite", KAFKA, 3_680, 130)
+    },
 ];
 
 impl Scenario {
@@ -109,6 +136,11 @@ impl Scenario {
             "writes" => writes::play(options, bus_or).await,
             "memory" => memory::play(options, bus_or).await,
             "idle" => idle::play(options, bus_or).await,
+            "storm" => storm::play(options, bus_or).await,
+            "apart" => apart::play(options, bus_or).await,
+            "retries" => retries::play(options, bus_or).await,
+            "retention" => flow::play(options, bus_or, flow::Flow::retention(options.quick)).await,
+            "soak" => flow::play(options, bus_or, flow::Flow::soak(options.quick)).await,
             other => anyhow::bail!("{other} is no scenario"),
         }
     }

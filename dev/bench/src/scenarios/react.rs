@@ -12,10 +12,14 @@ use bytes::Bytes;
 use eventpulse_e2e::root;
 use jiff::Timestamp;
 
-use super::{OF_A_RULE, replay};
+use super::{
+    OF_A_RULE,
+    patches::{Patches, target, target_of_patch},
+    replay,
+};
 use crate::{
     alerts::Alerts,
-    audit::{Audit, Write},
+    audit::Write,
     floors::{CREATE, FSYNC, Floors, HOP, PATCH, READ},
     latencies::Latencies,
     load::{self, Load, Sent},
@@ -106,7 +110,7 @@ pub(super) async fn play(options: &Options, bus: Bus, how: Reaction) -> anyhow::
     stage.shop.environment.plane().kubectl_with(&["apply", "--server-side", "-f", "-"], &rules(how.rules)?).await?;
     stage.start().await?;
     let mut floors = stage.floors(options).await?;
-    let mut run = Run { alerts: alerts(warm_up + count), rules: how.rules, stage, warm_up, count };
+    let mut run = Run { alerts: Alerts::warnings("CPUHigh", warm_up + count), rules: how.rules, stage, warm_up, count };
     let recording = how.per_second.map(|_| replay::record(&run.stage));
     run.warm_up(how.connections).await?;
     let recording = match recording {
@@ -117,17 +121,19 @@ pub(super) async fn play(options: &Options, bus: Bus, how: Reaction) -> anyhow::
     say(&format!("{count} alerts at {} a second, each with a Deployment of its own", how.schedule.rate));
     let reads_before = reads(&run.stage).await?;
     let watch = Watch::begin(&run.stage)?;
-    let mut audit = run.stage.audit();
+    let mut patches = Patches::from_now(&run.stage);
     let profile = options.profile.begin(how.name, bus, run.stage.running()?.process().pid())?;
     let sent = run.send(how.schedule, how.connections).await?;
-    let (writes, patched) = run.wait(&mut audit, sent.schedule.span()).await?;
+    patches.wait(&run.stage, warm_up..warm_up + count, STUCK.max(sent.schedule.span() / 4)).await?;
+    let (writes, patched) = (patches.writes.clone(), run.patched(&patches));
     watch.used_until_now(&mut outcome);
     profile.end(&mut outcome).await;
     let reads_after = reads(&run.stage).await?;
     watch.end(&mut outcome, sent.start_instant);
 
     run.check(&mut outcome, &sent, &writes).await?;
-    let all = [writes, audit.read()?].concat();
+    patches.read()?;
+    let all = patches.writes;
     run.check_effects(&mut outcome, &all).await?;
     if let Some(recording) = recording {
         run.stage.stop_eventpulse().await?;
@@ -145,10 +151,6 @@ pub(super) async fn play(options: &Options, bus: Bus, how: Reaction) -> anyhow::
     ));
     run.stage.close().await?;
     Ok(outcome)
-}
-
-fn alerts(targets: u64) -> Alerts {
-    Alerts { name: "CPUHigh".into(), services: targets, starts_at: Timestamp::now() }
 }
 
 /// The example's rule so many times, each for alerts of a name of its own. Of several, what is asked for may take an hour: on a control
@@ -191,7 +193,7 @@ struct Run {
 impl Run {
     async fn warm_up(&self, connections: usize) -> anyhow::Result<()> {
         say(&format!("{} alerts to warm up", self.warm_up));
-        let mut audit = self.stage.audit();
+        let mut patches = Patches::from_now(&self.stage);
         let (alerts, rules, count) = (self.alerts.clone(), self.rules, self.warm_up);
         let load = Load {
             address: self.stage.address()?,
@@ -202,12 +204,9 @@ impl Run {
         };
         let sent = load::send(load).await?;
         anyhow::ensure!(sent.all_answered(), "the warm-up: {:?} {:?}", sent.statuses, sent.refusals);
-        let (patched, begin) = (&mut 0, Instant::now());
-        while *patched < count {
-            anyhow::ensure!(begin.elapsed() < STUCK, "the warm-up: {patched} of {count} targets were patched");
-            *patched += audit.read()?.iter().filter(|write| is_patch(write)).count() as u64;
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+        patches.wait(&self.stage, 0..count, STUCK).await?;
+        let patched = patches.first.len() as u64;
+        anyhow::ensure!(patched == count, "the warm-up: {patched} of {count} targets were patched");
         // Messages and outboxes of the warm-up are not the load's.
         tokio::time::sleep(Duration::from_secs(5)).await;
         Ok(())
@@ -225,36 +224,9 @@ impl Run {
         load::send(load).await
     }
 
-    /// Until every target is patched, or nothing is any more. Gives all writes, and of each alert when its target was patched first.
-    async fn wait(&self, audit: &mut Audit, span: Duration) -> anyhow::Result<(Vec<Write>, HashMap<u64, Timestamp>)> {
-        let (mut writes, mut patched) = (Vec::new(), HashMap::new());
-        let mut progress = Instant::now();
-        loop {
-            let more = audit.read()?;
-            for (number, at) in more
-                .iter()
-                .filter(|write| is_patch(write))
-                .filter_map(|write| Some((self.number(write)?, write.answered)))
-            {
-                if patched.insert(number, at).is_none() {
-                    progress = Instant::now();
-                }
-            }
-            writes.extend(more);
-            if patched.len() as u64 >= self.count {
-                return Ok((writes, patched));
-            }
-            self.stage.running()?;
-            if progress.elapsed() > STUCK.max(span / 4) {
-                return Ok((writes, patched));
-            }
-            tokio::time::sleep(Duration::from_millis(250)).await;
-        }
-    }
-
-    /// The alert that a write's target belongs to.
-    fn number(&self, write: &Write) -> Option<u64> {
-        write.name.strip_prefix('t')?.parse::<u64>().ok()?.checked_sub(self.warm_up)
+    /// Of each alert, when its target was patched first.
+    fn patched(&self, patches: &Patches) -> HashMap<u64, Timestamp> {
+        patches.first.iter().filter_map(|(target, at)| Some((target.checked_sub(self.warm_up)?, *at))).collect()
     }
 
     async fn check(&self, outcome: &mut Outcome, sent: &Sent, writes: &[Write]) -> anyhow::Result<()> {
@@ -299,8 +271,8 @@ impl Run {
     /// By the API server's log and by the objects themselves.
     async fn check_effects(&self, outcome: &mut Outcome, writes: &[Write]) -> anyhow::Result<()> {
         let mut times: BTreeMap<u64, usize> = BTreeMap::new();
-        for number in writes.iter().filter(|write| is_patch(write)).filter_map(|write| self.number(write)) {
-            *times.entry(number).or_default() += 1;
+        for target in writes.iter().filter_map(target_of_patch).filter(|target| *target >= self.warm_up) {
+            *times.entry(target).or_default() += 1;
         }
         let (once, more) =
             (times.values().filter(|times| **times == 1).count(), times.values().filter(|times| **times > 1).count());
@@ -308,7 +280,8 @@ impl Run {
             format!("of {} targets {once} were patched once and {more} more than once", self.count)
         });
         let deployments = self.stage.objects("deployments").await?;
-        let targets = deployments.iter().filter(|object| object["metadata"]["name"].as_str().is_some_and(is_target));
+        let targets =
+            deployments.iter().filter(|object| object["metadata"]["name"].as_str().and_then(target).is_some());
         let right = targets.filter(|object| object["spec"]["replicas"] == 1).count() as u64;
         let expected = self.warm_up + self.count;
         outcome.require(right == expected, || format!("{right} of {expected} targets have one replica more"));
@@ -319,18 +292,6 @@ impl Run {
         });
         Ok(())
     }
-}
-
-pub(super) fn is_target(name: &str) -> bool {
-    name.strip_prefix('t').is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
-}
-
-fn is_patch(write: &Write) -> bool {
-    write.ours
-        && write.committed()
-        && write.verb == "patch"
-        && write.resource == "deployments"
-        && is_target(&write.name)
 }
 
 fn rows(
@@ -422,10 +383,8 @@ fn way(sent: &Sent, warm_up: u64, writes: &[Write]) -> Vec<Row> {
         "way: patched",
     ];
     let mut parts = vec![Latencies::new(); names.len()];
-    for patch in writes.iter().filter(|write| is_patch(write)) {
-        let number =
-            patch.name.strip_prefix('t').and_then(|n| n.parse::<u64>().ok()).and_then(|n| n.checked_sub(warm_up));
-        let Some(number) = number else { continue };
+    for (patch, target) in writes.iter().filter_map(|write| Some((write, target_of_patch(write)?))) {
+        let Some(number) = target.checked_sub(warm_up) else { continue };
         let from = sent.intended(number);
         let (Some(group), Some(action)) =
             (one_between(&groups, from, patch.received), one_between(&actions, from, patch.received))
@@ -476,24 +435,6 @@ mod tests {
     use jiff::SignedDuration;
 
     use super::*;
-
-    #[test]
-    fn only_a_patch_of_a_target_that_took_effect_counts() {
-        let write = |verb: &str, name: &str, code| Write {
-            received: Timestamp::UNIX_EPOCH,
-            answered: Timestamp::UNIX_EPOCH,
-            verb: verb.into(),
-            resource: "deployments".into(),
-            name: name.into(),
-            code,
-            ours: true,
-            object: serde_json::Value::Null,
-        };
-        assert!(is_patch(&write("patch", "t7", 200)));
-        assert!(!is_patch(&write("patch", "t7", 422)) && !is_patch(&write("update", "t7", 200)));
-        assert!(!is_patch(&write("patch", "tx", 200)) && !is_patch(&write("patch", "floor", 200)));
-        assert!(!is_patch(&Write { ours: false, ..write("patch", "t7", 200) }));
-    }
 
     #[test]
     fn reads_are_told_for_each_incident() {

@@ -16,7 +16,7 @@ use http::Method;
 use serde_json::{Value, json};
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::react::is_target;
+use super::patches::target;
 use crate::{
     api::{Api, JSON_PATCH},
     audit::{Write, count_by_kind},
@@ -141,7 +141,8 @@ pub(super) async fn play(
     ));
     let deployments = stage.objects("deployments").await?;
     let targets =
-        deployments.iter().filter(|object| object["metadata"]["name"].as_str().is_some_and(is_target)).count() as u64;
+        deployments.iter().filter(|object| object["metadata"]["name"].as_str().and_then(target).is_some()).count()
+            as u64;
     anyhow::ensure!(targets > 0, "there is no Deployment to patch");
     let (next, done) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let mut audit = stage.audit();

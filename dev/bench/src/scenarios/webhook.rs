@@ -24,7 +24,7 @@ pub(super) async fn play(options: &Options, bus: Bus) -> anyhow::Result<Outcome>
     outcome.versions = stage.shop.environment.versions();
     stage.start().await?;
     let mut floors = stage.fsync(if options.quick { 100 } else { 500 }).await?;
-    let alerts = Alerts { name: "Noise".into(), services: 1_000, starts_at: Timestamp::now() };
+    let alerts = Alerts::warnings("Noise", 1_000);
     let schedule = Schedule::over(RATE, Duration::from_secs(if options.quick { 5 } else { 60 }));
     let load = |from: u64, schedule| {
         let alerts = alerts.clone();

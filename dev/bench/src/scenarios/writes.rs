@@ -42,7 +42,7 @@ pub(super) async fn play(options: &Options, bus: Bus) -> anyhow::Result<Outcome>
     // The first conditions of Rules, Runbooks and channels are no incident's.
     tokio::time::sleep(Duration::from_secs(5)).await;
     let mut audit = stage.audit();
-    let alerts = Alerts { name: "CPUHigh".into(), services: count, starts_at: Timestamp::now() };
+    let alerts = Alerts::warnings("CPUHigh", count);
     say(&format!("{count} incidents, {RATE} a second, then {} s for what follows", SETTLED.as_secs()));
     let load = Load {
         address: stage.address()?,

@@ -1,11 +1,12 @@
-//! A budget for retries: they may add a tenth to the calls, so that an API server in trouble is not held down by its callers.
+//! A budget for retries: with them there may be a tenth more calls than were asked for, so that whoever is in trouble is not held down
+//! by its callers (Google SRE, "Handling Overload", per-client retry budget).
 
 use jiff::Timestamp;
 
-/// Tokens that a first call adds.
-const PER_CALL: f64 = 0.1;
+/// Tokens that a first call adds. Less than a tenth: what time adds, and what was saved up, comes to it.
+const PER_CALL: f64 = 0.05;
 /// Tokens that time adds, so that a quiet process can retry too.
-const PER_SECOND: f64 = 1.0;
+const PER_SECOND: f64 = 0.1;
 const MAX: f64 = 20.0;
 
 /// A token bucket. A retry takes one token.
@@ -33,6 +34,11 @@ impl RetryBudget {
         (self.tokens + elapsed_s * PER_SECOND).min(MAX)
     }
 
+    /// Whether nothing is known of it any more that a new one would not say.
+    pub fn is_full(&self, now: Timestamp) -> bool {
+        self.tokens(now) >= MAX
+    }
+
     /// Whether a retry may be made now.
     pub fn take(&mut self, now: Timestamp) -> bool {
         self.tokens = self.tokens(now);
@@ -54,10 +60,10 @@ mod tests {
         let at = |second| Timestamp::from_second(second).unwrap();
         let mut budget = RetryBudget::default();
         assert_eq!((0..100).filter(|_| budget.take(at(0))).count(), 20);
-        (0..50).for_each(|_| budget.call());
+        (0..100).for_each(|_| budget.call());
         let from_calls = (0..100).filter(|_| budget.take(at(0))).count();
         assert!((4..=5).contains(&from_calls), "{from_calls}");
-        assert_eq!((0..100).filter(|_| budget.take(at(7))).count(), 7);
-        assert!(!budget.take(at(3)), "a clock that goes back gives nothing");
+        assert_eq!((0..100).filter(|_| budget.take(at(70))).count(), 7);
+        assert!(!budget.take(at(30)), "a clock that goes back gives nothing");
     }
 }
