@@ -46,20 +46,20 @@ demo: ## The main job on a real control plane: an alert comes in, a Deployment i
 	  && $(CARGO) run --quiet --locked --package eventpulse-demo -- --bus $(BUS) $(if $(filter 1,$(KEEP)),--keep))
 
 # Options of `make bench`: ONLY=react,idle (the list is in `make bench LIST=1`), QUICK=1, BUS=kafka, embedded or both, FSYNC=1 for etcd
-# that writes to disk, PROFILE=DIR for perf, OUT=DIR for the results.
+# that writes to disk, PROFILE=DIR for perf, OUT=DIR for the results, REPORT=1 to write README.md anew and run nothing.
 # BUS has a default for the demo; here only one that was given counts.
 BENCH_BUS := $(if $(filter undefined file,$(origin BUS)),,$(BUS))
 BENCH_ARGS = $(if $(ONLY),--only $(ONLY)) $(if $(BENCH_BUS),--bus $(BENCH_BUS)) $(if $(filter 1,$(QUICK)),--quick) \
-	$(if $(filter 1,$(FSYNC)),--etcd-fsync) $(if $(filter 1,$(LIST)),--list) \
+	$(if $(filter 1,$(FSYNC)),--etcd-fsync) $(if $(filter 1,$(LIST)),--list) $(if $(filter 1,$(REPORT)),--report) \
 	$(if $(PROFILE),--profile "$(call absolute,$(PROFILE))") $(if $(OUT),--out "$(call absolute,$(OUT))")
 comma := ,
 
 bench: ## Measure it on real parts, about an hour in all (ONLY=react,idle QUICK=1 BUS=kafka FSYNC=1 PROFILE=DIR OUT=DIR; LIST=1 lists)
 	@case "$(BENCH_BUS)" in ''|embedded|kafka|both) ;; *) \
 	  echo "BUS=$(BUS): it is kafka, embedded or both" >&2; exit 2 ;; esac
-	@for switch in "QUICK=$(QUICK)" "FSYNC=$(FSYNC)" "LIST=$(LIST)"; do \
+	@for switch in "QUICK=$(QUICK)" "FSYNC=$(FSYNC)" "LIST=$(LIST)" "REPORT=$(REPORT)"; do \
 	  case "$$switch" in *=|*=0|*=1) ;; *) echo "$$switch: it is 1 or 0" >&2; exit 2 ;; esac; done
-	@for name in $(subst $(comma), ,$(ONLY)); do grep -Eq "^ *(scenario\()?\"$$name\"," dev/bench/src/scenarios/mod.rs || { \
+	@for name in $(subst $(comma), ,$(ONLY)); do grep -Eq "(^ *|scenario\()\"$$name\"," dev/bench/src/scenarios/mod.rs || { \
 	  echo "ONLY=$(ONLY): there is no scenario $$name; make bench LIST=1 lists them" >&2; exit 2; }; done
 	@$(call timed,make bench,$(CHECK) rust $(CONTROL_PLANE) $(if $(filter embedded,$(BENCH_BUS)),,kafka) \
 	  && $(RELEASE) && $(CARGO) build --release --locked --package eventpulse-bench-probe \

@@ -51,6 +51,9 @@ struct Cli {
     /// Where README.md, latest.json and plots are written. What other scenarios have there stays.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Write README.md and plots anew from what is known, with findings.md as it is now, and run nothing.
+    #[arg(long)]
+    report: bool,
     /// Say what there is to run and how long it takes, and run nothing.
     #[arg(long)]
     list: bool,
@@ -104,6 +107,9 @@ async fn bench(cli: &Cli) -> anyhow::Result<()> {
             println!("{:<10} {bus:<9} {:>4} s  {}{only}", scenario.name, takes.as_secs(), scenario.what);
         }
         return Ok(());
+    }
+    if cli.report {
+        return report::write(&run::out(cli.out.as_deref(), false), &[]);
     }
     let options = run::Options {
         quick: cli.quick,

@@ -283,6 +283,19 @@ mod tests {
         outcome
     }
 
+    /// `make bench REPORT=1` writes it anew.
+    #[test]
+    fn the_results_that_are_published_are_what_was_measured_and_found() {
+        let dir = crate::stage::root().join("docs/bench");
+        let copy = tempfile::tempdir().unwrap();
+        for name in [JSON, FINDINGS] {
+            std::fs::copy(dir.join(name), copy.path().join(name)).unwrap();
+        }
+        write(copy.path(), &[]).unwrap();
+        let text = |dir: &Path| std::fs::read_to_string(dir.join(README)).unwrap();
+        assert_eq!(text(copy.path()), text(&dir), "docs/bench/README.md is not of latest.json and findings.md");
+    }
+
     #[test]
     fn the_table_shows_goal_result_ratio_and_verdict_in_columns() {
         let text = table(&outcome("react", Some(Bus::Kafka), 50.0));

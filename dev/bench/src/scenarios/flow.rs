@@ -19,11 +19,11 @@ use crate::{
     outcome::{Bus, Goal, Outcome, Row, Series},
     pace::{self, Schedule},
     run::Options,
-    stage::{OURS, Stage, WEBHOOK, path_of, say},
+    stage::{Stage, WEBHOOK, path_of, say},
     watch::{Sample, Watch, metric},
 };
 
-/// Deployments that are restarted in turn.
+/// Deployments that get one replica more in turn.
 const TARGETS: u64 = 200;
 /// Alerts of a request of those that concern nobody.
 const EACH: u64 = 50;
@@ -39,9 +39,9 @@ const INCIDENT_MAX_KB: f64 = 32.0;
 const MIB: f64 = 1024.0 * 1024.0;
 
 /// For how many seconds after its beginning each kind is kept here (docs/bounds.md): the TTL of a minute, or longer where a repetition
-/// could still come. An Action and a Notification stay for their deadline of half a minute and five minutes, which clocks may differ by.
+/// could still come; a group first waits a minute for its alert to come again. An Action and a Notification stay for their deadline of half a minute and five minutes, which clocks may differ by.
 const LIVES: [(&str, f64); 4] =
-    [("alertgroups", 120.0), ("incidents", 120.0), ("actions", 30.0 + 300.0), ("notifications", 30.0 + 300.0)];
+    [("alertgroups", 180.0), ("incidents", 120.0), ("actions", 30.0 + 300.0), ("notifications", 30.0 + 300.0)];
 
 /// How it is played.
 pub(super) struct Flow {
@@ -127,20 +127,29 @@ pub(super) async fn play(options: &Options, bus: Bus, how: Flow) -> anyhow::Resu
     Ok(outcome)
 }
 
-/// Each alert is a group of its own; its target is restarted, and everybody is told.
+/// Each alert is a group of its own; its target gets one replica more, and everybody is told.
 const RULE: &str = "
+apiVersion: eventpulse.io/v1alpha1
+kind: Runbook
+metadata: {name: flow, namespace: shop}
+spec:
+  serviceAccountName: remediator
+  steps:
+  - {name: scale, type: Scale, scale: {delta: 1, maxReplicas: 1000}}
+---
 apiVersion: eventpulse.io/v1alpha1
 kind: Rule
 metadata: {name: flow, namespace: shop}
 spec:
   match: {matchers: ['alertname=\"Flow\"']}
-  groupBy: [n]
+  groupBy: [\"n\"]
   acceptWindow: 60s
+  expireAfter: 60s
   incident: {severity: $(alert.labels.severity), summary: $(alert.annotations.summary), resolveOn: ActionCompleted}
   actions:
-  - name: restart
+  - name: add-replica
     deadline: 30s
-    runbookRef: {name: restart}
+    runbookRef: {name: flow}
     targetRef: {apiVersion: apps/v1, kind: Deployment, name: $(alert.labels.service)}
   notifications:
   - {channelRef: {name: ops-slack}, template: IncidentOpened, events: [Opened], deadline: 30s}
@@ -192,7 +201,7 @@ async fn check(
     }
     outcome.require(drained, || "not every accepted alert was decided on".into());
     let (count, done) = (acted.schedule.count, all_patches(patches).count() as u64);
-    outcome.require(done == count, || format!("{done} restarts for {count} incidents"));
+    outcome.require(done == count, || format!("{done} patches for {count} incidents"));
     let opened = metric(stage.running()?, "eventpulse_alerts_decided_total", "reason=\"opened\"").await as u64;
     outcome.require(opened == count, || format!("{opened} incidents opened by {count} alerts"));
     let told = stage.shop.sink.count_by_key();
@@ -323,6 +332,7 @@ fn bytes_in(dir: &Path, counts: &dyn Fn(&Path) -> bool) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stage::OURS;
 
     #[test]
     fn a_line_has_its_slope_and_noise_around_it_changes_nothing() {

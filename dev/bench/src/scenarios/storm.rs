@@ -87,7 +87,7 @@ pub(super) async fn play(options: &Options, bus: Bus) -> anyhow::Result<Outcome>
 
     let count = size.critical + size.requests * EACH;
     say(&format!("{count} alerts of as many groups and of {RULES} rules within a second, {} critical", size.critical));
-    let alerts = Alerts::warnings("", u64::MAX);
+    let (alerts, first) = (Alerts::warnings("", u64::MAX), WARM_UP + size.critical);
     let others = Load {
         address,
         path: WEBHOOK,
@@ -96,7 +96,7 @@ pub(super) async fn play(options: &Options, bus: Bus) -> anyhow::Result<Outcome>
         body: Arc::new(move |request| {
             let name = format!("Hold{}", Size::rule_of(request));
             // Numbers of their own: no group is one of the critical ones.
-            Alerts { name, ..alerts.clone() }.webhook(1_000_000 + request * EACH, EACH)
+            Alerts { name, ..alerts.clone() }.webhook(first + request * EACH, EACH)
         }),
     };
     let watch = Watch::begin(&stage)?;
