@@ -46,7 +46,7 @@ pub fn first_state(request: &NotificationRequested, traceparent: Option<&str>) -
 }
 
 fn incident_of(header: &IncidentHeader) -> NotificationIncident {
-    // Newest last, as the header has them; the key of the list must be unique, or the API server refuses the object.
+    // Newest first, as the header has them; the key of the list must be unique, or the API server refuses the object.
     let mut alerts: Vec<IncidentAlert> = Vec::new();
     for link in &header.alerts {
         if alerts.len() < NOTIFICATION_ALERTS_MAX
@@ -154,7 +154,7 @@ pub fn event_of(name: &NamespacedName, spec: &NotificationSpec, said: Said, sour
     })
 }
 
-fn header_of(namespace: &str, spec: &NotificationSpec) -> Option<IncidentHeader> {
+pub(super) fn header_of(namespace: &str, spec: &NotificationSpec) -> Option<IncidentHeader> {
     let incident = &spec.incident;
     Some(IncidentHeader {
         incident_id: IncidentId::try_from(incident.incident_id.clone()).ok()?,

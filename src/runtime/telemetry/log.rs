@@ -173,7 +173,7 @@ fn apply(filter: &LogFilter, file: &Path, found: &Result<Option<String>, String>
 
 /// The fields of a span, and of those around it the inner one's.
 #[derive(Clone, Default)]
-struct Fields(Map<String, Value>);
+pub(super) struct Fields(pub Map<String, Value>);
 
 impl Visit for Fields {
     fn record_f64(&mut self, field: &Field, value: f64) {
@@ -208,7 +208,7 @@ impl Fields {
 }
 
 /// Keeps the fields of spans for the layers behind it.
-struct Remembering;
+pub(super) struct Remembering;
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Remembering {
     fn on_new_span(&self, attributes: &span::Attributes<'_>, id: &span::Id, ctx: Context<'_, S>) {
@@ -228,7 +228,10 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Remembering {
 }
 
 /// Of a line: its message, its own fields, and those of the spans that it was said in.
-fn told<S: Subscriber + for<'a> LookupSpan<'a>>(event: &Event<'_>, ctx: &Context<'_, S>) -> (String, Fields, Fields) {
+pub(super) fn told<S: Subscriber + for<'a> LookupSpan<'a>>(
+    event: &Event<'_>,
+    ctx: &Context<'_, S>,
+) -> (String, Fields, Fields) {
     let mut own = Fields::default();
     event.record(&mut own);
     let message = match own.0.remove("message") {

@@ -330,9 +330,12 @@ async fn l_a_process_that_was_killed_is_joined_by_the_one_that_goes_on_for_it() 
         .await;
     assert_eq!(ended.1["action_id"], patch.attributes["eventpulse.action_id"]);
     assert_eq!(ended.1["incident_id"], text(&incident["metadata"]["name"]));
+    let raised = whole(&shop, SENDERS_TRACE, &TO_THE_PATCH[4..], |_| true).await.0;
+    assert_eq!(ended.1["alert_id"], raised.attributes["eventpulse.alert_id"]);
     let own = own_lines(&again.process().log(), SENDERS_TRACE);
     let own = own.iter().find(|line| line["message"] == "An action came to its end.").unwrap();
     assert_eq!(own["action_id"], ended.1["action_id"].as_str());
+    assert_eq!(own["alert_id"], ended.1["alert_id"].as_str());
     assert_eq!(own["span_id"], patch.parent.as_str(), "{own:#}");
 
     // Of this process nothing has gone out yet: at the end all does.

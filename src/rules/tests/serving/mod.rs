@@ -1,7 +1,8 @@
-//! The service on the log in memory and the API server in memory; several of it are in [`replicas`], edited rules in [`edits`],
+//! The service on the log in memory and the API server in memory; several of it are in [`replicas`], edited rules in [`edits`], what is said in [`lines`],
 //! groups that were deleted in [`orphans`].
 
 mod edits;
+mod lines;
 mod orphans;
 mod replicas;
 mod storms;
