@@ -182,6 +182,20 @@ fn why_a_rule_matches_or_not_is_one_reason_with_its_details() {
     }
 }
 
+#[test]
+fn of_more_rules_than_a_story_tells_the_nearest_are_told() {
+    let mut facts = facts(examples());
+    let far = |number| rule(&format!("far-{number}"), "shop", matching("alertname=Other"));
+    facts.rules = (0..story::RULES_MAX).map(far).chain([rule("near", "shop", matching("alertname=CPUHigh"))]).collect();
+    let story = story::tell(&incident_id(), &facts, false, raised().accepted_at);
+    assert_eq!((story.rules.len(), story.rules[0].rule.to_string().as_str()), (story::RULES_MAX, "shop/near"));
+    assert!(
+        story.notes.iter().any(|note| note == "1001 rules were tried, the nearest 1000 are told."),
+        "{:?}",
+        story.notes
+    );
+}
+
 fn facts(events: Vec<Event>) -> Facts {
     let ids = Ids {
         subject: incident_id(),

@@ -385,6 +385,17 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn a_filter_file_beyond_its_bound_is_not_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("filter");
+        let text = |bytes: u64| format!("info{}", " ".repeat(usize::try_from(bytes).unwrap() - 4));
+        std::fs::write(&file, text(FILTER_BYTES_MAX)).unwrap();
+        assert_eq!(check_filter_file(&file).await, Ok(()));
+        std::fs::write(&file, text(FILTER_BYTES_MAX + 1)).unwrap();
+        assert_eq!(check_filter_file(&file).await, Err("has 16385 bytes, at most 16384 are read".into()));
+    }
+
     fn fields(pairs: &[(&str, Value)]) -> Fields {
         Fields(pairs.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect())
     }
