@@ -148,37 +148,110 @@ fn every_number_is_that_of_the_code() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-#[test]
-fn every_test_that_is_named_is_there() {
-    let mut code = String::new();
-    let mut folders: Vec<PathBuf> = ["src", "tests", "dev"].map(|folder| root().join(folder)).to_vec();
+/// Every file of Rust in these folders.
+fn files(folders: &[&str]) -> Vec<(PathBuf, String)> {
+    let mut folders: Vec<PathBuf> = folders.iter().map(|folder| root().join(folder)).collect();
+    let mut files = Vec::new();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
-                code.push_str(&fs::read_to_string(path).unwrap());
+                let text = fs::read_to_string(&path).unwrap();
+                files.push((path, text));
             }
         }
     }
+    files
+}
+
+#[test]
+fn every_test_that_is_named_is_there() {
+    let code: String = files(&["src", "tests", "dev"]).into_iter().map(|(_, text)| text).collect();
     let tests = rows().into_iter().flat_map(|row| row.tests);
     let missing: BTreeSet<String> = tests.filter(|test| !code.contains(&format!("fn {test}("))).collect();
     assert!(missing.is_empty(), "docs/bounds.md names tests that are not there: {missing:#?}");
 }
 
-/// The rooms that hold nothing but bounds are in the table whole.
+/// What is named as a bound, and is none of its own. By place, or by name alone for what several files have.
+const NO_BOUNDS: [(&str, &str); 32] = [
+    ("BACKOFF_MAX", "a pause between two tries: nothing is kept for it"),
+    ("TICK_MAX", "how often the clock is asked"),
+    ("OUTBOX_LIMIT", "of an object's outbox, as the row says, or fewer"),
+    ("actions/ring.rs:COUNTER_MAX", "a number that takes the same room however large it is"),
+    ("actions/run.rs:WAITING_FOR_MAX", "what the schema takes, to which a text is cut"),
+    ("api/v1alpha1/duration.rs:MILLIS_MAX", "what GEP-2257 can write"),
+    ("bus/embedded/storage.rs:RECORDS", "a name"),
+    ("bus/kafka/connection.rs:MAX_MESSAGE_BYTES", "a record's bound with Kafka's own framing"),
+    ("bus/kafka/member.rs:BURST", "when offsets are looked after, of a queue that has its bound"),
+    ("bus/kafka/offsets.rs:NAMED_MAX", "the width of a line for people"),
+    ("cli/dead_letters/render.rs:PROBLEM_MAX", "the width of a table for people"),
+    ("cli/explain/render.rs:VALUE_MAX", "the width of a line for people"),
+    ("config.rs:RETENTION_MOST", "the range of a flag, which is told when it is refused"),
+    ("config.rs:GRACE_MOST", "the range of a flag"),
+    ("config.rs:TOPIC_NAME_MAX", "what Kafka takes as a topic's name"),
+    ("config/brokers.rs:HOST_MAX", "what DNS takes as a host's name"),
+    ("config/shutdown.rs:STAGE_MOST", "the range of a flag"),
+    ("config_status/reconcile.rs:TRIES_MAX", "tries at once, before the next round"),
+    ("config_status/validate/rule.rs:PARAMETER_LEN_MAX", "that of compile/rule.rs, looked at before it is computed"),
+    ("expression/cost.rs:PARAMETER_BYTES", "what the cost of an expression is reckoned with"),
+    ("expression/mod.rs:PROBLEM_LEN_MAX", "of an error for people, which a status bounds"),
+    ("incidents/fold.rs:SKEW_MAX", "when a time is taken for nonsense"),
+    ("incidents/said.rs:AHEAD_MAX", "when a time is taken for nonsense"),
+    ("ingest/relay.rs:BATCH", "how much of the outbox goes at once"),
+    ("rules/decide/alerts.rs:CLOCKS_DIFFER_MAX", "when a time is no evidence"),
+    ("rules/decide/alerts.rs:COUNT_MAX", "a number that takes the same room however large it is"),
+    ("runtime/group_commit.rs:HEAD_BYTES", "the head of SQLite's file"),
+    ("runtime/kube_api.rs:FOREIGN_TEXT_MAX", "of an error for people, which a status bounds"),
+    ("runtime/store.rs:SWEEP_PUBLISH_BATCH", "how much of a sweep is done at once"),
+    ("runtime/store.rs:TIDY_MAX", "how much of a sweep is done at once"),
+    ("runtime/watch_cache.rs:EARLY_ENDS_MAX", "when a watch is taken for none"),
+    ("runtime/watch_cache.rs:SILENCE_MAX", "when a watch is taken for broken"),
+];
+
+/// Whether a constant's name says that something ends there.
+fn names_a_bound(name: &str) -> bool {
+    let ends =
+        ["MAX", "BYTES", "LIMIT", "ONCE", "MOST", "QUEUE", "BATCH", "TOGETHER", "CONCURRENCY", "RECORDS", "BURST"];
+    name.starts_with("MAX_") || name.split('_').next_back().is_some_and(|last| ends.contains(&last))
+}
+
+/// The constants of a file of `src/`, but those of its tests.
+fn constants(text: &str) -> impl Iterator<Item = &str> {
+    let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+    code.lines().filter_map(|line| {
+        let (before, rest) = line.trim().split_once("const ")?;
+        let (name, value) = rest.split_once(':')?;
+        let is_one = (before.is_empty() || before.starts_with("pub")) && value.contains('=');
+        is_one.then_some(name)
+    })
+}
+
 #[test]
-fn every_bound_of_an_alert_and_of_a_request_is_in_the_table() {
+fn whatever_is_named_as_a_bound_is_in_the_table_or_is_said_to_be_none() {
     let places: BTreeSet<String> = rows().into_iter().flat_map(|row| row.places).collect();
-    for file in ["events/bounds.rs", "ingest/bounds.rs"] {
-        for line in read(Path::new("src").join(file)).lines() {
-            let Some((name, _)) = line.strip_prefix("pub const ").and_then(|rest| rest.split_once(':')) else {
-                continue;
-            };
-            assert!(places.contains(&format!("{file}:{name}")), "{file}: {name} is not in docs/bounds.md");
+    let (mut missing, mut used, mut found) = (Vec::new(), BTreeSet::new(), 0);
+    for (path, text) in files(&["src"]) {
+        let path = path.strip_prefix(root().join("src")).unwrap().to_str().unwrap().to_owned();
+        if path.contains("tests") {
+            continue;
+        }
+        let whole = ["events/bounds.rs", "ingest/bounds.rs"].contains(&&*path);
+        for name in constants(&text).filter(|name| whole || names_a_bound(name)) {
+            found += 1;
+            let place = format!("{path}:{name}");
+            match NO_BOUNDS.iter().find(|(known, _)| *known == name || *known == place) {
+                Some((known, _)) => drop(used.insert(*known)),
+                None if places.contains(&place) => {}
+                None => missing.push(place),
+            }
         }
     }
+    assert!(found > 120, "{found} were read");
+    assert!(missing.is_empty(), "not in docs/bounds.md: {missing:#?}");
+    let gone: Vec<&str> = NO_BOUNDS.iter().map(|(known, _)| *known).filter(|known| !used.contains(known)).collect();
+    assert!(gone.is_empty(), "said to be no bounds, and not there: {gone:#?}");
 }
 
 #[test]

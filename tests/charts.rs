@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
+use eventpulse::{bus::EmbeddedConfig, ingest::IngestConfig};
 use serde_json::{Value, json};
 
 fn read(path: &str) -> String {
@@ -96,6 +97,33 @@ fn properties(prefix: &str, schema: &Value, found: &mut BTreeMap<String, Value>)
     for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
         let path = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
         properties(&path, inner, found);
+    }
+}
+
+#[test]
+fn every_value_of_config_becomes_a_flag_that_the_program_has() {
+    let (helpers, program) = (read("templates/_helpers.tpl"), read("../../src/config.rs"));
+    let line = helpers.lines().find_map(|line| line.strip_prefix("{{- $flags := dict ")).unwrap();
+    let words: Vec<&str> = line.split('"').skip(1).step_by(2).collect();
+    let mut keys = Vec::new();
+    for pair in words.chunks(2) {
+        let [flag, key] = pair else { panic!("{pair:?} is no flag with its value") };
+        assert!(program.contains(&format!("pub {}: ", flag.replace('-', "_"))), "there is no --{flag}");
+        keys.push(format!("config.{key}"));
+    }
+    keys.sort();
+    let values: Vec<String> = values().into_keys().filter(|path| path.starts_with("config.")).collect();
+    assert_eq!(keys, values);
+}
+
+#[test]
+fn the_disk_holds_what_outbox_and_log_may_hold_with_room_for_their_files() {
+    let bytes = |text: &str| text.strip_suffix("Gi").unwrap().parse::<u64>().unwrap() << 30;
+    let manager = read("../../config/manager/manager.yaml");
+    let (_, claim) = manager.split_once("storage: ").unwrap();
+    let held = IngestConfig::default().outbox_max_bytes.max(EmbeddedConfig::new(".").max_bytes);
+    for size in [values()["persistence.size"].as_str().unwrap(), claim.split('}').next().unwrap()] {
+        assert!(bytes(size) >= held / 4 * 5, "{size} for {held} bytes and what a file needs beside them");
     }
 }
 

@@ -26,7 +26,7 @@ use super::{
 use crate::{
     api::v1alpha1::{Action, ActionPhase, ActionStatus, FINALIZER_CLAIM, LABEL_INCIDENT, OutboxEntry, Rule, Runbook},
     bus::{Ack, BusError, Consumes},
-    events::{ActionRequested, DeadLetterReason, NamespacedName, Payload, Topic, TraceContext, is_urgent},
+    events::{ActionRequested, AlertId, DeadLetterReason, NamespacedName, Payload, Topic, TraceContext, is_urgent},
     mutants::{Mutant, mutated},
     runtime::{
         ApiFailure, Context, Gate, Handler, Inbound, Kinds, KubeEvents, Mailboxes, Owned, Ownership, Rank, Step, Store,
@@ -301,7 +301,8 @@ impl Claimer {
 
 fn lines_of(request: &ActionRequested, trace: Option<TraceContext>) -> tracing::Span {
     let (action, incident) = (request.action_id.as_str(), request.incident.incident_id.as_str());
-    scope(trace, Ids { action: Some(action), incident: Some(incident), ..Ids::default() })
+    let alert = request.incident.alert().map(AlertId::as_str);
+    scope(trace, Ids { alert, action: Some(action), incident: Some(incident), ..Ids::default() })
 }
 
 impl Actions {
@@ -309,8 +310,12 @@ impl Actions {
     fn lines(&self, name: &NamespacedName) -> tracing::Span {
         let action = self.store.get(name);
         let trace = action.as_ref().and_then(|action| TraceContext::read(action.spec.traceparent.as_deref()));
-        let incident = action.as_ref().and_then(|action| action.labels().get(LABEL_INCIDENT)).map(String::as_str);
         let trace = trace.map(|trace| trace.of_action(&name.name));
+        let request = action.as_ref().and_then(|action| serde_json::from_str(&action.spec.request).ok());
+        if let Some(request) = request {
+            return lines_of(&request, trace);
+        }
+        let incident = action.as_ref().and_then(|action| action.labels().get(LABEL_INCIDENT)).map(String::as_str);
         scope(trace, Ids { action: Some(&name.name), incident, ..Ids::default() })
     }
 }
@@ -325,11 +330,14 @@ impl Handler<TargetKey, ()> for Runner {
             && let Some(turn) = self.0.queues.first(key)
         {
             let name = NamespacedName { namespace: key.namespace.clone(), name: turn.action.clone() };
-            match self.0.run_to_end(&name).instrument(self.0.lines(&name)).await {
+            let lines = self.0.lines(&name);
+            match self.0.run_to_end(&name).instrument(lines.clone()).await {
                 Ok(()) => self.0.queues.remove(key, &turn.action),
                 Err(StoreError::Shutdown) => return,
                 Err(error) => {
-                    tracing::error!(action = %name, %error, "An Action cannot be written; it is tried again later.");
+                    lines.in_scope(|| {
+                        tracing::error!(action = %name, %error, "An Action cannot be written; it is tried again later.");
+                    });
                     self.0.queues.remove(key, &turn.action);
                 }
             }

@@ -9,10 +9,15 @@ use std::{
 };
 
 use futures::FutureExt;
+use tokio::sync::watch;
 
 /// Of one log; clones are the same.
 #[derive(Clone, Default)]
-pub(super) struct Faults(Arc<Mutex<BTreeMap<String, String>>>);
+pub(super) struct Faults {
+    parts: Arc<Mutex<BTreeMap<String, String>>>,
+    /// The part that panicked, where one did.
+    panicked: Arc<watch::Sender<Option<String>>>,
+}
 
 impl Faults {
     /// This part does not work, and why. True when that is new.
@@ -54,14 +59,50 @@ impl Faults {
     /// Runs a task of the log's own, which nobody waits for: that it panicked is said here.
     pub(super) async fn guard(self, part: String, task: impl Future<Output = ()>) {
         if AssertUnwindSafe(task).catch_unwind().await.is_err() {
-            tracing::error!(part, "A task of the log panicked.");
-            self.set(&part, "it panicked; start the process again");
+            self.panics(&part);
+        }
+    }
+
+    /// The same for a thread: what is given stands on its stack.
+    pub(super) fn guard_thread(self, part: &'static str) -> ThreadGuard {
+        ThreadGuard { faults: self, part }
+    }
+
+    fn panics(&self, part: &str) {
+        tracing::error!(part, "A task of the log panicked.");
+        self.set(part, "it panicked; start the process again");
+        self.panicked.send_replace(Some(format!("{part}: it panicked")));
+    }
+
+    /// Waits until a part under guard has panicked, and gives which.
+    pub(super) async fn panicked(&self) -> String {
+        let mut panicked = self.panicked.subscribe();
+        loop {
+            if let Some(part) = &*panicked.borrow_and_update() {
+                return part.clone();
+            }
+            // Its sender is held here, so it is not gone.
+            let _ = panicked.changed().await;
         }
     }
 
     /// No panic happens while the lock is held, so a poisoned one holds a whole state.
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Says, when it is dropped by a panic, that the thread has ended by one.
+pub(super) struct ThreadGuard {
+    faults: Faults,
+    part: &'static str,
+}
+
+impl Drop for ThreadGuard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.faults.panics(self.part);
+        }
     }
 }
 
@@ -90,8 +131,22 @@ mod tests {
     async fn a_panic_of_a_task_that_nobody_waits_for_is_said() {
         let faults = Faults::default();
         tokio::spawn(faults.clone().guard("fine".into(), async {})).await.unwrap();
-        assert_eq!(faults.check(), Ok(()));
+        assert_eq!((faults.check(), faults.panicked().now_or_never()), (Ok(()), None));
         tokio::spawn(faults.clone().guard("retention".into(), async { panic!("at work") })).await.unwrap();
         assert!(faults.check().unwrap_err().starts_with("retention: it panicked"));
+        assert_eq!(faults.panicked().await, "retention: it panicked");
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_a_thread_is_said_and_its_end_is_none() {
+        let faults = Faults::default();
+        for (panics, says) in [(false, None), (true, Some("producer: it panicked".to_owned()))] {
+            let guard = faults.clone().guard_thread("producer");
+            let thread = std::thread::spawn(move || {
+                let _guard = guard;
+                assert!(!panics, "as a test wants it");
+            });
+            assert_eq!((thread.join().is_err(), faults.panicked().now_or_never()), (panics, says));
+        }
     }
 }

@@ -185,6 +185,11 @@ pub trait Bus: Send + Sync + 'static {
     /// Whether the log can be reached now and every consumer of this process can read it, and if not, why.
     fn health(&self) -> Result<(), String>;
 
+    /// Waits until a part of the log has ended that should not have, and gives which and why. Whoever runs the log ends with it.
+    async fn failed(&self) -> String {
+        std::future::pending().await
+    }
+
     /// Whether this group can read now. The health tells more: a log that is full, or another group's consumer.
     fn can_read(&self, group: &str) -> bool;
 

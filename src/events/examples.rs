@@ -275,3 +275,25 @@ impl Story {
 fn texts(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_name_the_alert_that_opened_an_incident_while_it_is_told_and_then_the_newest() {
+        let seed = Story::new();
+        let later = |number: i64| {
+            let (fingerprint, starts_at) = (format!("{number:016x}"), seed.at(1_000 * number));
+            let alert_id = AlertId::new(SOURCE, &fingerprint, starts_at);
+            AlertLink { alert_id, fingerprint, starts_at, status: AlertStatus::Firing }
+        };
+        let alerts = vec![later(2), later(1), seed.link(AlertStatus::Firing)];
+        let mut header = IncidentHeader { alerts, ..seed.header() };
+        assert_eq!(header.alert(), Some(&seed.alert_id));
+        header.alerts.pop();
+        assert_eq!(header.alert(), Some(&later(2).alert_id));
+        header.alerts.clear();
+        assert_eq!(header.alert(), None, "a storm has none");
+    }
+}

@@ -82,6 +82,17 @@ pub struct IncidentHeader {
     pub accepted_at: Option<Timestamp>,
 }
 
+impl IncidentHeader {
+    /// The alert that lines of the log about the incident name: the one that opened it, whose trace it keeps, or the newest where so
+    /// many came later that it is not among them any more. None for a storm, which has no alerts.
+    pub fn alert(&self) -> Option<&AlertId> {
+        let opened = |link: &&AlertLink| {
+            IncidentId::new(&self.rule.name, &self.correlation_id, &link.alert_id) == self.incident_id
+        };
+        self.alerts.iter().find(opened).or(self.alerts.first()).map(|link| &link.alert_id)
+    }
+}
+
 /// alert.raised: an alert was accepted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

@@ -219,6 +219,25 @@ fn hostile_expressions_are_refused_and_end_nothing() {
 }
 
 #[test]
+fn what_multiplies_texts_or_work_is_bounded_to_the_number() {
+    on_a_workers_stack(|| {
+        let compiles = |text: &str| Condition::compile("c", text, ALERT).map(drop).map_err(|error| error.to_string());
+        let sum = |signs: usize| format!("1{} > 0", "+1".repeat(signs));
+        assert_eq!(compiles(&sum(CONCATENATIONS_MAX)), Ok(()));
+        assert!(compiles(&sum(CONCATENATIONS_MAX + 1)).unwrap_err().contains("at most 32 +"));
+        let macros = |count: usize| vec!["[1].exists(a, true)"; count].join(" && ");
+        assert_eq!(compiles(&macros(COMPREHENSIONS_MAX)), Ok(()));
+        assert!(compiles(&macros(COMPREHENSIONS_MAX + 1)).unwrap_err().contains("at most 4 macros"));
+        let nested = |depth: usize| (0..depth).fold("true".to_owned(), |inner, _| format!("[1].exists(a, {inner})"));
+        assert_eq!(compiles(&nested(COMPREHENSION_NESTING_MAX)), Ok(()));
+        assert!(compiles(&nested(COMPREHENSION_NESTING_MAX + 1)).unwrap_err().contains("nested at most 2 deep"));
+        // What a parser says of hostile text may be long.
+        let long = compiles(&format!("'a' {}", "\u{1f6a8}".repeat(900))).unwrap_err();
+        assert!(long.chars().count() < PROBLEM_LEN_MAX + 100, "{long}");
+    });
+}
+
+#[test]
 fn the_largest_allowed_expressions_fit_a_workers_stack() {
     on_a_workers_stack(|| {
         let nested = NESTING_MAX;

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     api::v1alpha1::{Incident, OutboxEntry},
-    events::{DeadLetterReason, Event, NamespacedName, TraceContext},
+    events::{AlertId, DeadLetterReason, Event, IncidentHeader, NamespacedName, TraceContext},
     runtime::{
         Context, Handler, Inbound, KubeEvents, Owned, Step, Store, StoreError,
         consume::bury,
@@ -74,20 +74,23 @@ impl Handler<NamespacedName, Waiting> for Incidents {
                 Waiting::Look => None,
             })
             .collect();
-        let trace = inbound.first().map(|inbound| inbound.processing.context);
-        let lines = scope(trace, Ids { incident: Some(&name.name), ..Ids::default() });
-        match self.write(name, &inbound).instrument(lines).await {
+        let lines = lines_of(name, &inbound);
+        match self.write(name, &inbound).instrument(lines.clone()).await {
             Ok(()) => inbound.into_iter().for_each(|inbound| inbound.ack.done()),
             // Nothing is acknowledged: it comes again.
             Err(StoreError::Shutdown) => {}
-            Err(error @ StoreError::Refused { .. }) if inbound.len() <= 1 => self.refuse(name, inbound, &error),
+            Err(error @ StoreError::Refused { .. }) if inbound.len() <= 1 => {
+                lines.in_scope(|| self.refuse(name, inbound, &error));
+            }
             // One of several: each for itself, so that one that cannot be written takes no other with it.
             Err(StoreError::Refused { .. }) => {
                 for inbound in inbound {
-                    match self.write(name, std::slice::from_ref(&inbound)).await {
+                    let one = std::slice::from_ref(&inbound);
+                    let lines = lines_of(name, one);
+                    match self.write(name, one).instrument(lines.clone()).await {
                         Ok(()) => inbound.ack.done(),
                         Err(StoreError::Shutdown) => return,
-                        Err(error) => self.refuse(name, vec![inbound], &error),
+                        Err(error) => lines.in_scope(|| self.refuse(name, vec![inbound], &error)),
                     }
                 }
             }
@@ -146,6 +149,14 @@ impl Incidents {
             bury(&self.ctx, letter, inbound.ack);
         }
     }
+}
+
+/// What the lines that are said about some inputs belong to: the first of them.
+fn lines_of(name: &NamespacedName, inbound: &[Inbound]) -> tracing::Span {
+    let trace = inbound.first().map(|inbound| inbound.processing.context);
+    let header = inbound.first().and_then(|inbound| inbound.event.payload.incident());
+    let alert = header.and_then(IncidentHeader::alert).map(AlertId::as_str);
+    scope(trace, Ids { alert, incident: Some(&name.name), ..Ids::default() })
 }
 
 /// What is said of an incident belongs under the newest event of its trace that changed it.

@@ -608,6 +608,19 @@ async fn slow_headers_and_bodies_end() {
 }
 
 #[tokio::test]
+async fn headers_beyond_their_bound_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(remote(), config(&dir)).await;
+    let long = format!("x-long: {}\r\n", "x".repeat(16 << 10));
+    assert_eq!(server.post(WEBHOOK, &long, &alerts(&["a"])).await.0, 200);
+    // All of it is read: what is left unread would end the connection before its answer is.
+    let head = format!("POST {WEBHOOK} HTTP/1.1\r\nHost: x\r\nx-long: ");
+    let request = format!("{head}{}", "x".repeat((32 << 10) - head.len()));
+    assert_eq!(exchange(server.address, request.as_bytes()).await.0, 431);
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn many_senders_at_once_lose_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let server = start(remote(), config(&dir)).await;

@@ -22,6 +22,8 @@ struct Two {
     theirs: MemoryBus,
     away: AtomicBool,
     trouble: Mutex<Option<String>>,
+    /// How many records each publication had.
+    published: Mutex<Vec<usize>>,
 }
 
 #[async_trait]
@@ -30,6 +32,7 @@ impl Bus for Two {
         if self.away.load(Ordering::SeqCst) {
             return Err(BusError::Publish("the broker is away".into()));
         }
+        self.published.lock().unwrap().push(records.len());
         self.ours.publish(records).await
     }
 
@@ -73,6 +76,7 @@ fn two() -> Arc<Two> {
         theirs: MemoryBus::new(1),
         away: AtomicBool::new(false),
         trouble: Mutex::default(),
+        published: Mutex::default(),
     })
 }
 
@@ -234,5 +238,22 @@ async fn a_topic_that_is_missing_is_said_and_makes_nobody_unready() {
     assert!(test.health.is_ready(), "{:?}", test.health.report());
     *bus.trouble.lock().unwrap() = None;
     assert_eq!(troubles().await, []);
+    stop(test).await;
+}
+
+#[tokio::test]
+async fn what_is_published_together_has_a_bound_which_a_record_alone_may_pass() {
+    let bus = two();
+    bus.away.store(true, Ordering::SeqCst);
+    let test = start(&bus);
+    let of = |from: usize, count: usize| Value::Array((from..from + count).map(alert).collect()).to_string();
+    // The first holds the partition while the others wait behind it.
+    bus.write(&[of(0, 1)]).await;
+    bus.write(&[of(1, 600), of(601, 600), of(1_201, 600), of(1_801, 2_000), of(3_801, 1)]).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    bus.away.store(false, Ordering::SeqCst);
+    bus.raised(3_802).await;
+    let published = bus.published.lock().unwrap().clone();
+    assert!(published.iter().all(|count| *count < TOGETHER + 2_000) && published.contains(&1), "{published:?}");
     stop(test).await;
 }

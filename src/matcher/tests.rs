@@ -116,6 +116,15 @@ fn what_is_wrong_is_said_with_its_place() {
     assert!(parse(&format!("a=~\"{}\"", "(".repeat(4000))).is_err());
 }
 
+#[test]
+fn groups_of_a_regular_expression_are_nested_to_a_bound() {
+    let nested = |depth: usize| re2::compile(&format!("{}a{}", "(".repeat(depth), ")".repeat(depth)));
+    let deepest = (1..200).take_while(|depth| nested(*depth).is_ok()).count();
+    // The expression around it, which holds it at both ends, is a part of it.
+    assert!((60..=64).contains(&deepest), "{deepest}");
+    assert!(nested(deepest + 1).unwrap_err().to_string().contains("nest"));
+}
+
 fn matches(matcher: &str, labels: &[(&str, &str)]) -> bool {
     let labels: BTreeMap<String, String> =
         labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();

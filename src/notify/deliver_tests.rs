@@ -88,6 +88,10 @@ fn a_failed_try_waits_as_long_as_it_is_asked_to_and_no_longer_than_the_deadline(
     assert_eq!(due(&refused("x", None), i32::MAX, 0.0), noon());
     assert_eq!(due(&refused("x", Some(30)), 1, 1.0), later(31));
     assert_eq!(due(&refused("x", Some(u64::MAX)), 1, 1.0), claimed.deadline);
+    // An hour at most, also where there would be time for more.
+    let patient = NotificationSpec { deadline: later(24 * 3600), ..claimed.clone() };
+    let (next, _) = settle(&patient, 1, &refused("x", Some(u64::MAX)), asker("a", noon())).unwrap();
+    assert_eq!(next.due, Some(later(3600 + 1)));
     assert_eq!(due(&Outcome::NotSent, 1, 1.0), noon());
 }
 

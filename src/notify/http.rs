@@ -312,6 +312,19 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn of_an_answer_its_beginning_is_read_and_less_of_it_repeated() {
+        use eventpulse_testkit::sink::{Answer, Sink};
+        let sink = Sink::start().await.unwrap();
+        sink.script("/hook", [Answer::status(400).body("x".repeat(1 << 20))]);
+        let secret = Secret::new(&sink.url("/hook"));
+        let request = HttpRequest { url: secret.clone(), headers: Vec::new(), body: "{}".into() };
+        let answer = HttpClient::new(None).unwrap().post(&request, Duration::from_secs(30)).await.unwrap();
+        assert_eq!((answer.status, answer.body.len()), (400, ANSWER_MAX));
+        let Outcome::Rejected { reason } = judge(Ok(answer), &secret, now()) else { panic!("not rejected") };
+        assert_eq!(reason, format!("HTTP 400 {}", "x".repeat(EXCERPT_MAX)));
+    }
+
     /// A receiver's answer may repeat the URL or a part of it; neither may reach a log or a condition.
     #[test]
     fn a_secret_is_masked_whole_and_in_parts() {

@@ -46,7 +46,7 @@ pub fn first_state(request: &NotificationRequested, traceparent: Option<&str>) -
 }
 
 fn incident_of(header: &IncidentHeader) -> NotificationIncident {
-    // Newest last, as the header has them; the key of the list must be unique, or the API server refuses the object.
+    // Newest first, as the header has them; the key of the list must be unique, or the API server refuses the object.
     let mut alerts: Vec<IncidentAlert> = Vec::new();
     for link in &header.alerts {
         if alerts.len() < NOTIFICATION_ALERTS_MAX
@@ -154,7 +154,7 @@ pub fn event_of(name: &NamespacedName, spec: &NotificationSpec, said: Said, sour
     })
 }
 
-fn header_of(namespace: &str, spec: &NotificationSpec) -> Option<IncidentHeader> {
+pub(super) fn header_of(namespace: &str, spec: &NotificationSpec) -> Option<IncidentHeader> {
     let incident = &spec.incident;
     Some(IncidentHeader {
         incident_id: IncidentId::try_from(incident.incident_id.clone()).ok()?,
@@ -171,4 +171,28 @@ fn header_of(namespace: &str, spec: &NotificationSpec) -> Option<IncidentHeader>
 
 fn cut(text: &str, max: usize) -> String {
     text.chars().take(max).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        events::{AlertId, AlertLink, AlertStatus},
+        notify::testing::{noon, request},
+    };
+
+    #[test]
+    fn a_message_links_a_bounded_number_of_alerts_each_once() {
+        let mut asked = request("ops-slack", "Opened");
+        let link = |number: i64| {
+            let starts_at = noon() + jiff::SignedDuration::from_secs(number / 2);
+            let alert_id = AlertId::new("prom", "ab", starts_at);
+            AlertLink { alert_id, fingerprint: "ab".into(), starts_at, status: AlertStatus::Firing }
+        };
+        asked.incident.alerts = (0..100).map(link).collect();
+        asked.incident.alert_count = 100;
+        let incident = first_state(&asked, None).incident;
+        assert_eq!((incident.alerts.len(), incident.alert_count), (NOTIFICATION_ALERTS_MAX, 100));
+        assert_ne!(incident.alerts[0].alert_id, incident.alerts[1].alert_id);
+    }
 }

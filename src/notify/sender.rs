@@ -17,7 +17,7 @@ use super::{
     due::Due,
     lanes::{Lanes, Pass},
     prepare::Prepared,
-    record::{event_of, first_state, object_of},
+    record::{event_of, first_state, header_of, object_of},
     secrets::Secrets,
     service::Outside,
 };
@@ -25,7 +25,9 @@ use crate::{
     api::v1alpha1::{Notification, NotificationChannel, NotificationSpec, OutboxEntry},
     bus::Ack,
     crash_points::{Point, reached},
-    events::{DeadLetterReason, Event, NamespacedName, NotificationRequested, Record, TraceContext},
+    events::{
+        AlertId, DeadLetterReason, Event, IncidentHeader, NamespacedName, NotificationRequested, Record, TraceContext,
+    },
     mutants::{Mutant, mutated},
     runtime::{
         Context, Handler, Owned, Ownership, Step, Store, StoreError, WatchCache,
@@ -108,7 +110,7 @@ impl Handler<NamespacedName, Input> for Sender {
         // What is another's is not looked after; what was requested here is, because its record is here.
         if first.is_some() || spec.is_some_and(|spec| self.owns(spec)) {
             let lines = lines_of(name, spec.or(first.as_ref()));
-            match self.advance(name, spec, first.as_ref()).instrument(lines).await {
+            match self.advance(name, spec, first.as_ref()).instrument(lines.clone()).await {
                 Ok(()) => {
                     self.look_again(name);
                     inputs.into_iter().for_each(Input::done);
@@ -117,7 +119,7 @@ impl Handler<NamespacedName, Input> for Sender {
                 Err(StoreError::Refused { failure, .. }) => {
                     let message = format!("Notification: {failure}");
                     for input in inputs {
-                        self.refuse(name, input, message.clone()).await;
+                        self.refuse(name, input, message.clone()).instrument(lines.clone()).await;
                     }
                 }
             }
@@ -439,7 +441,9 @@ impl Sender {
 fn lines_of(name: &NamespacedName, spec: Option<&NotificationSpec>) -> tracing::Span {
     let trace = spec.and_then(|spec| TraceContext::read(spec.traceparent.as_deref()));
     let incident = spec.map(|spec| spec.incident.incident_id.as_str());
-    scope(trace, Ids { notification: Some(&name.name), incident, ..Ids::default() })
+    let header = spec.and_then(|spec| header_of(&name.namespace, spec));
+    let alert = header.as_ref().and_then(IncidentHeader::alert).map(AlertId::as_str);
+    scope(trace, Ids { alert, incident, notification: Some(&name.name), ..Ids::default() })
 }
 
 /// The channel of a notification: always of its own namespace.

@@ -182,3 +182,16 @@ fn secrets_are_masked_in_every_form_that_a_server_may_repeat() {
     assert_eq!(shown, "535 no *** *** *** *** of ***[31m, ***");
     assert!(!format!("{server:?}").contains("word&1") && !format!("{server:?}").contains("eventpulse"));
 }
+
+#[test]
+fn of_more_servers_than_are_kept_all_are_read_anew() {
+    let client = SmtpClient::default();
+    for number in 0..=TLS_MAX {
+        let host = format!("mail-{number}.example.com");
+        let hello_name = "eventpulse.test".into();
+        let server = MailServer { host, port: 25, tls: EmailTLS::StartTLS, ca: None, login: None, hello_name };
+        assert!(client.tls_of(&server).is_ok());
+        assert!(client.lock().len() <= TLS_MAX, "{number}");
+    }
+    assert_eq!(client.lock().len(), 1);
+}

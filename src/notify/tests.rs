@@ -26,6 +26,8 @@ use crate::{
     testing::{FakeApi, Fault, TestContext},
 };
 
+#[path = "lines_tests.rs"]
+mod lines;
 #[path = "new_channels_tests.rs"]
 mod new_channels;
 

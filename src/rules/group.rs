@@ -26,8 +26,8 @@ use crate::{
     bus::Ack,
     compile::CompiledRule,
     events::{
-        ActionCompleted, ActionFailed, AlertDecided, DeadLetter, DeadLetterReason, DecisionReason, Event,
-        IncidentUpdated, NamespacedName, Payload, Record, Topic, TraceContext, is_urgent,
+        ActionCompleted, ActionFailed, AlertDecided, AlertId, DeadLetter, DeadLetterReason, DecisionReason, Event,
+        IncidentHeader, IncidentUpdated, NamespacedName, Payload, Record, Topic, TraceContext, is_urgent,
     },
     mutants::{Mutant, mutated},
     runtime::{
@@ -144,6 +144,18 @@ fn scope_of(items: &[Work]) -> tracing::Span {
     scope(trace, Ids { alert, action, incident, ..Ids::default() })
 }
 
+/// What a line about one event belongs to, whatever it was decided together with.
+fn scope_of_event(event: &Event) -> tracing::Span {
+    let trace = TraceContext::read(event.traceparent.as_deref());
+    let header = event.payload.incident();
+    let alert = match &event.payload {
+        Payload::AlertDecided(entry) => Some(&entry.alert_id),
+        _ => header.and_then(IncidentHeader::alert),
+    };
+    let (alert, incident) = (alert.map(AlertId::as_str), header.map(|header| header.incident_id.as_str()));
+    scope(trace, Ids { alert, incident, ..Ids::default() })
+}
+
 #[derive(Debug)]
 pub(super) enum OwnedInput {
     Alert(Arc<RaisedAlert>),
@@ -223,12 +235,12 @@ impl Groups {
         if let Payload::AlertDecided(entry) = &event.payload {
             self.ctx.metrics.count(&ALERTS_DECIDED, [reason_label(entry.reason)], 1);
             if entry.reason == DecisionReason::Invalid {
-                self.tell_invalid(entry);
+                scope_of_event(event).in_scope(|| self.tell_invalid(entry));
             }
         }
         if let Payload::IncidentOpened(opened) = &event.payload {
             let (rule, summary) = (&opened.incident.rule, &opened.incident.summary);
-            tracing::info!(incident_id = %opened.incident.incident_id, %rule, summary, "An incident opened.");
+            scope_of_event(event).in_scope(|| tracing::info!(%rule, summary, "An incident opened."));
         }
     }
 
@@ -237,8 +249,8 @@ impl Groups {
         let Some(rule) = &entry.rule else { return };
         let mut told = self.invalid_told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.insert(rule.clone()) {
-            let (alert, problem) = (entry.alert_id.as_str(), &entry.detail);
-            tracing::warn!(%rule, alert, problem, "A rule cannot decide an alert; it opens nothing. Told once until a rule changes.");
+            let problem = &entry.detail;
+            tracing::warn!(%rule, problem, "A rule cannot decide an alert; it opens nothing. Told once until a rule changes.");
         }
     }
 

@@ -255,5 +255,13 @@ mod tests {
         let mut large = alert(AlertStatus::Firing, NOW, None);
         large.annotations = (0..9).map(|i| (format!("a{i}"), "x".repeat(bounds::ANNOTATION_VALUE_BYTES))).collect();
         assert!(read(large).unwrap_err().starts_with("labels and annotations: 147"));
+        let named = |fingerprint: usize, source: usize| {
+            let mut named = alert(AlertStatus::Firing, NOW, None);
+            (named.fingerprint, named.source) = (Some("f".repeat(fingerprint)), "s".repeat(source));
+            read(named).map(drop)
+        };
+        assert_eq!(named(FINGERPRINT_MAX, SOURCE_MAX), Ok(()));
+        assert!(named(FINGERPRINT_MAX + 1, 1).unwrap_err().starts_with("fingerprint: "));
+        assert!(named(1, SOURCE_MAX + 1).unwrap_err().starts_with("source: "));
     }
 }

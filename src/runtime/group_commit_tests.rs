@@ -110,6 +110,40 @@ async fn many_writers_share_one_commit_and_find_their_data_after_reopening() {
 }
 
 #[tokio::test]
+async fn a_commit_takes_its_part_and_writers_beyond_the_queue_wait() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = open(directory.path());
+    let (release, held) = hold(&file).await;
+    let count = i64::try_from(QUEUE + BATCH).unwrap();
+    let writers: Vec<_> = (0..count)
+        .map(|n| {
+            let file = file.clone();
+            tokio::spawn(async move { insert(&file, n).await })
+        })
+        .collect();
+    while file.messages.capacity() > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(file.messages.max_capacity(), QUEUE);
+    drop(release);
+    held.await.unwrap().unwrap();
+    for (n, writer) in (0..count).zip(writers) {
+        assert_eq!(writer.await.unwrap(), Ok(n));
+    }
+    // The one that held the writer, and then no more than so many at once.
+    let least = 1 + u64::try_from(count).unwrap().div_ceil(BATCH as u64);
+    assert!(file.commits() >= least, "{} commits of {} writes", file.commits(), file.writes());
+}
+
+#[tokio::test]
+async fn the_write_ahead_log_is_cut_to_its_bound() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = open(directory.path());
+    let read = |c: &Connection| c.pragma_query_value(None, "journal_size_limit", |row| row.get::<_, i64>(0));
+    assert_eq!(file.write(read).await, Ok(WAL_LIMIT_BYTES));
+}
+
+#[tokio::test]
 async fn an_error_or_a_panic_takes_nothing_else_with_it() {
     let directory = tempfile::tempdir().unwrap();
     let file = open(directory.path());

@@ -158,6 +158,17 @@ mod tests {
         assert_eq!(found.count.unwrap().pointer, "/spec/replicas");
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn of_more_kinds_than_are_remembered_all_are_asked_for_anew() {
+        let kinds = Kinds::new(FakeApi::new().client());
+        for number in 0..=KINDS_MAX {
+            let kind = format!("Kind{number}");
+            kinds.fit(StepType::Scale, "example.com/v1", &kind).await.unwrap().unwrap_err();
+            assert!(kinds.lock().len() <= KINDS_MAX, "{kind}");
+        }
+        assert_eq!(kinds.lock().len(), 1);
+    }
+
     #[tokio::test]
     async fn what_cannot_be_scaled_is_refused_and_says_why() {
         for (definition, api_version, kind, says) in [

@@ -102,12 +102,18 @@ impl Supervisor {
         let executor = self.parts.tasks.liveness().follow("executor", EXECUTOR_BOUND, tick(self.shutdown.clone()));
         self.parts.tasks.spawn_infallible("executor", executor);
         process.ready("service");
+        let bus = Arc::clone(&self.parts.bus);
         let failure = tokio::select! {
             (signal, _) = stop.next() => {
                 tracing::info!(signal, "Stopping: finishing what was begun.");
                 None
             }
             Some(failure) = self.parts.failures.recv() => {
+                tracing::error!(%failure, "Stopping: a task ended as it should not have.");
+                Some(failure)
+            }
+            reason = bus.failed() => {
+                let failure = TaskFailure { task: "log", reason };
                 tracing::error!(%failure, "Stopping: a task ended as it should not have.");
                 Some(failure)
             }
@@ -176,8 +182,79 @@ async fn follow_bus(bus: Arc<dyn Bus>, health: ServiceHealth, shutdown: Cancella
 
 #[cfg(test)]
 mod tests {
+    use async_trait::async_trait;
+
     use super::*;
-    use crate::bus::MemoryBus;
+    use crate::{
+        bus::{BusError, MemoryBus, SubscribeOptions, Subscription},
+        events::{Record, Topic},
+        runtime::clock::SystemClock,
+    };
+
+    /// A log of which a part has ended.
+    struct Ended;
+
+    #[async_trait]
+    impl Bus for Ended {
+        async fn publish(&self, _: Vec<Record>) -> Result<(), BusError> {
+            Err(BusError::Closed)
+        }
+
+        async fn subscribe(&self, _: SubscribeOptions) -> Result<Subscription, BusError> {
+            Err(BusError::Closed)
+        }
+
+        fn partitions(&self, _: Topic) -> u32 {
+            1
+        }
+
+        fn health(&self) -> Result<(), String> {
+            Ok(())
+        }
+
+        async fn failed(&self) -> String {
+            "producer: it panicked".into()
+        }
+
+        fn can_read(&self, _: &str) -> bool {
+            true
+        }
+
+        fn is_local(&self) -> bool {
+            false
+        }
+
+        async fn close(&self, _: Duration) {}
+    }
+
+    /// Nobody asks to stop.
+    struct Never;
+
+    #[async_trait]
+    impl Stop for Never {
+        async fn next(&mut self) -> (&'static str, u8) {
+            std::future::pending().await
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_a_part_of_the_log_ends_the_process_with_its_reason() {
+        let (tasks, failures) = Tasks::new();
+        let parts = Parts {
+            tasks,
+            failures,
+            health: Health::default(),
+            metrics: Metrics::default(),
+            tracer: Tracer::default(),
+            bus: Arc::new(Ended),
+            clients: Arc::new(|_, _| unreachable!("no service is started")),
+            clock: Arc::new(SystemClock),
+            random: Arc::new(Random::from_seed(1)),
+            deadlines: Deadlines::default(),
+        };
+        let ended = Supervisor::new(parts).run(&mut Never).await.unwrap_err();
+        assert_eq!(ended.to_string(), "task log: producer: it panicked");
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_log_that_is_away_makes_the_process_not_ready_until_it_is_back() {

@@ -112,6 +112,12 @@ mod tests {
         ] {
             assert!(check(&source).is_err());
         }
+        for source in ["{{ {} }}".replacen("{}", &"(".repeat(4_000), 1), format!("{{% {} %}}", "x".repeat(8_000))] {
+            assert!(check(&source).unwrap_err().problem.chars().count() <= PROBLEM_LEN_MAX);
+        }
+        let endless = "{% for x in [1] recursive %}{{ loop([1]) }}{% endfor %}";
+        let problem = render(endless, &Value::UNDEFINED).unwrap_err().problem;
+        assert!(problem.contains("recursion"), "{problem}");
         // A debug build panics in the library, a release build gives its error.
         let range = "{{ range(9223372036854775807, -9223372036854775808, -1) }}";
         assert!(render(range, &Value::UNDEFINED).is_err());

@@ -102,7 +102,7 @@ app.kubernetes.io/component: {{ .workload.component }}
 - --auth-token-file=/etc/eventpulse/token/{{ $values.auth.existingSecret.key }}
 {{- end }}
 {{- end }}
-{{- $flags := dict "source" "source" "partitions" "partitions" "outbox-max-alerts" "outboxMaxAlerts" "ends-at-grace" "endsAtGrace" "topic-retention" "topicRetention" "action-ttl" "actionTTL" "incident-ttl" "incidentTTL" "group-ttl" "groupTTL" "log-format" "logFormat" }}
+{{- $flags := dict "source" "source" "partitions" "partitions" "outbox-max-alerts" "outboxMaxAlerts" "ends-at-grace" "endsAtGrace" "topic-retention" "topicRetention" "action-ttl" "actionTTL" "incident-ttl" "incidentTTL" "group-ttl" "groupTTL" "action-count" "actionCount" "notification-count" "notificationCount" "incident-count" "incidentCount" "group-count" "groupCount" "log-format" "logFormat" }}
 {{- range $flag, $key := $flags }}
 {{- with index $values.config $key }}
 - {{ printf "--%s=%s" $flag (ternary . (. | int64 | toString) (kindIs "string" .)) | quote }}

@@ -1,10 +1,11 @@
 //! Tests of the service, on the log and the API server in memory. What goes wrong around it is in [`trouble`], what another process
 //! finds in [`takeover`], who waits for whom in [`turns`], what people change meanwhile in [`live`], what stays and goes in [`keeping`],
-//! what others govern in [`kept`], what is taken back in [`undo`], what comes too late in [`stale`]. All kinds of targets are in [`kinds`].
+//! what others govern in [`kept`], what is taken back in [`undo`], what comes too late in [`stale`], what is said in [`lines`]. All kinds of targets are in [`kinds`].
 
 mod keeping;
 mod kept;
 mod kinds;
+mod lines;
 mod live;
 mod stale;
 mod takeover;

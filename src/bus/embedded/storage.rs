@@ -256,6 +256,10 @@ impl Storage for EmbeddedStorage {
         self.faults.check().and_then(|()| self.refuse_when_full())
     }
 
+    async fn failed(&self) -> String {
+        self.faults.panicked().await
+    }
+
     fn can_read(&self) -> bool {
         // A damaged partition holds up none of the others.
         true

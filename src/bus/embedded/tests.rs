@@ -102,6 +102,22 @@ async fn records_that_cannot_be_written_are_not_hidden_by_other_writes_and_the_h
 }
 
 #[tokio::test]
+async fn one_read_takes_a_bounded_number_of_records_and_bytes() {
+    let directory = tempfile::tempdir().unwrap();
+    let bus = open(directory.path()).await;
+    let large = Record { value: vec![b'x'; 1_500_000].into(), ..record(0) };
+    for _ in 0..5 {
+        bus.publish(vec![large.clone()]).await.unwrap();
+    }
+    let chunk = bus.storage().read(at(0), 0, 10).await.unwrap();
+    assert_eq!((chunk.records.len(), chunk.next), (3, 3), "4 MiB, and the record that goes beyond them");
+    let chunk = bus.storage().read(at(0), 3, 1).await.unwrap();
+    assert_eq!((chunk.records.len(), chunk.next), (1, 4));
+    let chunk = bus.storage().read(at(0), 4, 10).await.unwrap();
+    assert_eq!((chunk.records.len(), chunk.next), (1, 5));
+}
+
+#[tokio::test]
 async fn a_record_whose_publisher_went_away_is_read() {
     let directory = tempfile::tempdir().unwrap();
     let bus = open(directory.path()).await;

@@ -60,7 +60,7 @@ pub struct KafkaOptions {
     /// How often a member compares what it has with what the brokers have. A consumer that does not move from one time to the
     /// next, although records wait, is made anew.
     pub watch_interval: Duration,
-    /// Whether the consumers' threads go on.
+    /// Whether the threads of consumers and producer go on.
     pub liveness: Liveness,
 }
 
@@ -100,7 +100,7 @@ impl KafkaBus {
     /// prepares the topics when they can.
     pub async fn open(config: KafkaConfig, metrics: Metrics, options: KafkaOptions) -> Result<Self, BusError> {
         let connection = Connection::new(config)?;
-        let producer = Producer::new(connection.clone())?;
+        let producer = Producer::new(connection.clone(), options.liveness.clone())?;
         let asker = Asker::new(&connection).map_err(|error| BusError::Open(connection.describe(&error)))?;
         let inner = Arc::new(Inner {
             connection,
@@ -162,7 +162,7 @@ pub fn check_client(config: &KafkaConfig) -> Result<(), String> {
 /// See [`super::beside::publish`].
 pub(super) async fn publish_beside(config: KafkaConfig, records: Vec<Record>) -> Result<(), BusError> {
     let topics: BTreeSet<Topic> = records.iter().map(|record| record.topic).collect();
-    let producer = Producer::new(Connection::new(config.clone())?)?;
+    let producer = Producer::new(Connection::new(config.clone())?, Liveness::default())?;
     let asked = tokio::task::spawn_blocking(move || history::partitions_of(&config, &topics)).await;
     let partitions = asked.unwrap_or_else(|error| Err(BusError::Open(error.to_string())))?;
     producer.publish(records, &partitions).await
@@ -305,6 +305,10 @@ impl Bus for KafkaBus {
                 self.inner.connection.health.check().and_then(|()| self.inner.connection.faults.check())
             }
         }
+    }
+
+    async fn failed(&self) -> String {
+        self.inner.connection.faults.panicked().await
     }
 
     fn can_read(&self, group: &str) -> bool {

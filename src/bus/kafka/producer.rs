@@ -22,7 +22,14 @@ use super::{
 use crate::{
     bus::{BusError, check_record, partition_of},
     events::Record,
+    runtime::{
+        Liveness,
+        liveness::{Beat, LOOP_BOUND},
+    },
 };
+
+/// The part that hears acknowledgements: without it nothing is ever known to be written.
+const PART: &str = "producer";
 
 /// What became of a record.
 type Outcome = Result<(), KafkaError>;
@@ -58,15 +65,16 @@ impl ProducerContext for LogContext {
 
 pub(super) struct Producer {
     connection: Connection,
+    liveness: Liveness,
     client: Mutex<Arc<Client>>,
     keyless: AtomicU32,
 }
 
 impl Producer {
     /// Fails for settings that librdkafka does not take.
-    pub(super) fn new(connection: Connection) -> Result<Self, BusError> {
-        let client = create(&connection)?;
-        Ok(Self { connection, client: Mutex::new(Arc::new(client)), keyless: AtomicU32::new(0) })
+    pub(super) fn new(connection: Connection, liveness: Liveness) -> Result<Self, BusError> {
+        let client = create(&connection, &liveness)?;
+        Ok(Self { connection, liveness, client: Mutex::new(Arc::new(client)), keyless: AtomicU32::new(0) })
     }
 
     pub(super) async fn publish(&self, records: Vec<Record>, partitions: &Partitions) -> Result<(), BusError> {
@@ -150,7 +158,7 @@ impl Producer {
     fn replace(&self, broken: &Arc<Client>) {
         let mut client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
         if Arc::ptr_eq(&client, broken) {
-            match create(&self.connection) {
+            match create(&self.connection, &self.liveness) {
                 Ok(new) => {
                     tracing::warn!("The producer has failed for good; a new one takes its place.");
                     *client = Arc::new(new);
@@ -190,18 +198,56 @@ impl Producer {
     }
 }
 
-fn create(connection: &Connection) -> Result<Client, BusError> {
+fn create(connection: &Connection, liveness: &Liveness) -> Result<Client, BusError> {
     let created = connection.producer().create_with_context(connection.context());
     let producer: BaseProducer<_> = created.map_err(|error| BusError::Open(connection.describe(&error)))?;
     let client = Client { producer: Arc::new(producer), is_dropped: Arc::default() };
     let (producer, is_dropped) = (Arc::clone(&client.producer), Arc::clone(&client.is_dropped));
+    let (guard, beat) = (connection.faults.clone().guard_thread(PART), liveness.beat("kafka producer", LOOP_BOUND));
     std::thread::Builder::new()
         .name("kafka-producer".into())
         .spawn(move || {
-            while !is_dropped.load(Ordering::Relaxed) {
-                producer.poll(POLL);
-            }
+            let _guard = guard;
+            hear(&beat, &is_dropped, || producer.poll(POLL));
         })
         .map_err(|error| BusError::Open(error.to_string()))?;
     Ok(client)
+}
+
+/// The thread: hears what is acknowledged, until nobody uses the producer any more.
+fn hear(beat: &Beat, is_dropped: &AtomicBool, mut poll: impl FnMut()) {
+    while !is_dropped.load(Ordering::Relaxed) {
+        beat.moves();
+        poll();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{bus::KafkaConfig, runtime::liveness::LOOK_INTERVAL};
+
+    #[test]
+    fn the_thread_moves_with_every_round_and_one_that_hangs_is_stuck() {
+        let (liveness, is_dropped) = (Liveness::default(), AtomicBool::new(false));
+        let beat = liveness.beat("kafka producer", LOOP_BOUND);
+        let looks = LOOP_BOUND.as_secs() + 5;
+        let mut rounds = 0;
+        hear(&beat, &is_dropped, || {
+            liveness.look(LOOK_INTERVAL);
+            assert_eq!(liveness.stuck(), []);
+            rounds += 1;
+            is_dropped.store(rounds == looks, Ordering::Relaxed);
+        });
+        (0..looks).for_each(|_| drop(liveness.look(LOOK_INTERVAL)));
+        assert_eq!(liveness.stuck()[0].name, "kafka producer");
+    }
+
+    #[test]
+    fn a_producer_is_followed_from_its_beginning() {
+        let liveness = Liveness::default();
+        let connection = Connection::new(KafkaConfig::new("127.0.0.1:1")).unwrap();
+        let _producer = Producer::new(connection, liveness.clone()).unwrap();
+        assert_eq!(liveness.report().into_keys().collect::<Vec<_>>(), ["kafka producer"]);
+    }
 }

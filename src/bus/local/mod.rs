@@ -73,6 +73,11 @@ pub trait Storage: Send + Sync + 'static {
     /// Whether it works, and if not, why.
     fn health(&self) -> Result<(), String>;
 
+    /// Waits until a part of it has ended that should not have, and gives which and why.
+    async fn failed(&self) -> String {
+        std::future::pending().await
+    }
+
     /// Whether records can be read now, whatever else is wrong.
     fn can_read(&self) -> bool;
     /// Ends it, after everything else.
@@ -353,6 +358,13 @@ impl<S: Storage> Bus for LocalBus<S> {
             return Err(BusError::Closed.to_string());
         }
         self.core.faults.check().and_then(|()| self.core.storage.health())
+    }
+
+    async fn failed(&self) -> String {
+        tokio::select! {
+            part = self.core.faults.panicked() => part,
+            part = self.core.storage.failed() => part,
+        }
     }
 
     fn can_read(&self, group: &str) -> bool {

@@ -196,3 +196,27 @@ impl history::Visit for Sieve {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{history::Visit as _, *};
+    use crate::{bus::TopicPartition, events::example};
+
+    #[test]
+    fn a_story_is_made_of_a_bounded_number_of_events() {
+        let event = example(Topic::IncidentOpened);
+        let subject = event.payload.incident().unwrap().incident_id.to_string();
+        let mut sieve = Sieve::new(Ids { subject, ..Ids::default() });
+        let past = history::Past {
+            record: event.encode().unwrap(),
+            at: TopicPartition { topic: Topic::IncidentOpened, partition: 0 },
+            offset: 0,
+            timestamp: event.time,
+        };
+        for offset in 0..=EVENTS_MAX as u64 {
+            assert!(!sieve.found.cut, "{offset}");
+            sieve.visit(history::Past { offset, ..past.clone() });
+        }
+        assert_eq!((sieve.found.events.len(), sieve.found.cut), (EVENTS_MAX, true));
+    }
+}

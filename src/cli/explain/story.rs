@@ -14,7 +14,7 @@ use super::{
 use crate::events::{AlertRaised, AlertStatus, Payload};
 
 /// The most rules of a story.
-const RULES_MAX: usize = 1000;
+pub(super) const RULES_MAX: usize = 1000;
 
 /// What is told.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -182,6 +182,20 @@ fn why_a_rule_matches_or_not_is_one_reason_with_its_details() {
     }
 }
 
+#[test]
+fn of_more_rules_than_a_story_tells_the_nearest_are_told() {
+    let mut facts = facts(examples());
+    let far = |number| rule(&format!("far-{number}"), "shop", matching("alertname=Other"));
+    facts.rules = (0..story::RULES_MAX).map(far).chain([rule("near", "shop", matching("alertname=CPUHigh"))]).collect();
+    let story = story::tell(&incident_id(), &facts, false, raised().accepted_at);
+    assert_eq!((story.rules.len(), story.rules[0].rule.to_string().as_str()), (story::RULES_MAX, "shop/near"));
+    assert!(
+        story.notes.iter().any(|note| note == "1001 rules were tried, the nearest 1000 are told."),
+        "{:?}",
+        story.notes
+    );
+}
+
 fn facts(events: Vec<Event>) -> Facts {
     let ids = Ids {
         subject: incident_id(),
@@ -224,6 +238,54 @@ fn a_repeated_alert_is_one_line_with_a_count_unless_all_are_asked_for() {
     assert!(text.contains("again 17 times, last at "), "{text}");
     assert!(text.contains("opened: rule shop/cpu-high, incident cpu-high-"), "{text}");
     assert!(text.contains("It opened an incident."), "{text}");
+}
+
+#[test]
+fn what_was_tried_again_is_told_try_by_try_with_the_answer_to_each() {
+    let mut facts = facts(vec![example(Topic::ActionRequested)]);
+    let begin = example(Topic::ActionRequested).time;
+    let (second, third) = (begin + SignedDuration::from_secs(2), begin + SignedDuration::from_secs(7));
+    let plan = |version: &str, planned_at: jiff::Timestamp, what: &str, outcome: Value| {
+        json!({"sender": "pod-1", "plannedAt": planned_at, "what": what, "uid": "u", "resourceVersion": version,
+            "ringCounter": 1, "outcome": outcome})
+    };
+    let conflict = plan("7", begin, "3 → 4", json!("Conflict"));
+    let applied = plan("8", second, "4 → 5", Value::Null);
+    let target = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "svc-a"});
+    let action = json!({
+        "apiVersion": "eventpulse.io/v1alpha1", "kind": "Action", "metadata": {"name": action_id(), "namespace": "shop"},
+        "spec": {"incidentRef": {"name": incident_id()}, "ruleRef": {"name": "cpu-high"}, "step": "add-replica",
+            "attempt": 1, "target": target, "decidedAt": begin, "deadline": third, "request": "{}",
+            "plan": plan("7", begin, "3 → 4", Value::Null)},
+        "status": {"phase": "Completed", "tries": 1, "plans": [conflict, applied]},
+    });
+    facts.actions.push(serde_json::from_value(action).unwrap());
+    let message = json!({
+        "apiVersion": "eventpulse.io/v1alpha1", "kind": "Notification",
+        "metadata": {"name": notification_id(), "namespace": "shop"},
+        "spec": {"incident": {"incidentID": incident_id(), "correlationID": "x", "severity": "warning", "summary": "s",
+                "openedAt": begin},
+            "ruleRef": {"name": "cpu-high"}, "channelRef": {"name": "ops-slack"}, "template": "IncidentOpened",
+            "event": "Opened", "occurrence": "Opened", "decidedAt": begin, "deadline": third, "phase": "Waiting",
+            "due": third, "tries": 2, "lastError": "HTTP 503 not now"},
+    });
+    facts.notifications.push(serde_json::from_value(message).unwrap());
+    let story = story::tell("x", &facts, false, third);
+    let tried: Vec<_> = story.timeline.iter().filter(|entry| ["plan", "try"].contains(&&*entry.event)).collect();
+    let told =
+        |at: usize| (tried[at].time, tried[at].by.as_str(), tried[at].what.as_str(), tried[at].reason.as_deref());
+    assert_eq!(tried.len(), 3, "the first plan stands in the claim and in the status: {tried:#?}");
+    let what = "step add-replica: Deployment/svc-a 3 → 4, planned by pod-1";
+    assert_eq!(told(0), (begin, "actions", what, Some("Conflict")));
+    let what = "step add-replica: Deployment/svc-a 4 → 5, planned by pod-1";
+    assert_eq!(told(1), (second, "actions", what, None));
+    let what = "message IncidentOpened to ops-slack: 2 tries, the last failed: HTTP 503 not now";
+    assert_eq!(told(2), (third, "notify", what, None));
+    let text = render::text(&story, false);
+    let at = |what: &str| text.find(what).unwrap_or_else(|| panic!("{what}: {text}"));
+    let answer = at("The target had changed: the patch did not apply.");
+    assert!(at("Conflict: step add-replica") < answer && answer < at("4 → 5"), "{text}");
+    assert!(at("4 → 5") < at("2 tries, the last failed: HTTP 503 not now"), "{text}");
 }
 
 #[test]

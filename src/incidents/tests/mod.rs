@@ -4,5 +4,6 @@ mod bounds;
 mod convergence;
 mod examples;
 mod faults;
+mod lines;
 pub mod make;
 mod service;

@@ -146,6 +146,20 @@ fn hostile_values_and_templates_become_no_headers() {
     }
 }
 
+#[test]
+fn a_fact_of_a_mail_is_cut_to_its_bound() {
+    let mut spec = spec();
+    spec.incident.severity = "x".repeat(1_024);
+    let (_, body) = text_of(Message {
+        name: &NamespacedName { namespace: "shop".into(), name: "ntf-1".into() },
+        spec: &spec,
+        templates: &[],
+        now: noon(),
+    });
+    let fact = body.lines().find_map(|line| line.strip_prefix("Severity: ")).unwrap();
+    assert_eq!(fact.chars().count(), FACT_MAX);
+}
+
 proptest! {
     #[test]
     fn whatever_is_told_the_mail_is_sound(

@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::fixtures::*;
 use crate::{
-    api::v1alpha1::Rule,
+    api::v1alpha1::{ParameterValue, Rule},
     compile::{CompiledRule, FieldError, Plan, compile},
     rules::RuleSet,
 };
@@ -71,6 +71,35 @@ fn what_only_people_read_is_replaced_and_what_is_done_is_exact() {
         assert!(result.is_err(), "{hostile:?} became the name of a target");
     }
     assert_eq!(plan(|_| ()).unwrap().rule.ladder[0].target.display(), "Deployment/svc-a");
+}
+
+#[test]
+fn what_a_rule_computes_is_bounded() {
+    let of = |change: &dyn Fn(&mut Rule), value: &str| {
+        let mut raised = firing(0, 0).raised();
+        raised.alert.annotations.insert("summary".into(), value.into());
+        let scope = crate::rules::matching::scope_of(&raised.alert, &raised.fingerprint);
+        compiled(&rule_with(change)).plan(&scope, &raised.alert.labels).map_err(|error| error.to_string())
+    };
+    let summary = "$(alert.annotations.summary)";
+    let long = of(&|rule| rule.spec.incident.severity = summary.into(), &"x".repeat(5_000)).unwrap();
+    assert_eq!((long.severity.len(), long.summary.len()), (128, 1_024));
+    // What is done is exact: a value that is too long is none.
+    let first = |rule: &mut Rule| rule.spec.actions[0].parameters[0].value = summary.into();
+    assert_eq!(of(&first, &"x".repeat(1_024)).unwrap().rule.ladder[0].parameters[0].value.len(), 1_024);
+    assert!(of(&first, &"x".repeat(1_025)).unwrap_err().starts_with("spec.actions[add-replica].parameters[delta]"));
+    let many = |rule: &mut Rule| {
+        let parameter = rule.spec.actions[0].parameters[0].clone();
+        let named = |number| ParameterValue { name: format!("p{number}"), value: summary.into(), ..parameter.clone() };
+        for action in &mut rule.spec.actions {
+            action.parameters = (0..16).map(named).collect();
+        }
+    };
+    assert!(of(&many, &"x".repeat(500)).is_ok());
+    assert!(of(&many, &"x".repeat(512)).unwrap_err().contains("more than 16384 bytes together"));
+    let labels: BTreeMap<String, String> = [("service".to_owned(), "x".repeat(5_000))].into();
+    let (_, group) = compiled(&rule(CPU_HIGH)).group_of(&labels, "ab");
+    assert_eq!(group.values().map(String::len).collect::<Vec<_>>(), [256]);
 }
 
 fn set(rules: Vec<Rule>) -> RuleSet {

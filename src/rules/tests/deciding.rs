@@ -3,8 +3,11 @@
 use super::fixtures::*;
 use crate::{
     api::v1alpha1::{Duration, GROUP_ALERTS_MAX, IncidentEvent, ResolveOn, StepOutcome},
-    events::{ActionFailureReason, AlertStatus, DecisionReason::*, Payload, ResolvedReason, Topic},
-    rules::next_timer,
+    events::{
+        ActionFailed, ActionFailureReason, AlertStatus, DecisionReason::*, HEADER_ALERTS_MAX, Payload, ResolvedReason,
+        Topic,
+    },
+    rules::{Input, decide::decided, next_timer},
 };
 
 #[test]
@@ -593,6 +596,19 @@ fn an_alert_whose_step_cannot_be_computed_is_invalid_and_keeps_nothing() {
 }
 
 #[test]
+fn what_others_say_is_cut_in_what_is_said_of_it() {
+    let entry = decided(&firing(1, 0).raised(), None, Refused, "x".repeat(5_000), None, at(0));
+    let Payload::AlertDecided(entry) = entry.payload else { panic!("{entry:?}") };
+    assert_eq!(entry.detail.len(), 512);
+    let mut group = Scenario::seed();
+    group.alert(firing(1, 0));
+    let result =
+        ActionFailed { message: "x".repeat(1_024), ..failed(&group.request(), ActionFailureReason::RetriesExhausted) };
+    let said = group.input(Input::Failed(&result));
+    assert_eq!(messages(&said)[0].context.message.as_deref(), Some(&*"x".repeat(256)));
+}
+
+#[test]
 fn an_edit_of_the_rule_changes_the_next_incident() {
     let mut group = Scenario::seed();
     group.alert(firing(1, 0));
@@ -618,6 +634,11 @@ fn a_group_remembers_a_bounded_number_of_alerts() {
     assert_eq!(group.episode().alert_count, 200);
     assert!(!group.episode().approximate);
     assert_eq!(group.alert(firing(201, 5)), Joined);
+    // What is said of it links the newest.
+    let said = group.fails(ActionFailureReason::RetriesExhausted);
+    assert_eq!(requests(&said)[0].incident.alerts.len(), HEADER_ALERTS_MAX);
+    assert_eq!(messages(&said)[0].incident.alerts.len(), 5);
+    assert_eq!(messages(&said)[0].incident.alert_count, 201);
     let spec = group.group.as_ref().unwrap();
     assert_eq!(spec.alerts.len(), GROUP_ALERTS_MAX);
     assert_eq!((group.episode().alert_count, group.episode().approximate), (201, true));

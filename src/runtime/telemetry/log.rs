@@ -173,7 +173,7 @@ fn apply(filter: &LogFilter, file: &Path, found: &Result<Option<String>, String>
 
 /// The fields of a span, and of those around it the inner one's.
 #[derive(Clone, Default)]
-struct Fields(Map<String, Value>);
+pub(super) struct Fields(pub Map<String, Value>);
 
 impl Visit for Fields {
     fn record_f64(&mut self, field: &Field, value: f64) {
@@ -208,7 +208,7 @@ impl Fields {
 }
 
 /// Keeps the fields of spans for the layers behind it.
-struct Remembering;
+pub(super) struct Remembering;
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Remembering {
     fn on_new_span(&self, attributes: &span::Attributes<'_>, id: &span::Id, ctx: Context<'_, S>) {
@@ -228,7 +228,10 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Remembering {
 }
 
 /// Of a line: its message, its own fields, and those of the spans that it was said in.
-fn told<S: Subscriber + for<'a> LookupSpan<'a>>(event: &Event<'_>, ctx: &Context<'_, S>) -> (String, Fields, Fields) {
+pub(super) fn told<S: Subscriber + for<'a> LookupSpan<'a>>(
+    event: &Event<'_>,
+    ctx: &Context<'_, S>,
+) -> (String, Fields, Fields) {
     let mut own = Fields::default();
     event.record(&mut own);
     let message = match own.0.remove("message") {
@@ -380,6 +383,17 @@ mod tests {
         for text in ["info", "debug\n", "info,eventpulse::rules=trace", "info,\n kube_client=off,\n"] {
             assert!(parse(text).is_ok(), "{text:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_filter_file_beyond_its_bound_is_not_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("filter");
+        let text = |bytes: u64| format!("info{}", " ".repeat(usize::try_from(bytes).unwrap() - 4));
+        std::fs::write(&file, text(FILTER_BYTES_MAX)).unwrap();
+        assert_eq!(check_filter_file(&file).await, Ok(()));
+        std::fs::write(&file, text(FILTER_BYTES_MAX + 1)).unwrap();
+        assert_eq!(check_filter_file(&file).await, Err("has 16385 bytes, at most 16384 are read".into()));
     }
 
     fn fields(pairs: &[(&str, Value)]) -> Fields {

@@ -5,6 +5,8 @@
 //! fails nothing: what it does not take waits in bounded queues, and is dropped when they are full. Nothing else knows OpenTelemetry.
 
 mod export;
+#[cfg(test)]
+pub mod heard;
 mod log;
 mod meters;
 mod settings;

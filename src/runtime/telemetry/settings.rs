@@ -462,6 +462,15 @@ mod tests {
     }
 
     #[test]
+    fn a_file_of_certificates_beyond_its_bound_is_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("ca.pem");
+        std::fs::File::create(&file).unwrap().set_len(CERTIFICATE_BYTES_MAX + 1).unwrap();
+        let error = read(&[("OTEL_EXPORTER_OTLP_CERTIFICATE", file.to_str().unwrap())]).unwrap_err();
+        assert!(error.ends_with("has 1048577 bytes, at most 1048576 are read"), "{error}");
+    }
+
+    #[test]
     fn samplers_say_which_traces_are_recorded() {
         let sampler = |name: &str, ratio: &str| {
             read(&[("OTEL_TRACES_SAMPLER", name), ("OTEL_TRACES_SAMPLER_ARG", ratio)]).unwrap().sampler

@@ -472,6 +472,19 @@ mod tests {
     }
 
     #[test]
+    fn a_span_is_linked_with_a_bounded_number_of_others() {
+        let (kept, tracer) = tracer();
+        let clock: Arc<dyn Clock> = Arc::new(ManualClock::new("2026-01-01T12:00:00Z".parse().unwrap()));
+        let tracker = AckTracker::new(Arc::new(Notify::new()));
+        let (processing, ack) = tracer.process("rules", &event("01"), tracker.deliver(1), &clock);
+        for number in 0..=LINKS_MAX {
+            processing.link(TraceContext::root(&["other", &number.to_string()], |_| true));
+        }
+        ack.done();
+        assert_eq!(kept.0.lock().unwrap()[0].links.len(), LINKS_MAX);
+    }
+
+    #[test]
     fn an_event_without_a_trace_begins_one_that_is_the_same_each_time() {
         let (_, tracer) = tracer();
         let without = Event { traceparent: None, ..event("01") };

@@ -13,7 +13,7 @@ use eventpulse_testkit::{
     proxy::{Fault, When},
 };
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const SENDERS_TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const SENDERS_SPAN: &str = "b7ad6b7169203331";
@@ -54,6 +54,36 @@ const TO_THE_DELIVERY: [&str; 6] = [
     "process notification.requested",
     "send notification.requested",
     "process alert.raised",
+    "send alert.raised",
+    "POST /webhooks/alertmanager",
+];
+/// From a step that failed to the request.
+const TO_THE_FAILURE: [&str; 7] = [
+    "send action.failed",
+    "run action",
+    "process action.requested",
+    "send action.requested",
+    "process alert.raised",
+    "send alert.raised",
+    "POST /webhooks/alertmanager",
+];
+/// From the message that tells of it to the step.
+const TO_THE_WORD_OF_THE_FAILURE: [&str; 6] = [
+    "send message",
+    "process notification.requested",
+    "send notification.requested",
+    "process action.failed",
+    "send action.failed",
+    "run action",
+];
+/// From what the incidents make of its end to the request of the alert that opened it, whoever brought the end.
+const TO_THE_RESOLUTION: [&str; 4] =
+    ["process incident.resolved", "send incident.resolved", "send alert.raised", "POST /webhooks/alertmanager"];
+/// The same from the message that tells of it.
+const TO_THE_WORD_OF_THE_RESOLUTION: [&str; 5] = [
+    "send message",
+    "process notification.requested",
+    "send notification.requested",
     "send alert.raised",
     "POST /webhooks/alertmanager",
 ];
@@ -330,9 +360,12 @@ async fn l_a_process_that_was_killed_is_joined_by_the_one_that_goes_on_for_it() 
         .await;
     assert_eq!(ended.1["action_id"], patch.attributes["eventpulse.action_id"]);
     assert_eq!(ended.1["incident_id"], text(&incident["metadata"]["name"]));
+    let raised = whole(&shop, SENDERS_TRACE, &TO_THE_PATCH[4..], |_| true).await.0;
+    assert_eq!(ended.1["alert_id"], raised.attributes["eventpulse.alert_id"]);
     let own = own_lines(&again.process().log(), SENDERS_TRACE);
     let own = own.iter().find(|line| line["message"] == "An action came to its end.").unwrap();
     assert_eq!(own["action_id"], ended.1["action_id"].as_str());
+    assert_eq!(own["alert_id"], ended.1["alert_id"].as_str());
     assert_eq!(own["span_id"], patch.parent.as_str(), "{own:#}");
 
     // Of this process nothing has gone out yet: at the end all does.
@@ -342,6 +375,42 @@ async fn l_a_process_that_was_killed_is_joined_by_the_one_that_goes_on_for_it() 
     );
     assert!(again.stop(START).await);
     metrics_arrive(&shop, &patch.process, &told).await;
+    shop.environment.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l_what_failed_and_what_cleared_stand_in_the_trace_of_the_alert_that_opened() {
+    let (mut shop, proxy, launcher) = Shop::open_behind_a_proxy("e2e-l-cleared").await.unwrap();
+    let collector = shop.environment.start_collector().await.unwrap().http();
+    let told = |template: &str, event: &str| json!({"channelRef": {"name": "ops-slack"}, "template": template, "events": [event]});
+    let notifications = [told("ActionFailed", "ActionFailed"), told("IncidentResolved", "Resolved")];
+    shop.patch("rule/cpu-high", &json!({"spec": {"notifications": notifications}}).to_string()).unwrap();
+    proxy.rule("no scaling", When::patch_of_replicas(), Fault::Answer(503));
+    proxy.rule("no restart", When::patch_of_template(), Fault::Answer(503));
+    let eventpulse = exporting(launcher, &collector, "http/protobuf", 3_600_000).start(START).await.unwrap();
+    let began = Timestamp::now();
+    post(&eventpulse, Some(&format!("00-{SENDERS_TRACE}-{SENDERS_SPAN}-01")), Alert::cpu_high("svc-a", began)).await;
+    shop.incidents_in(1, &["Failed"]).await;
+    let (failed, beginning) = whole(&shop, SENDERS_TRACE, &TO_THE_FAILURE, |_| true).await;
+    assert_eq!(beginning, SENDERS_SPAN);
+    let ran = spans(shop.environment.collector()).remove(&failed.parent).unwrap();
+    assert_eq!((ran.failed, ran.attributes["eventpulse.result"].as_str()), (true, "failed"), "{ran:?}");
+    assert_eq!(whole(&shop, SENDERS_TRACE, &TO_THE_WORD_OF_THE_FAILURE, |_| true).await.1, SENDERS_SPAN);
+
+    // The alert clears in a trace of its own, which is linked; what it ends stays where it began.
+    let other = "11111111111111111111111111111111";
+    let cleared = Alert::cpu_high("svc-a", began).resolved(Timestamp::now());
+    post(&eventpulse, Some(&format!("00-{other}-{SENDERS_SPAN}-01")), cleared).await;
+    shop.incidents_in(1, &["Resolved"]).await;
+    let is_linked =
+        |span: &Span| span.links == [SENDERS_TRACE] && span.attributes["messaging.consumer.group.name"] == "rules";
+    whole(&shop, other, &TO_THE_MESSAGE[3..], is_linked).await;
+    assert_eq!(whole(&shop, SENDERS_TRACE, &TO_THE_RESOLUTION, |_| true).await.1, SENDERS_SPAN);
+    let (message, beginning) = whole(&shop, SENDERS_TRACE, &TO_THE_WORD_OF_THE_RESOLUTION, |_| true).await;
+    assert_eq!(beginning, SENDERS_SPAN);
+    // Two steps failed, and it is over.
+    let received = shop.messages(3).await;
+    assert_eq!(received[2].header("traceparent"), Some(&*format!("00-{SENDERS_TRACE}-{}-01", message.id)));
     shop.environment.stop().await;
 }
 

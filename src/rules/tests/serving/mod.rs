@@ -1,7 +1,8 @@
-//! The service on the log in memory and the API server in memory; several of it are in [`replicas`], edited rules in [`edits`],
+//! The service on the log in memory and the API server in memory; several of it are in [`replicas`], edited rules in [`edits`], what is said in [`lines`],
 //! groups that were deleted in [`orphans`].
 
 mod edits;
+mod lines;
 mod orphans;
 mod replicas;
 mod storms;
@@ -13,11 +14,11 @@ use serde_json::{Value, json};
 
 use super::fixtures::*;
 use crate::{
-    api::v1alpha1::{AlertGroup, Rule},
+    api::v1alpha1::{AlertGroup, OUTBOX_MAX, Rule},
     bus::{Bus, MemoryBus, SubscribeOptions, SubscriptionEvent, TopicPartition},
     events::{AlertDecided, DeadLetterReason, DecisionReason, Event, Payload, Record, Topic},
     rules::{RulesConfig, run},
-    testing::{FakeApi, Fault, TestContext},
+    testing::{FakeApi, Fault, Seen, TestContext},
 };
 
 const GROUPS: &str = "/apis/eventpulse.io/v1alpha1/alertgroups";
@@ -160,6 +161,28 @@ async fn fifty_repetitions_are_one_incident() {
     assert_eq!(running.bus.records(Topic::IncidentOpened).len(), 1);
     assert_eq!(running.bus.records(Topic::ActionRequested).len(), 1);
     assert_eq!(running.ledger()[0].reason, DecisionReason::Opened, "the first record for a key counts");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn one_write_carries_a_bounded_number_of_events() {
+    let api = FakeApi::new();
+    put_rule(&api, &rule(CPU_HIGH));
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let held = Arc::clone(&gate);
+    let is_write = |seen: &Seen| seen.is_write() && seen.path.contains("/alertgroups");
+    api.on_request(move |seen| if is_write(seen) { Fault::Hold(Arc::clone(&held)) } else { Fault::None });
+    let running = Running::start(api.clone(), MemoryBus::new(4));
+    // All but the first wait behind its write.
+    running.tell(&[firing(0, 0)]).await;
+    until("the first write", || api.seen().iter().any(is_write).then_some(())).await;
+    running.tell(&(1..=60).map(|pod| firing(pod, 0)).collect::<Vec<_>>()).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    gate.add_permits(1_000);
+    running.reasons(61).await;
+    let entries = |seen: &Seen| seen.body["spec"]["outbox"].as_array().map_or(0, Vec::len);
+    let most = api.seen().iter().filter(|seen| is_write(seen)).map(entries).max().unwrap();
+    assert!((1..=OUTBOX_MAX).contains(&most), "{most}");
     running.stop().await;
 }
 
