@@ -33,7 +33,7 @@ use crate::{
         ApiFailure, Context, Gate, Handler, Inbound, Kinds, KubeEvents, Mailboxes, Owned, Ownership, Step, Store,
         StoreError, WatchCache,
         consume::{bury, bury_and_tell, consume},
-        kube_api::{CALL_TIMEOUT, call},
+        kube_api::{self, CALL_TIMEOUT, call},
         metrics::catalogue::{ACTIONS_QUEUED, BREAKERS, RETRY_BUDGET, TARGET_CALLS},
         retention::{self, Limits, Sweep},
         telemetry::{Ids, scope},
@@ -152,6 +152,8 @@ pub(super) struct Actions {
     pub working: Semaphore,
     /// This process, in the plans that it makes.
     pub sender: String,
+    /// How often the API server has come back.
+    pub server_back: watch::Receiver<u64>,
     /// What people see on the target.
     pub kube_events: KubeEvents,
     breakers: Mutex<Breakers>,
@@ -174,6 +176,7 @@ impl Actions {
             taken_up: watch::Sender::new(0),
             working: Semaphore::new(config.concurrency.max(1)),
             sender: format!("{:016x}", ctx.random.next_u64()),
+            server_back: kube_api::returns(&ctx.health),
             kube_events: KubeEvents::start(ctx),
             breakers: Mutex::default(),
             budget: Mutex::default(),
