@@ -2,7 +2,7 @@
 //! and what can be seen of all that.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -33,7 +33,7 @@ use crate::{
 const START: Duration = Duration::from_secs(60);
 /// Between the end of a fault and everything being over.
 const REST: Duration = Duration::from_secs(240);
-/// What will not go away by waiting is told after this.
+/// What will not go away by waiting is told when it has stood for so long.
 const CERTAIN: Duration = Duration::from_secs(10);
 /// How long a probe may take before it is told as lost.
 const PROBE: Duration = Duration::from_secs(180);
@@ -425,13 +425,19 @@ impl Stage {
     /// Waits until the oracle has nothing to say, every alert having ended; gives what it still says at last.
     pub(crate) async fn rest(&mut self) -> Result<(Totals, Vec<Violation>)> {
         let began = Instant::now();
+        let mut standing: HashMap<String, Instant> = HashMap::new();
         loop {
             let observed = self.observe().await?;
             let violations = judge(&observed);
             let passing = |violation: &Violation| {
                 matches!(violation.promise, Promise::ComesToRest | Promise::NothingLost | Promise::OneIncident)
             };
-            let certain = began.elapsed() > CERTAIN && !violations.iter().all(passing);
+            // Of two things that belong together one may be seen later than the other.
+            let standing_now = violations.iter().filter(|violation| !passing(violation)).map(|violation| {
+                (violation.what.clone(), standing.get(&violation.what).copied().unwrap_or_else(Instant::now))
+            });
+            standing = standing_now.collect();
+            let certain = standing.values().any(|since| since.elapsed() > CERTAIN);
             if violations.is_empty() || certain || began.elapsed() > REST {
                 return Ok((totals(&observed), violations));
             }
