@@ -103,7 +103,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
 
 /// In the short form on both logs a fault that can happen on either happens on the first of them; these on both. Of the crash points only those of a
 /// broker are reached there once more.
-const SHORT_ON_BOTH: [&str; 5] = ["crash-points", "kill", "incidents-deleted", "topics-lost", "repeated"];
+const SHORT_ON_BOTH: [&str; 3] = ["crash-points", "kill", "repeated"];
 
 /// The faults of this run on one log, and how long each lasts.
 fn chosen(bus: Bus, arguments: &Arguments) -> Vec<(Fault, Duration)> {

@@ -106,19 +106,18 @@ fn held_patch(stage: &Stage, place: usize) -> Result<Write> {
 
 /// Whose patch is held: the Action, and who has planned it. A target's actions run one after the other, so of those that its annotation
 /// names one alone has not ended.
-fn held_action(stage: &Stage, place: usize) -> Result<(String, String)> {
+fn held_action(stage: &Stage, place: usize) -> Result<(String, Value)> {
     let patch = held_patch(stage, place)?.call.body.to_string();
     let actions = stage.unfinished_actions();
     let action =
         actions.into_iter().find(|name| patch.contains(name)).context("no Action belongs to the held patch")?;
-    let sender = plans(stage, &action).last().map(|plan| plan["sender"].to_string()).context("it has no plan")?;
+    let sender = plans(stage, &action).last().map(|plan| plan["sender"].clone()).context("it has no plan")?;
     Ok((action, sender))
 }
 
 /// Whether another one has ended it, or planned it anew.
-fn goes_on(stage: &Stage, action: &str, sender: &str) -> bool {
-    !stage.unfinished_actions().contains(action)
-        || plans(stage, action).iter().any(|plan| plan["sender"].to_string() != sender)
+fn goes_on(stage: &Stage, action: &str, sender: &Value) -> bool {
+    !stage.unfinished_actions().contains(action) || plans(stage, action).iter().any(|plan| plan["sender"] != *sender)
 }
 
 fn plans(stage: &Stage, action: &str) -> Vec<Value> {
