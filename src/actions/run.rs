@@ -4,6 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
+use tokio::time::{Instant, sleep_until};
 
 use super::{
     claim::is_terminal,
@@ -34,6 +35,8 @@ pub(super) enum Next {
     Look,
     /// Read everything again after a while.
     Wait { reason: String, time: Duration },
+    /// The same, or as soon as the API server is back: `returns` is how often it has been so far.
+    WaitForBreaker { reason: String, time: Duration, returns: u64 },
     /// It took effect.
     Complete { what: String },
     /// It did not, or nobody can know.
@@ -183,7 +186,11 @@ impl Actions {
                 Next::Look => {}
                 Next::Wait { reason, time } => {
                     drop(working);
-                    self.wait(&mut work, reason, time).await?;
+                    self.wait(&mut work, reason, time, None).await?;
+                }
+                Next::WaitForBreaker { reason, time, returns } => {
+                    drop(working);
+                    self.wait(&mut work, reason, time, Some(returns)).await?;
                 }
                 Next::Complete { what } => {
                     // Only to be told, and no place to be taken from those that are still to be sent.
@@ -210,10 +217,19 @@ impl Actions {
         }
     }
 
-    /// Waits, at most until the deadline. A long wait is shown.
-    async fn wait(&self, work: &mut Work, reason: String, time: Duration) -> Result<(), StoreError> {
+    /// Waits, at most until the deadline, and where `returns` is given at most until the API server has come back more often. A long wait
+    /// is shown.
+    async fn wait(
+        &self,
+        work: &mut Work,
+        reason: String,
+        time: Duration,
+        returns: Option<u64>,
+    ) -> Result<(), StoreError> {
         let left = wait_until(work.request.deadline, self.ctx.clock.now());
         let time = time.min(left + Duration::from_millis(10));
+        // To show it may take as long as the API server is away.
+        let until = Instant::now() + time;
         let reason = cut(&reason, WAITING_FOR_MAX);
         let shown =
             work.action.status.as_ref().and_then(|status| status.waiting_for.as_deref()) == Some(reason.as_str());
@@ -223,8 +239,18 @@ impl Actions {
         }
         tokio::select! {
             () = self.ctx.shutdown.cancelled() => Err(StoreError::Shutdown),
-            () = waiting(tokio::time::sleep(time)) => Ok(()),
+            () = waiting(sleep_until(until)) => Ok(()),
+            () = waiting(self.server_is_back(returns)) => Ok(()),
         }
+    }
+
+    /// Never ends where nobody asks.
+    async fn server_is_back(&self, returns: Option<u64>) {
+        let Some(before) = returns else { return std::future::pending().await };
+        // The sender lives as long as this process says how it is doing.
+        let _ = self.server_back.clone().wait_for(|returns| *returns != before).await;
+        // A thousand that wait for it do not come back together.
+        tokio::time::sleep(self.ctx.random.up_to(Duration::from_secs(1))).await;
     }
 
     /// False, and nothing written, when somebody else has touched the Action since it was read.

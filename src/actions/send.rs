@@ -105,14 +105,15 @@ impl Actions {
                 self.breakers().unused(key, pass);
             }
             Err(CallError::Api { failure: ApiFailure::Unknown(_) | ApiFailure::Malformed(_), .. }) => {
-                self.note_failure(key, runbook);
+                self.note_failure(key, runbook, pass.returns());
             }
             Ok(_) | Err(CallError::Api { .. }) => self.breakers().success(key),
         }
     }
 
-    pub(super) fn note_failure(&self, key: &str, runbook: &RunbookSnapshot) {
-        if self.breakers().failure(key, &runbook.circuit_breaker, self.ctx.clock.now()) {
+    /// `returns` is how often the API server had come back when the call was made.
+    pub(super) fn note_failure(&self, key: &str, runbook: &RunbookSnapshot, returns: u64) {
+        if self.breakers().failure(key, &runbook.circuit_breaker, self.ctx.clock.now(), returns) {
             tracing::warn!(breaker = key, "A circuit breaker opened.");
         }
     }

@@ -32,7 +32,7 @@ use crate::{
         ApiFailure, Context, Gate, Handler, Inbound, Kinds, KubeEvents, Mailboxes, Owned, Ownership, Rank, Step, Store,
         StoreError, WatchCache,
         consume::{bury, bury_and_tell, consume},
-        kube_api::{CALL_TIMEOUT, call},
+        kube_api::{self, CALL_TIMEOUT, call},
         metrics::catalogue::{ACTIONS_QUEUED, BREAKERS, RETRY_BUDGET, TARGET_CALLS},
         places::Places,
         retention::{self, Limits, Sweep},
@@ -154,6 +154,8 @@ pub(super) struct Actions {
     pub working: Places,
     /// This process, in the plans that it makes.
     pub sender: String,
+    /// How often the API server has come back.
+    pub server_back: watch::Receiver<u64>,
     /// What people see on the target.
     pub kube_events: KubeEvents,
     breakers: Mutex<Breakers>,
@@ -176,6 +178,7 @@ impl Actions {
             taken_up: watch::Sender::new(0),
             working: Places::new(config.concurrency),
             sender: format!("{:016x}", ctx.random.next_u64()),
+            server_back: kube_api::returns(&ctx.health),
             kube_events: KubeEvents::start(ctx),
             breakers: Mutex::default(),
             budget: Mutex::default(),

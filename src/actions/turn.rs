@@ -71,8 +71,8 @@ impl Actions {
     }
 
     fn admit(&self, key: &str) -> Result<Pass, Next> {
-        let now = self.ctx.clock.now();
-        let admission = self.breakers().admit(key, now);
+        let (now, returns) = (self.ctx.clock.now(), *self.server_back.borrow());
+        let admission = self.breakers().admit(key, now, returns);
         let time = match admission {
             Admission::Go(pass) => return Ok(pass),
             Admission::Wait(until) => wait_until(until, now),
@@ -81,7 +81,7 @@ impl Actions {
         // The same whether it is open or half-open, and until when: a thousand that wait do not each write it with every change.
         let reason = format!("the circuit breaker of {key}, which is open");
         // A thousand that wait for it do not come back together.
-        Err(Next::Wait { reason, time: time + self.ctx.random.up_to(Duration::from_secs(1)) })
+        Err(Next::WaitForBreaker { reason, time: time + self.ctx.random.up_to(Duration::from_secs(1)), returns })
     }
 
     /// What is sent once more by this process, because an answer was missing or asked for patience, costs a token. To read costs none:
@@ -179,7 +179,7 @@ impl Actions {
             Blocked::Answer(_, failure) => {
                 // 429 says that the server works.
                 if !matches!(failure, ApiFailure::Throttled { .. }) {
-                    self.note_failure(&breaker_key(&work.request), runbook);
+                    self.note_failure(&breaker_key(&work.request), runbook, *self.server_back.borrow());
                 }
                 self.later(work, runbook, &failure)
             }

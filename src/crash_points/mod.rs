@@ -82,6 +82,14 @@ points! {
     BeforeClear: Kind,
     /// It was cleared.
     Cleared: Kind,
+    /// An object that is let go of is about to be: its finalizer still stands.
+    BeforeRelease: Once,
+    /// Its finalizer is gone.
+    Released: Once,
+    /// An object that is old is about to be deleted.
+    BeforeDelete: Kind,
+    /// It was deleted.
+    Deleted: Kind,
     /// A plan stands in the Action, and its patch is about to be sent.
     BeforePatch: Once,
     /// The target is patched, and the Action does not know.
@@ -97,12 +105,19 @@ points! {
 }
 
 #[cfg(feature = "crash-points")]
-pub use chosen::{CrashPoint, VARIABLE, choose_from_environment, reached};
+pub use chosen::{CLOCK_AHEAD_S, CrashPoint, VARIABLE, choose_from_environment, reached, told};
 
 /// Nothing happens here.
 #[cfg(not(feature = "crash-points"))]
 #[inline(always)]
 pub fn reached(_: Point, _: &str) {}
+
+/// What the machine's clock says.
+#[cfg(not(feature = "crash-points"))]
+#[inline(always)]
+pub fn told(time: jiff::Timestamp) -> jiff::Timestamp {
+    time
+}
 
 #[cfg(feature = "crash-points")]
 mod chosen {
@@ -113,14 +128,20 @@ mod chosen {
         unistd::Pid,
     };
 
+    use jiff::{SignedDuration, Timestamp};
+
     use super::{Each, Point};
     use crate::events::Topic;
 
     /// Names the point at which the process kills itself.
     pub const VARIABLE: &str = "EVENTPULSE_TEST_CRASH_POINT";
+    /// By how many seconds the process takes its clock to be ahead: for it everything is as old as that, and it does what it does with
+    /// what is old.
+    pub const CLOCK_AHEAD_S: &str = "EVENTPULSE_TEST_CLOCK_AHEAD_S";
     const KINDS: [&str; 4] = ["AlertGroup", "Action", "Incident", "Notification"];
 
     static CHOSEN: OnceLock<CrashPoint> = OnceLock::new();
+    static AHEAD: OnceLock<SignedDuration> = OnceLock::new();
 
     /// A step, and what it is about.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,8 +157,10 @@ mod chosen {
                 let of: Vec<&'static str> = match point.each() {
                     Each::Once => vec![""],
                     Each::Kind => KINDS.to_vec(),
-                    Each::Topic => said().map(Topic::name).collect(),
-                    Each::Consumed => said().filter(|topic| is_read(*topic)).map(Topic::name).collect(),
+                    Each::Topic => Topic::ALL.iter().map(|topic| topic.name()).collect(),
+                    Each::Consumed => {
+                        Topic::ALL.iter().filter(|topic| is_read(**topic)).map(|topic| topic.name()).collect()
+                    }
                 };
                 of.into_iter().map(|of| Self { point: *point, of })
             })
@@ -156,26 +179,38 @@ mod chosen {
             self.point.what()
         }
 
-        /// Whether it is there only where the log is a broker: the embedded log takes alerts without an outbox before it.
+        /// Whether it is there only where the log is a broker: the embedded log takes alerts, and what is wrong with them, without an
+        /// outbox before it.
         pub fn is_of_a_broker(&self) -> bool {
-            let of_the_relay =
-                matches!(self.point, Point::BeforePublish | Point::Published) && self.of == Topic::AlertRaised.name();
-            of_the_relay || matches!(self.point, Point::AlertsRelayed | Point::AlertsRemoved)
+            let of_the_relay = [Topic::AlertRaised, Topic::DeadLetter].map(Topic::name).contains(&self.of);
+            of_the_relay && matches!(self.point, Point::BeforePublish | Point::Published)
+                || matches!(self.point, Point::AlertsRelayed | Point::AlertsRemoved)
+        }
+
+        /// Whether it is only reached by what is old.
+        pub fn is_of_the_old(&self) -> bool {
+            matches!(self.point, Point::BeforeRelease | Point::Released | Point::BeforeDelete | Point::Deleted)
         }
     }
 
-    /// What is written while all goes well: what nobody can read is not.
-    fn said() -> impl Iterator<Item = Topic> {
-        Topic::ALL.iter().copied().filter(|topic| *topic != Topic::DeadLetter)
-    }
-
-    /// No service of ours reads the ledger.
+    /// No service of ours reads the ledger, and what nobody could read.
     fn is_read(topic: Topic) -> bool {
-        topic != Topic::AlertDecided
+        !matches!(topic, Topic::AlertDecided | Topic::DeadLetter)
     }
 
-    /// Takes the point that [`VARIABLE`] names; without one nothing happens anywhere.
+    /// What the process takes the time to be.
+    pub fn told(time: Timestamp) -> Timestamp {
+        AHEAD.get().map_or(time, |ahead| time.saturating_add(*ahead).unwrap_or(time))
+    }
+
+    /// Takes the point that [`VARIABLE`] names, and how far the clock is ahead; without them nothing happens anywhere.
     pub fn choose_from_environment() -> Result<(), String> {
+        if let Ok(text) = std::env::var(CLOCK_AHEAD_S) {
+            let seconds: u32 =
+                text.parse().map_err(|_| format!("{CLOCK_AHEAD_S}={text}: it is a number of seconds"))?;
+            let ahead = SignedDuration::from_secs(i64::from(seconds));
+            AHEAD.set(ahead).map_err(|_| "the clock was set before".to_owned())?;
+        }
         let Ok(name) = std::env::var(VARIABLE) else { return Ok(()) };
         let point = CrashPoint::all().find(|point| point.name() == name);
         let point = point.ok_or_else(|| format!("{VARIABLE}={name}: there is no such point"))?;

@@ -4,6 +4,8 @@ use std::sync::{Mutex, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::crash_points::told;
+
 /// Says what time it is. Waiting is `tokio::time`, which a test can pause.
 pub trait Clock: Send + Sync + 'static {
     /// Now, in whole milliseconds: what is written to a resource and read back is the same time.
@@ -17,7 +19,7 @@ pub struct SystemClock;
 impl Clock for SystemClock {
     #[allow(clippy::disallowed_methods)] // The one place that asks the machine.
     fn now(&self) -> Timestamp {
-        whole_millis(Timestamp::now())
+        whole_millis(told(Timestamp::now()))
     }
 }
 

@@ -6,6 +6,8 @@ use std::{
     time::Instant,
 };
 
+use tokio::sync::watch;
+
 use super::{Metrics, metrics::catalogue::READY};
 
 /// What is the process's own and no service's.
@@ -25,6 +27,8 @@ struct Said {
     troubles: BTreeMap<Key, String>,
     /// Services that take their work also while the log is away.
     without_log: BTreeSet<&'static str>,
+    /// How often a part has come back, for those who wait for that.
+    returns: BTreeMap<Key, watch::Sender<u64>>,
 }
 
 /// Service and part.
@@ -168,8 +172,16 @@ impl ServiceHealth {
     }
 
     fn set_ready(&self, part: &'static str, note: Option<String>) {
-        let before = self.all.lock().parts.insert((self.service, part), State::Ready(note));
-        if before.is_some_and(|state| state.reason().is_some()) {
+        let is_back = {
+            let mut said = self.all.lock();
+            let before = said.parts.insert((self.service, part), State::Ready(note));
+            let is_back = before.is_some_and(|state| state.reason().is_some());
+            if is_back && let Some(returns) = said.returns.get(&(self.service, part)) {
+                returns.send_modify(|count| *count += 1);
+            }
+            is_back
+        };
+        if is_back {
             tracing::info!(service = self.service, part, "Ready.");
         }
     }
@@ -182,6 +194,11 @@ impl ServiceHealth {
     /// Whether this part works, as far as anybody has said.
     pub fn works(&self, part: &'static str) -> bool {
         self.all.lock().parts.get(&(self.service, part)).is_none_or(|state| state.reason().is_none())
+    }
+
+    /// Counts from now on how often this part works again after it did not.
+    pub fn returns(&self, part: &'static str) -> watch::Receiver<u64> {
+        self.all.lock().returns.entry((self.service, part)).or_default().subscribe()
     }
 
     /// What a part suffers from that taking this process out of service would not mend; none: nothing. It stays ready.
@@ -232,6 +249,24 @@ mod tests {
         rules.ready("watch");
         assert!(health.is_ready());
         assert!(metrics.encode().unwrap().contains("eventpulse_ready{service=\"rules\"} 1"));
+    }
+
+    #[test]
+    fn whoever_waits_for_a_part_hears_that_it_is_back() {
+        let health = Health::default();
+        let (rules, actions) = (health.service("rules"), health.service("actions"));
+        let returns = actions.returns("api server");
+        let count = || *returns.borrow();
+        actions.ready("api server");
+        assert_eq!(count(), 0, "it was never away");
+        actions.not_ready("api server", "no answer");
+        actions.not_ready("api server", "503");
+        rules.not_ready("api server", "503");
+        rules.ready("api server");
+        assert_eq!(count(), 0, "another service's");
+        actions.ready("api server");
+        actions.ready("api server");
+        assert_eq!(count(), 1);
     }
 
     #[test]

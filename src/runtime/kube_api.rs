@@ -5,6 +5,7 @@ use std::{fmt::Debug, future::Future, time::Duration};
 use hyper::header::{HeaderValue, USER_AGENT};
 use kube::{Api, Client, Config, Error, client::ClientBuilder, core::Status};
 use serde::de::DeserializeOwned;
+use tokio::sync::watch;
 
 use super::{Metrics, ServiceHealth, api_metrics::ApiMetrics};
 
@@ -163,6 +164,11 @@ where
 /// Whether the last answer was one that work can go on with.
 pub fn can_be_worked_with(health: &ServiceHealth) -> bool {
     health.works(API_SERVER)
+}
+
+/// Counts how often the server can be worked with again after it could not.
+pub fn returns(health: &ServiceHealth) -> watch::Receiver<u64> {
+    health.returns(API_SERVER)
 }
 
 /// A watch began: the server can be worked with again, also for whoever has nothing to ask it any more.

@@ -325,8 +325,10 @@ impl<K: Owned> Store<K> {
         let preconditions =
             Preconditions { uid: object.meta().uid.clone(), resource_version: object.meta().resource_version.clone() };
         let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+        reached(Point::BeforeDelete, &K::kind(&()));
         match self.ask(Rank::Record, self.api(&name).delete(&name.name, &params)).await {
             Ok(_) => {
+                reached(Point::Deleted, &K::kind(&()));
                 self.acknowledged().remove(&name);
                 Ok(true)
             }
@@ -432,8 +434,12 @@ impl<K: Owned> Store<K> {
         retry: &mut u32,
     ) -> Result<Attempt<K>, StoreError> {
         object.meta_mut().managed_fields = None;
+        reached(Point::BeforeRelease, "");
         match self.ask(Rank::Record, self.api(name).replace(&name.name, &PostParams::default(), &object)).await {
-            Ok(stored) => Ok(Attempt::Written(self.cache.upsert(stored))),
+            Ok(stored) => {
+                reached(Point::Released, "");
+                Ok(Attempt::Written(self.cache.upsert(stored)))
+            }
             Err(failure) => self.not_written(name, failure, retry).await,
         }
     }

@@ -190,6 +190,23 @@ async fn what_is_held_arrives_when_it_is_released_even_if_its_sender_is_gone() {
     assert_eq!(deletion.await.unwrap().0, 200);
 }
 
+#[tokio::test]
+async fn a_cut_ends_what_is_under_way_and_what_has_reached_the_proxy_goes_on() {
+    let (server, proxy, client) = proxied().await;
+    let gate = proxy.limited_rule("gate", When::patch(), Fault::Hold, 0, 1);
+    let patch = scale();
+    let cut = async {
+        gate.wait_for(1, SOON).await.unwrap();
+        proxy.cut()
+    };
+    let (answer, connections) = tokio::join!(send(&client, Method::PATCH, DEPLOYMENT, &patch), cut);
+    assert!(answer.is_err());
+    assert_eq!(connections, 1);
+    gate.release();
+    server.wait_for(1, SOON).await.unwrap();
+    assert_eq!(send(&client, Method::PATCH, DEPLOYMENT, &patch).await.unwrap().0, 200, "new ones are taken");
+}
+
 /// A watch never ends: what has come so far must be there before the rest.
 #[tokio::test]
 async fn a_watch_streams_through_tls() {
@@ -213,6 +230,9 @@ async fn a_watch_streams_through_tls() {
     let mut body = response.into_body();
     let first = tokio::time::timeout(SOON, body.frame()).await.unwrap().unwrap().unwrap();
     assert_eq!(first.into_data().unwrap(), "first\n");
+    assert_eq!(proxy.cut(), 1);
+    let next = tokio::time::timeout(SOON, body.frame()).await.unwrap();
+    assert!(matches!(next, None | Some(Err(_))), "{next:?}");
 }
 
 #[tokio::test]

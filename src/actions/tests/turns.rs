@@ -7,6 +7,7 @@ use crate::{
         service::Actions,
     },
     bus::{SubscriptionEvent, TopicPartition},
+    runtime::kube_api::can_be_worked_with,
 };
 
 fn breaker(api: &FakeApi, open: &str) {
@@ -132,6 +133,28 @@ async fn a_plan_made_before_the_breaker_opened_is_not_sent_through_it() {
         [&planned, &failing].iter().all(|request| phase(&action_of(&api, request)) == "Completed")
     })
     .await;
+    stop(test).await;
+}
+
+/// The breaker's minute is never over: the clock stands still but for two seconds.
+#[tokio::test(start_paused = true)]
+async fn a_breaker_holds_what_fails_by_itself_and_nothing_any_more_when_the_api_server_is_back() {
+    let (api, bus) = (cluster(), Arc::new(MemoryBus::new(3)));
+    breaker(&api, "1m");
+    api.put(DEPLOYMENTS, deployment_named("svc-b"));
+    let test = start(&bus, &api);
+    api.on_request(|seen| if is_patch(seen) { Fault::Answer(503) } else { Fault::None });
+    let both = ["svc-a", "svc-b"].map(|name| request_for(&test, name));
+    bus.publish(vec![record_of(&both[0])]).await.unwrap();
+    until("it waits for the breaker", || waiting_for(&api, &both[0]).contains("breaker")).await;
+    test.clock.advance(jiff::SignedDuration::from_secs(2));
+    tokio::time::sleep(Duration::from_mins(10)).await;
+    assert_eq!(api.seen().iter().filter(|seen| is_patch(seen)).count(), 1, "everything else is answered");
+    api.on_request(|_| Fault::Answer(503));
+    bus.publish(vec![record_of(&both[1])]).await.unwrap();
+    until("it is noticed that nothing is answered", || !can_be_worked_with(&test.ctx.health)).await;
+    api.no_faults();
+    until("both complete", || both.iter().all(|request| phase(&action_of(&api, request)) == "Completed")).await;
     stop(test).await;
 }
 

@@ -16,6 +16,7 @@ use eventpulse_testkit::{
 };
 use jiff::Timestamp;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
+use serde_json::Value;
 use tokio::{
     task::{JoinHandle, JoinSet},
     time::{MissedTickBehavior, interval, sleep, timeout},
@@ -27,6 +28,8 @@ use crate::setting::{Kind, Setting};
 const SOURCE: &str = "alertmanager";
 /// How long a sender waits for an answer, as Alertmanager's webhook receivers are usually told.
 const ANSWER: Duration = Duration::from_secs(10);
+/// One in so many times an alert comes that is none: it becomes a dead letter.
+const INVALID: u32 = 10;
 const AGAIN: Duration = Duration::from_millis(300);
 
 /// Where alerts can be sent to at the moment, and what was taken. Clones are the same.
@@ -65,7 +68,24 @@ impl Senders {
 
     /// Until it is taken.
     pub(crate) async fn send(&self, alert: &Alert) {
-        let body = webhook(std::slice::from_ref(alert));
+        self.post(&webhook(std::slice::from_ref(alert))).await;
+        lock(&self.0.accepted).push(Accepted {
+            source: SOURCE.into(),
+            fingerprint: alert.fingerprint(),
+            starts_at: alert.starts_at(),
+            status: alert.status().into(),
+            name: alert.name().into(),
+        });
+    }
+
+    /// One whose labels are none, until it is answered. Nothing but a dead letter comes of it.
+    pub(crate) async fn send_invalid(&self) {
+        let mut body = webhook(&[Alert::firing("ChaosInvalid", now())]);
+        body["alerts"][0]["labels"] = 7.into();
+        self.post(&body).await;
+    }
+
+    async fn post(&self, body: &Value) {
         loop {
             let door = {
                 let doors = lock(&self.0.doors);
@@ -73,16 +93,9 @@ impl Senders {
                 (!doors.is_empty()).then(|| doors[turn % doors.len()].clone())
             };
             if let Some(door) = door
-                && let Ok(Ok(reply)) = timeout(ANSWER, client::post(&door, &body)).await
+                && let Ok(Ok(reply)) = timeout(ANSWER, client::post(&door, body)).await
                 && reply.is_success()
             {
-                lock(&self.0.accepted).push(Accepted {
-                    source: SOURCE.into(),
-                    fingerprint: alert.fingerprint(),
-                    starts_at: alert.starts_at(),
-                    status: alert.status().into(),
-                    name: alert.name().into(),
-                });
                 return;
             }
             self.0.unanswered.fetch_add(1, Ordering::SeqCst);
@@ -123,6 +136,12 @@ async fn keep_sending(senders: Senders, per_second: f64, seed: u64, ending: Arc<
         tick.tick().await;
         if senders.0.paused.load(Ordering::SeqCst) {
             continue;
+        }
+        if random.random_ratio(1, INVALID) {
+            episodes.spawn({
+                let senders = senders.clone();
+                async move { senders.send_invalid().await }
+            });
         }
         let (kind, lasts) = (Kind::any(&mut random), Duration::from_millis(random.random_range(1_000..6_000)));
         let service = Setting::service(kind, random.random_range(0..kind.targets()));

@@ -1,11 +1,16 @@
 //! A row for each fault: what was done, what came of it, and what the oracle counts.
 
-use std::{fmt::Write as _, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    time::Duration,
+};
 
 use eventpulse_oracle::Violation;
 
 use crate::{
-    faults::Struck,
+    faults::{Recovery, Struck},
+    observe::counts::Counts,
     stage::{Bus, Totals},
 };
 
@@ -64,14 +69,120 @@ pub(crate) fn line(row: &Row) -> String {
 }
 
 fn recovered(struck: &Struck) -> String {
-    let parts = struck.recovered.iter().map(|(what, after)| format!("{what}: {:.2} s", after.as_secs_f64()));
-    parts.collect::<Vec<_>>().join(", ")
+    struck.recovered.iter().map(Recovery::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// The last line.
-pub(crate) fn sum(rows: &[Row], not_run: &[String]) -> String {
+/// The last lines: what was counted, how soon things went on, what took longer than is wanted, what was left out, and the sum.
+pub(crate) fn end(rows: &[Row], left_out: &[String], may_be_left_out: bool) -> String {
+    let mut text = counts(rows) + &recoveries(rows);
+    for (row, recovery) in rows.iter().flat_map(|row| row.struck.recovered.iter().map(move |recovery| (row, recovery)))
+    {
+        if recovery.is_missed() {
+            let _ = writeln!(text, "MISSED: {} on the log {}: {recovery}", row.name, row.bus);
+        }
+    }
+    for fault in left_out {
+        let hint = if may_be_left_out { "" } else { "; it fails the run, but with --allow-left-out" };
+        let _ = writeln!(text, "LEFT OUT: {fault}{hint}");
+    }
     let violations: usize = rows.iter().map(|row| row.violations.len()).sum();
     let struck: usize = rows.iter().map(|row| row.struck.times).sum();
-    let skipped = if not_run.is_empty() { String::new() } else { format!("; not run here: {}", not_run.join(", ")) };
-    format!("{} faults, struck {struck} times, {violations} violations{skipped}", rows.len())
+    let missed = rows.iter().flat_map(|row| &row.struck.recovered).filter(|recovery| recovery.is_missed()).count();
+    let _ = write!(
+        text,
+        "{} faults, struck {struck} times, {violations} violations, {missed} times slower than wanted, {} left out",
+        rows.len(),
+        left_out.len()
+    );
+    text
+}
+
+/// What one promise is about, and how many there were of it.
+type Count = (&'static str, fn(&Counts) -> usize);
+const COUNTS: [Count; 4] = [
+    ("effects of one action, at most", |counts| counts.effects),
+    ("incidents of one episode, at most", |counts| counts.incidents),
+    ("copies of one message without a mark, at most", |counts| counts.unmarked),
+    ("alerts without a reason", |counts| counts.without_reason),
+];
+
+/// Of each log, over all of its faults.
+fn counts(rows: &[Row]) -> String {
+    let buses: BTreeSet<Bus> = rows.iter().map(|row| row.bus).collect();
+    let mut text = format!("\n{:<62}", "at the rest after each fault");
+    for bus in &buses {
+        let _ = write!(text, " {:>9}", bus.to_string());
+    }
+    for (what, count) in COUNTS {
+        let _ = write!(text, "\n{what:<62}");
+        for bus in &buses {
+            let of_bus = rows.iter().filter(|row| row.bus == *bus);
+            let most = of_bus.map(|row| count(&row.after.counts)).max().unwrap_or(0);
+            let _ = write!(text, " {most:>9}");
+        }
+    }
+    text + "\n\n"
+}
+
+/// Those of which it is said how long they may take.
+fn recoveries(rows: &[Row]) -> String {
+    let mut seen: BTreeMap<(&str, Duration), Vec<String>> = BTreeMap::new();
+    for recovery in rows.iter().flat_map(|row| &row.struck.recovered) {
+        if let Some(wanted) = recovery.wanted {
+            let missed = if recovery.is_missed() { " MISSED" } else { "" };
+            let after = format!("{:.2}{missed}", recovery.after.as_secs_f64());
+            seen.entry((recovery.what, wanted)).or_default().push(after);
+        }
+    }
+    if seen.is_empty() {
+        return String::new();
+    }
+    let mut text = format!("{:<62} {:>9}  seen, in seconds\n", "until it went on", "wanted");
+    for ((what, wanted), after) in seen {
+        let _ = writeln!(text, "{what:<62} {:>7} s  {}", wanted.as_secs(), after.join(", "));
+    }
+    text + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(effects: usize, after: u64) -> Row {
+        let wanted = Some(Duration::from_secs(15));
+        let recovery = Recovery { what: "another takes over", after: Duration::from_secs(after), wanted };
+        let counts = Counts { effects, ..Counts::default() };
+        Row {
+            bus: Bus::Kafka,
+            name: "takeover",
+            struck: Struck { times: 2, recovered: vec![recovery] },
+            before: Totals::default(),
+            after: Totals { counts, ..Totals::default() },
+            violations: Vec::new(),
+            took: Duration::from_secs(60),
+        }
+    }
+
+    #[test]
+    fn the_last_lines_say_what_took_too_long_and_what_is_missing() {
+        let text = end(&[row(1, 15), row(2, 16)], &["disk-full".to_owned()], false);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(
+            lines.iter().any(|line| line.starts_with("effects of one action, at most ") && line.ends_with(" 2")),
+            "{text}"
+        );
+        assert!(lines.iter().any(|line| line.ends_with("15 s  15.00, 16.00 MISSED")), "{text}");
+        assert!(
+            lines.contains(&"MISSED: takeover on the log kafka: another takes over: 16.00 s (≤ 15 s, MISSED)"),
+            "{text}"
+        );
+        assert!(lines.contains(&"LEFT OUT: disk-full; it fails the run, but with --allow-left-out"), "{text}");
+        assert_eq!(
+            lines.last(),
+            Some(&"2 faults, struck 4 times, 0 violations, 1 times slower than wanted, 1 left out"),
+            "{text}"
+        );
+        let allowed = end(&[row(1, 15)], &["disk-full".to_owned()], true);
+        assert!(allowed.contains("LEFT OUT: disk-full\n") && !allowed.contains("MISSED"), "{allowed}");
+    }
 }

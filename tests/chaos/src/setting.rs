@@ -12,23 +12,26 @@ use rand::{RngExt, rngs::StdRng};
 pub(crate) enum Kind {
     /// Its target is scaled.
     Scale,
+    /// The same by a runbook whose circuit breaker is as it comes.
+    Guarded,
     /// Its target is restarted.
     Restart,
     /// Scaling its target is refused, so that it is given up and the target restarted.
     Refused,
     /// No rule matches it.
     Unmatched,
-    /// Its target is scaled, and is nobody else's: it tells how fast things go.
+    /// As [`Guarded`](Kind::Guarded), and its target is nobody else's: it tells how fast things go.
     Probe,
 }
 
 impl Kind {
-    const ALL: [Kind; 5] = [Kind::Scale, Kind::Restart, Kind::Refused, Kind::Unmatched, Kind::Probe];
+    const ALL: [Kind; 6] = [Kind::Scale, Kind::Guarded, Kind::Restart, Kind::Refused, Kind::Unmatched, Kind::Probe];
 
     /// Most are scaled.
     pub(crate) fn any(random: &mut StdRng) -> Self {
         match random.random_range(0..20) {
-            0..=13 => Kind::Scale,
+            0..=6 => Kind::Scale,
+            7..=13 => Kind::Guarded,
             14..=16 => Kind::Restart,
             17..=18 => Kind::Refused,
             _ => Kind::Unmatched,
@@ -39,6 +42,7 @@ impl Kind {
     pub(crate) fn alert(self) -> &'static str {
         match self {
             Kind::Scale => "ChaosScale",
+            Kind::Guarded => "ChaosGuarded",
             Kind::Restart => "ChaosRestart",
             Kind::Refused => "ChaosRefused",
             Kind::Unmatched => "ChaosUnmatched",
@@ -49,6 +53,7 @@ impl Kind {
     fn rule(self) -> Option<&'static str> {
         match self {
             Kind::Scale => Some("chaos-scale"),
+            Kind::Guarded => Some("chaos-guarded"),
             Kind::Restart => Some("chaos-restart"),
             Kind::Refused => Some("chaos-refused"),
             Kind::Unmatched => None,
@@ -59,6 +64,7 @@ impl Kind {
     fn prefix(self) -> &'static str {
         match self {
             Kind::Scale | Kind::Unmatched => "scaled",
+            Kind::Guarded => "guarded",
             Kind::Restart => "restarted",
             Kind::Refused => "refused",
             Kind::Probe => "probe",
@@ -68,7 +74,7 @@ impl Kind {
     /// How many targets there are of it.
     pub(crate) fn targets(self) -> usize {
         match self {
-            Kind::Scale | Kind::Unmatched => 40,
+            Kind::Scale | Kind::Guarded | Kind::Unmatched => 40,
             Kind::Restart | Kind::Refused => 8,
             Kind::Probe => 400,
         }
@@ -95,13 +101,18 @@ impl Setting {
         call.path.contains(&format!("/deployments/{}-", Kind::Refused.prefix())) && call.patches("/spec/replicas")
     }
 
+    /// Whether it is a patch for an action whose breaker is as it comes.
+    pub(crate) fn is_guarded(call: &Call) -> bool {
+        [Kind::Guarded, Kind::Probe].iter().any(|kind| call.path.contains(&format!("/deployments/{}-", kind.prefix())))
+    }
+
     /// `hook` takes messages, `gone` none ever. Applies all of it; the CRDs, the namespace and the account are there.
     pub(crate) async fn apply(plane: &ControlPlane, hook: &str, gone: &str, dir: &Path) -> Result<()> {
         let mut text = String::new();
-        for kind in [Kind::Scale, Kind::Restart, Kind::Refused, Kind::Probe] {
+        for kind in [Kind::Scale, Kind::Guarded, Kind::Restart, Kind::Refused, Kind::Probe] {
             for number in 0..kind.targets() {
                 // What is restarted may not be paused; without replicas none has a pod.
-                let paused = matches!(kind, Kind::Scale | Kind::Probe);
+                let paused = matches!(kind, Kind::Scale | Kind::Guarded | Kind::Probe);
                 let name = Self::service(kind, number);
                 write!(
                     text,
@@ -134,7 +145,7 @@ fn channel(name: &str, hook: &str) -> String {
     )
 }
 
-/// Retries come soon, and no breaker opens: faults are to meet actions, not to keep them away.
+/// Retries come soon, and no breaker opens but one, which is as it comes: faults are to meet actions, not to keep them away.
 const RUNBOOKS: &str = "\
 apiVersion: eventpulse.io/v1alpha1
 kind: Runbook
@@ -144,6 +155,14 @@ spec:
   steps: [{name: scale, type: Scale, scale: {delta: 1, maxReplicas: 1000}, timeout: 5s}]
   retry: {limit: 20, backoff: {initial: 200ms, max: 2s}}
   circuitBreaker: {failureThreshold: 1000, openDuration: 1s}
+---
+apiVersion: eventpulse.io/v1alpha1
+kind: Runbook
+metadata: {name: chaos-guarded, namespace: shop}
+spec:
+  serviceAccountName: remediator
+  steps: [{name: scale, type: Scale, scale: {delta: 1, maxReplicas: 1000}, timeout: 5s}]
+  retry: {limit: 20, backoff: {initial: 200ms, max: 2s}}
 ---
 apiVersion: eventpulse.io/v1alpha1
 kind: Runbook
@@ -173,7 +192,8 @@ fn rule(name: &str, kind: Kind) -> String {
         )
     };
     let actions = match kind {
-        Kind::Scale | Kind::Probe | Kind::Unmatched => action("chaos-scale"),
+        Kind::Scale | Kind::Unmatched => action("chaos-scale"),
+        Kind::Guarded | Kind::Probe => action("chaos-guarded"),
         Kind::Restart => action("chaos-restart"),
         Kind::Refused => action("chaos-refused") + &action("chaos-restart"),
     };

@@ -2,7 +2,7 @@
 //! and what can be seen of all that.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -26,14 +26,14 @@ use tokio::{task::JoinSet, time::sleep};
 use crate::{
     disk::{Disk, is_in_namespace},
     load::{Load, Senders, now},
-    observe::{self, audit::Audit, etcd::Etcd, log},
+    observe::{self, audit::Audit, counts::Counts, etcd::Etcd, log},
     setting::{Kind, Setting},
 };
 
 const START: Duration = Duration::from_secs(60);
 /// Between the end of a fault and everything being over.
 const REST: Duration = Duration::from_secs(240);
-/// What will not go away by waiting is told after this.
+/// What will not go away by waiting is told when it has stood for so long.
 const CERTAIN: Duration = Duration::from_secs(10);
 /// How long a probe may take before it is told as lost.
 const PROBE: Duration = Duration::from_secs(180);
@@ -84,11 +84,14 @@ pub(crate) struct Totals {
     pub effects: usize,
     pub messages: usize,
     pub marked: usize,
+    pub counts: Counts,
 }
 
 /// See the module's text.
 pub(crate) struct Stage {
     pub bus: Bus,
+    /// Whether less is done of each fault.
+    pub short: bool,
     pub replicas: Vec<Replica>,
     /// What the data directories are on, where that is allowed. It goes before the directory that it is in.
     disk: Option<Disk>,
@@ -108,7 +111,7 @@ pub(crate) struct Stage {
 
 impl Stage {
     /// Starts everything.
-    pub(crate) async fn open(bus: Bus, seed: u64) -> Result<Self> {
+    pub(crate) async fn open(bus: Bus, short: bool, seed: u64) -> Result<Self> {
         let broker = TcpProxy::start().await.context("listen before the broker")?;
         let options = ControlPlaneOptions { audit_bodies: true, json_in_etcd: true, ..ControlPlaneOptions::default() };
         let builder = Environment::builder(format!("chaos-{bus}")).control_plane(options);
@@ -126,6 +129,7 @@ impl Stage {
         let disk = is_in_namespace().then(|| Disk::mount(&shop.environment.dir().join("disk"))).transpose()?;
         let mut stage = Self {
             bus,
+            short,
             replicas: Vec::new(),
             disk,
             shop,
@@ -153,12 +157,9 @@ impl Stage {
         calm(&proxy);
         let launcher = match self.bus {
             Bus::Embedded => launcher.data_dir(&self.data_dir()),
-            // A dead member is missed after 6 s instead of 45: the least that the broker allows.
-            Bus::Kafka => launcher
-                .data_dir(&self.data_dir().with_file_name(&name))
-                .kafka(&self.broker.address().to_string(), "")
-                .arg("--kafka-config=session.timeout.ms=6000")
-                .arg("--kafka-config=heartbeat.interval.ms=1000"),
+            Bus::Kafka => {
+                launcher.data_dir(&self.data_dir().with_file_name(&name)).kafka(&self.broker.address().to_string(), "")
+            }
         };
         self.replicas.push(Replica { proxy, launcher, process: None });
         let place = self.replicas.len() - 1;
@@ -371,6 +372,14 @@ impl Stage {
         Ok(())
     }
 
+    /// The Actions that have not come to their end.
+    pub(crate) fn unfinished_actions(&self) -> BTreeSet<String> {
+        let actions = self.etcd.objects("actions").into_iter();
+        let ends = ["Completed", "Failed", "Skipped"].map(Value::from);
+        let unfinished = actions.filter(|action| !ends.contains(&action["status"]["phase"]));
+        unfinished.filter_map(|action| Some(action["metadata"]["name"].as_str()?.to_owned())).collect()
+    }
+
     /// Waits until this holds.
     pub(crate) async fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) -> Result<()> {
         let began = Instant::now();
@@ -416,13 +425,19 @@ impl Stage {
     /// Waits until the oracle has nothing to say, every alert having ended; gives what it still says at last.
     pub(crate) async fn rest(&mut self) -> Result<(Totals, Vec<Violation>)> {
         let began = Instant::now();
+        let mut standing: HashMap<String, Instant> = HashMap::new();
         loop {
             let observed = self.observe().await?;
             let violations = judge(&observed);
             let passing = |violation: &Violation| {
                 matches!(violation.promise, Promise::ComesToRest | Promise::NothingLost | Promise::OneIncident)
             };
-            let certain = began.elapsed() > CERTAIN && !violations.iter().all(passing);
+            // Of two things that belong together one may be seen later than the other.
+            let standing_now = violations.iter().filter(|violation| !passing(violation)).map(|violation| {
+                (violation.what.clone(), standing.get(&violation.what).copied().unwrap_or_else(Instant::now))
+            });
+            standing = standing_now.collect();
+            let certain = standing.values().any(|since| since.elapsed() > CERTAIN);
             if violations.is_empty() || certain || began.elapsed() > REST {
                 return Ok((totals(&observed), violations));
             }
@@ -455,6 +470,7 @@ fn totals(observed: &Observed) -> Totals {
         effects: observed.writes.iter().filter(|write| write.is_effect()).count(),
         messages: keys.len(),
         marked: keys.values().map(|copies| copies - 1).sum(),
+        counts: Counts::of(observed),
     }
 }
 

@@ -26,7 +26,7 @@ const SERVICES: [&str; 6] = ["ingest", "rules", "actions", "incidents", "notify"
 fn launcher(shop: &Shop, service: &str, replica: usize) -> Launcher {
     let kafka = shop.environment.kafka().bootstrap();
     let launcher = shop.launcher(&format!("{service}-{replica}")).services(&[service]).kafka(&kafka, "");
-    // A dead member is missed after 6 s instead of 45: the least that the broker allows.
+    // A dead member is missed after 6 s instead of 10: the least that the broker allows.
     launcher.arg("--kafka-config=session.timeout.ms=6000").arg("--kafka-config=heartbeat.interval.ms=1000")
 }
 

@@ -124,7 +124,7 @@ struct Replica {
 async fn replica(shop: &Shop, name: &'static str) -> Replica {
     let (proxy, launcher) = shop.proxied(name).await.unwrap();
     let kafka = shop.environment.kafka().bootstrap();
-    // A frozen member is missed after 6 s instead of 45: the least that the broker allows.
+    // A frozen member is missed after 6 s instead of 10: the least that the broker allows.
     let launcher = launcher.kafka(&kafka, "").arg("--kafka-config=session.timeout.ms=6000");
     let launcher = launcher.arg("--kafka-config=heartbeat.interval.ms=1000");
     Replica { name, proxy, eventpulse: launcher.start(START).await.unwrap() }

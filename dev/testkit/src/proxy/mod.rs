@@ -138,6 +138,12 @@ impl Proxy {
         lock(&self.state.rules).drain(..).for_each(|rule| rule.remove());
     }
 
+    /// Ends every connection to it, with whatever is under way: watches too. What has reached the proxy goes on to the server, whose
+    /// answer nobody gets. New connections are taken. Gives how many there were.
+    pub fn cut(&self) -> usize {
+        self.server.cut()
+    }
+
     /// Whether what streams tells nothing any more, though it stays open: watches, those that are under way too.
     pub fn freeze_watches(&self, frozen: bool) {
         self.state.frozen.send_replace(frozen);

@@ -10,12 +10,13 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use eventpulse_testkit::{
-    proxy::{Fault as ProxyFault, Rule, When},
+    proxy::{Fault as ProxyFault, Rule, When, Write},
     sink::Answer,
 };
+use jiff::Timestamp;
 use tokio::time::sleep;
 
-use super::Struck;
+use super::{BREAKER_OPENS, SERVER_BACK, Struck};
 use crate::{observe::etcd, setting::Setting, stage::Stage};
 
 /// Nothing goes on for so long after a cut.
@@ -23,6 +24,10 @@ const CUT: Duration = Duration::from_secs(1);
 /// As late as the issue of a lost packet can be.
 const LATE: Duration = Duration::from_secs(30);
 const PROBES: usize = 4;
+/// So long it is waited for breakers that are only to be open.
+const BREAKERS_OPEN: Duration = Duration::from_secs(30);
+/// A rule's name.
+const REFUSED: &str = "refused by itself";
 
 /// Every n-th of them.
 fn every(n: usize, when: When) -> When {
@@ -83,34 +88,63 @@ pub(super) async fn twice(stage: &mut Stage, lasts: Duration) -> Result<Struck> 
     strike(stage, lasts, patch, ProxyFault::Twice).await
 }
 
-/// After one write, two, three and so on, whatever is under way then is cut off, and nothing gets through for a while.
+/// After one write, two, three and so on every connection is cut, with whatever is under way on it, and nothing gets through for a while.
 pub(super) async fn cut_after_writes(stage: &mut Stage, lasts: Duration) -> Result<Struck> {
     let until = Instant::now() + lasts;
-    let mut times = 0;
-    let mut n = 0;
+    let (mut cuts, mut connections, mut n) = (0, 0, 0);
     while Instant::now() < until {
         n = n % 12 + 1;
-        let place = times % stage.replicas.len();
-        let count = Arc::new(AtomicUsize::new(0));
-        let after = {
-            let count = Arc::clone(&count);
-            When::any().is(move |call| match call.method.as_str() {
-                "GET" => count.load(Ordering::SeqCst) >= n,
-                _ => count.fetch_add(1, Ordering::SeqCst) >= n,
-            })
-        };
-        let rule = stage.replicas[place].proxy.rule("cut", after, ProxyFault::Close);
+        let proxy = &stage.replicas[cuts % stage.replicas.len()].proxy;
+        let writes = proxy.rule("n-th", When::write(), ProxyFault::Count);
         let met = Instant::now() + Duration::from_secs(10);
-        while rule.matched() == 0 && Instant::now() < met {
-            sleep(Duration::from_millis(10)).await;
+        while writes.matched() < n && Instant::now() < met {
+            sleep(Duration::from_millis(1)).await;
         }
+        writes.remove();
+        let closed = proxy.rule("closed", When::any(), ProxyFault::Close);
+        connections += proxy.cut();
+        cuts += 1;
         sleep(CUT).await;
-        rule.remove();
-        times += usize::from(rule.matched() > 0);
+        closed.remove();
     }
     let took = stage.probe(PROBES).await?;
-    anyhow::ensure!(times > 0, "nothing was cut");
-    Ok(Struck::times(times).recovered("alert to effect", took))
+    anyhow::ensure!(connections > 0, "nothing was cut");
+    Ok(Struck::times(connections).recovered("alert to effect", took))
+}
+
+/// Every PATCH of a target is refused by itself, until in every replica a breaker as it comes is open.
+pub(super) async fn breakers(stage: &mut Stage, lasts: Duration) -> Result<Struck> {
+    let (rules, took) = open_breakers(stage, lasts).await?;
+    rules.iter().for_each(Rule::remove);
+    let struck = Struck::times(rules.iter().map(Rule::matched).sum());
+    Ok(took.into_iter().fold(struck, |struck, took| {
+        struck.within(BREAKER_OPENS, "a breaker opens, from the first refused PATCH", took)
+    }))
+}
+
+/// The rules that refuse go on; and how long it took in each replica from its first patch that was refused.
+async fn open_breakers(stage: &Stage, patience: Duration) -> Result<(Vec<Rule>, Vec<Duration>)> {
+    let proxies = || stage.replicas.iter().map(|replica| &replica.proxy);
+    let rules: Vec<Rule> = proxies().map(|proxy| proxy.rule(REFUSED, patch(), ProxyFault::Answer(503))).collect();
+    let (since, began) = (Timestamp::now(), Instant::now());
+    let mut opened: Vec<Option<Timestamp>> = vec![None; stage.replicas.len()];
+    while opened.contains(&None) {
+        anyhow::ensure!(began.elapsed() < patience, "no breaker in every replica within {} s", patience.as_secs());
+        for (place, opened) in opened.iter_mut().enumerate().filter(|(_, opened)| opened.is_none()) {
+            let open = stage.process(place)?.metric("eventpulse_breakers", "state=\"open\"").await;
+            *opened = (open > 0.0).then(Timestamp::now);
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+    let mut took = Vec::new();
+    for (proxy, opened) in proxies().zip(opened.into_iter().flatten()) {
+        let is_refused = |write: &Write| {
+            write.at >= since && write.rule.as_deref() == Some(REFUSED) && Setting::is_guarded(&write.call)
+        };
+        let first = proxy.writes().into_iter().find(is_refused).context("a breaker opened, and nothing was refused")?;
+        took.push(Duration::try_from(opened.duration_since(first.at)).unwrap_or_default());
+    }
+    Ok((rules, took))
 }
 
 pub(super) async fn frozen_watches(stage: &mut Stage, lasts: Duration) -> Result<Struck> {
@@ -135,12 +169,15 @@ pub(super) async fn receiver_away(stage: &mut Stage, lasts: Duration) -> Result<
     Ok(Struck::times(times).recovered("alert to effect meanwhile", meanwhile))
 }
 
+/// While breakers are open already: what they hold back is not to wait for them when it is there again.
 pub(super) async fn server_away(stage: &mut Stage, lasts: Duration) -> Result<Struck> {
+    let (rules, _) = open_breakers(stage, BREAKERS_OPEN).await?;
     stage.shop.environment.plane_mut().stop_apiserver().await;
+    rules.iter().for_each(Rule::remove);
     sleep(lasts).await;
     stage.shop.environment.plane_mut().start_apiserver().await?;
     let took = stage.probe(PROBES).await?;
-    Ok(Struck::times(1).recovered("the API server is back", took))
+    Ok(Struck::times(1).within(SERVER_BACK, "the API server is back", took))
 }
 
 pub(super) async fn etcd_away(stage: &mut Stage, lasts: Duration) -> Result<Struck> {
@@ -159,5 +196,5 @@ pub(super) async fn compaction(stage: &mut Stage, lasts: Duration) -> Result<Str
     etcd::compact(stage.shop.environment.plane().etcd_address()).await?;
     stage.shop.environment.plane_mut().start_apiserver().await?;
     let took = stage.probe(PROBES).await?;
-    Ok(Struck::times(1).recovered("the API server is back", took))
+    Ok(Struck::times(1).within(SERVER_BACK, "the API server is back", took))
 }

@@ -15,6 +15,8 @@ use crate::stage::Stage;
 const PROBES: usize = 4;
 /// What is freed meanwhile is filled again.
 const AGAIN: Duration = Duration::from_millis(20);
+/// For so long at most the files of a log have room in themselves.
+const ROOM_LEFT: Duration = Duration::from_secs(60);
 
 /// Somebody else fills the small file system that all data directories are on. The broker does not answer meanwhile: what is kept until it
 /// does is what needs the disk.
@@ -23,12 +25,14 @@ pub(super) async fn full(stage: &mut Stage, lasts: Duration) -> Result<Struck> {
     let before = stage.senders.unanswered();
     stage.broker.hold();
     let mut file = File::create(&filler)?;
-    let until = Instant::now() + lasts;
-    while Instant::now() < until {
+    let began = Instant::now();
+    let refused = |stage: &Stage| stage.senders.unanswered() - before;
+    // What the files have room for in themselves is used up first.
+    while began.elapsed() < lasts || refused(stage) == 0 && began.elapsed() < lasts + ROOM_LEFT {
         fill(&mut file)?;
         sleep(AGAIN).await;
     }
-    let refused = stage.senders.unanswered() - before;
+    let refused = refused(stage);
     stage.broker.pass();
     drop(file);
     fs::remove_file(&filler)?;

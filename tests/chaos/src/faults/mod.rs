@@ -8,7 +8,7 @@ mod disk;
 mod process;
 mod rebuild;
 
-use std::{future::Future, pin::Pin, time::Duration};
+use std::{fmt, future::Future, pin::Pin, time::Duration};
 
 use anyhow::Result;
 
@@ -19,9 +19,48 @@ use crate::stage::{Bus, Stage};
 pub(crate) struct Struck {
     /// How often it struck.
     pub times: usize,
-    /// How long it took until things went on, by what that means.
-    pub recovered: Vec<(&'static str, Duration)>,
+    /// How long it took until things went on.
+    pub recovered: Vec<Recovery>,
 }
+
+/// How long something took until it went on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Recovery {
+    /// What that means.
+    pub what: &'static str,
+    pub after: Duration,
+    /// It is to take no longer; none: nobody has said how long it may take.
+    pub wanted: Option<Duration>,
+}
+
+impl Recovery {
+    /// Whether it took longer than is wanted. That is told, and breaks no promise: a machine may be slow.
+    pub(crate) fn is_missed(&self) -> bool {
+        self.wanted.is_some_and(|wanted| self.after > wanted)
+    }
+}
+
+impl fmt::Display for Recovery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {:.2} s", self.what, self.after.as_secs_f64())?;
+        match self.wanted {
+            Some(wanted) => {
+                let missed = if self.is_missed() { ", MISSED" } else { "" };
+                write!(f, " (≤ {} s{missed})", wanted.as_secs())
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// The API server is there again, until alerts are acted on.
+const SERVER_BACK: Duration = Duration::from_secs(10);
+/// A replica was killed, until another one has taken over all that was its.
+const TAKEN_OVER: Duration = Duration::from_secs(15);
+/// The same after an ordered stop.
+const HANDED_OVER: Duration = Duration::from_secs(3);
+/// A target's API fails, until nothing is sent to it.
+const BREAKER_OPENS: Duration = Duration::from_secs(5);
 
 impl Struck {
     fn times(times: usize) -> Self {
@@ -29,7 +68,13 @@ impl Struck {
     }
 
     fn recovered(mut self, what: &'static str, after: Duration) -> Self {
-        self.recovered.push((what, after));
+        self.recovered.push(Recovery { what, after, wanted: None });
+        self
+    }
+
+    /// The same, where it is to take no longer than `wanted`.
+    fn within(mut self, wanted: Duration, what: &'static str, after: Duration) -> Self {
+        self.recovered.push(Recovery { what, after, wanted: Some(wanted) });
         self
     }
 }
@@ -89,7 +134,7 @@ macro_rules! short {
 
 faults! {
     "nothing"              BOTH      10  5 load process::nothing()                        "nothing: what the others are compared with"
-    "crash-points"         BOTH      30 30 load crash::at_each_point()                    "kill -9 at each crash point of the code"
+    "crash-points"         BOTH      60 60 load crash::at_each_point()                    "kill -9 at each crash point of the code"
     "kill"                 BOTH      60 10 load process::kill_at_random()                 "kill -9 at random moments"
     "takeover"             KAFKA     10  1 load process::take_over(process::End::Killed)  "kill -9 of one replica: the other takes over"
     "ordered-stop"         KAFKA     10  1 load process::take_over(process::End::Stopped) "SIGTERM of one replica: the other takes over"
@@ -102,6 +147,7 @@ faults! {
     "api-429"              BOTH      20  4 load api::answers(429)                         "every third call: 429 with Retry-After"
     "api-503"              BOTH      20  4 load api::answers(503)                         "every third call: 503"
     "api-504"              BOTH      20  4 load api::answers(504)                         "every third call: 504, and never done"
+    "patch-503"            BOTH      30 30 load api::breakers()                           "every PATCH of a target: 503, until breakers open"
     "patch-delayed"        BOTH      60  - load api::late_patches()                       "every second PATCH of a target arrives 30 s late"
     "patch-twice"          BOTH      20  5 load api::twice()                              "every PATCH of a target arrives twice"
     "watch-frozen"         BOTH      60  8 load api::frozen_watches()                     "no watch tells anything"
@@ -114,7 +160,8 @@ faults! {
     "broker-away"          KAFKA    300 10 load broker::away()                            "the broker is stopped"
     "topic-again"          KAFKA      1  - calm broker::topic_again()                     "a topic is deleted and created again: offsets start at zero"
     "disk-full"            BOTH      20  5 load disk::full()                              "the disk of the data directory is full"
-    "incidents-deleted"    BOTH       1  - calm rebuild::incidents_deleted()              "all Incidents are deleted, and rebuilt from the topics"
-    "topics-lost"          BOTH       1  - calm rebuild::topics_lost()                    "all topics are lost"
+    "incidents-deleted"    BOTH       1  1 calm rebuild::incidents_deleted()              "all Incidents are deleted, and rebuilt from the topics"
+    "topics-lost"          BOTH       1  1 calm rebuild::topics_lost()                    "all topics are lost"
+    "crash-points-old"     KAFKA     90 30 calm crash::at_each_point_of_old()             "kill -9 where what is old is let go of and deleted"
     "repeated"             BOTH       1  1 calm rebuild::repeated()                       "everything on the log is given to the services once more"
 }

@@ -2,6 +2,7 @@
 //! log comes once more.
 
 use std::{
+    collections::BTreeMap,
     process::Command,
     time::{Duration, Instant},
 };
@@ -10,6 +11,7 @@ use anyhow::{Result, ensure};
 use eventpulse_testkit::eventpulse::find_binary;
 use jiff::Timestamp;
 use rusqlite::Connection;
+use serde_json::Value;
 
 use super::Struck;
 use crate::{
@@ -18,8 +20,9 @@ use crate::{
 };
 
 const PROBES: usize = 8;
+const INCIDENTS: &str = "/apis/eventpulse.io/v1alpha1/namespaces/shop/incidents";
 
-async fn stop_all(stage: &mut Stage) -> Result<()> {
+pub(super) async fn stop_all(stage: &mut Stage) -> Result<()> {
     for place in 0..stage.replicas.len() {
         stage.stop(place).await?;
     }
@@ -38,10 +41,12 @@ pub(super) async fn incidents_deleted(stage: &mut Stage, _: Duration) -> Result<
     let probes = stage.raise(PROBES).await?;
     stage.acted(&probes).await?;
     stage.quiet().await?;
-    let before = stage.etcd.objects("incidents").len();
+    let before = incidents(stage);
+    ensure!(!before.is_empty(), "there is no incident");
     let plane = stage.shop.environment.plane();
-    plane.kubectl_with(&["delete", "incidents", "--all", "-n", "shop", "--wait=true"], "").await?;
-    ensure!(stage.etcd.objects("incidents").len() < before, "no incident was deleted");
+    // All at once: one after the other takes minutes.
+    plane.kubectl_with(&["delete", "--raw", INCIDENTS], "").await?;
+    stage.until("every incident is gone", |stage| incidents(stage).is_empty()).await?;
     stop_all(stage).await?;
     let mut command = Command::new(find_binary()?);
     command.args(["replay", "--services=incidents"]).env_remove("KUBECONFIG");
@@ -56,10 +61,28 @@ pub(super) async fn incidents_deleted(stage: &mut Stage, _: Duration) -> Result<
     ensure!(output.status.success(), "eventpulse replay: {}", String::from_utf8_lossy(&output.stderr));
     let began = Instant::now();
     start_all(stage).await?;
-    stage.until("every incident is there again", |stage| stage.etcd.objects("incidents").len() == before).await?;
+    stage
+        .until("every incident is there again, and in its phase", |stage| phases(&incidents(stage)) == phases(&before))
+        .await?;
     let took = began.elapsed();
+    let after = incidents(stage);
+    let differs = before.iter().filter(|(name, incident)| after.get(*name) != Some(incident));
+    let differs: Vec<String> =
+        differs.map(|(name, was)| format!("{name} was {was:?}, is {:?}", after.get(name))).collect();
+    ensure!(differs.is_empty(), "{} incidents are not what they were: {}", differs.len(), differs[0]);
     stage.resolve(&probes).await;
-    Ok(Struck::times(before).recovered("from the start until all are there", took))
+    Ok(Struck::times(before.len()).recovered("from the start until all are there", took))
+}
+
+/// What an incident is, by its name: its spec, and its phase.
+fn incidents(stage: &Stage) -> BTreeMap<String, (Value, Value)> {
+    let incidents = stage.etcd.objects("incidents").into_iter();
+    let of = |incident: &Value| (incident["spec"].clone(), incident["status"]["phase"].clone());
+    incidents.map(|incident| (incident["metadata"]["name"].to_string(), of(&incident))).collect()
+}
+
+fn phases(incidents: &BTreeMap<String, (Value, Value)>) -> BTreeMap<&str, &Value> {
+    incidents.iter().map(|(name, (_, phase))| (name.as_str(), phase)).collect()
 }
 
 /// With incidents open, whose alerts come again and end afterwards.
@@ -67,8 +90,19 @@ pub(super) async fn topics_lost(stage: &mut Stage, _: Duration) -> Result<Struck
     let probes = stage.raise(PROBES).await?;
     stage.acted(&probes).await?;
     stage.quiet().await?;
-    stage.remember_records(&TOPICS).await?;
     stop_all(stage).await?;
+    lose_topics(stage).await?;
+    let began = Instant::now();
+    start_all(stage).await?;
+    stage.repeat(&probes).await;
+    stage.resolve(&probes).await;
+    stage.probe(PROBES).await?;
+    Ok(Struck::times(1).recovered("from the start until alerts are acted on", began.elapsed()))
+}
+
+/// Nobody runs. What was on the log is remembered.
+pub(super) async fn lose_topics(stage: &mut Stage) -> Result<()> {
+    stage.remember_records(&TOPICS).await?;
     match stage.bus {
         Bus::Embedded => std::fs::remove_dir_all(stage.data_dir())?,
         Bus::Kafka => {
@@ -78,12 +112,7 @@ pub(super) async fn topics_lost(stage: &mut Stage, _: Duration) -> Result<Struck
             }
         }
     }
-    let began = Instant::now();
-    start_all(stage).await?;
-    stage.repeat(&probes).await;
-    stage.resolve(&probes).await;
-    stage.probe(PROBES).await?;
-    Ok(Struck::times(1).recovered("from the start until alerts are acted on", began.elapsed()))
+    Ok(())
 }
 
 /// Every group goes back to the first record of everything that it reads.

@@ -1,6 +1,7 @@
 //! What the oracle sees: what etcd keeps and has kept, who wrote it by the audit log, what the log holds, what arrived outside.
 
 pub(crate) mod audit;
+pub(crate) mod counts;
 pub(crate) mod etcd;
 pub(crate) mod log;
 
@@ -54,7 +55,8 @@ pub(crate) fn message(received: &Received) -> Message {
         at: received.at,
         key,
         marked: body["duplicatePossible"] == true,
-        taken: received.answered.is_some_and(|status| (200..300).contains(&status)),
+        // It was read to its end: of an answer that was lost its receiver knows nothing.
+        taken: received.answered.is_none_or(|status| (200..300).contains(&status)),
         of: (text("/incident/incidentID"), "chaos".into(), text("/template"), text("/occurrence")),
     }
 }
