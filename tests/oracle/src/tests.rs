@@ -308,6 +308,12 @@ fn what_grows_beyond_its_bound_is_found() {
         large["status"]["text"] = json!("x".repeat(40_000));
         observed.writes.push(write(21, "incidents", "inc", None, Some(large)));
     });
+    must_find("in /spec/outbox", |observed| {
+        let entries = json!(vec![json!({"id": "x"}); 33]);
+        let full = json!({"spec": {"outbox": entries}});
+        observed.writes.push(write(21, "alertgroups", "c", None, Some(full)));
+        observed.writes.push(write(22, "alertgroups", "c", None, Some(json!({}))));
+    });
     must_find("in /status/history", |observed| {
         let mut long = incident("Resolved");
         long["status"]["history"] = json!(vec![0; 33]);
