@@ -18,9 +18,9 @@ RELEASE = { [ -x "$(TARGET)/release/eventpulse" ] || echo "Building EventPulse (
 FAULTS = { [ -x "$(TARGET)/release/eventpulse-chaos" ] || echo "Building the simulator and its like (about 8 minutes the first time)"; } \
 	&& $(CARGO) build --release --locked --package eventpulse-simulation --package eventpulse-chaos
 ENV := $(CARGO) run --quiet --locked --package eventpulse-env --
-# $(call timed,WHAT,COMMANDS): says how long they took, also when they fail.
+# $(call timed,WHAT,COMMANDS): says how long they took, also when they fail; on standard error, so that the commands' own last line is the last.
 timed = start=$$(date +%s); { $(2); }; code=$$?; took=$$(( $$(date +%s) - start )); \
-	if [ $$code -eq 0 ]; then echo "$(1): done in $$took s"; else echo "$(1): failed after $$took s" >&2; fi; exit $$code
+	if [ $$code -eq 0 ]; then echo "$(1): done in $$took s"; else echo "$(1): failed after $$took s"; fi >&2; exit $$code
 # Versions and disk, with a remedy for each thing that is missing.
 CHECK := sh dev/env/check-machine.sh --if-missing
 CONTROL_PLANE := kubernetes kwok

@@ -236,7 +236,7 @@ pub(super) fn is_refused_unmoved(plans: &[ActionPlan], object: &TargetState) -> 
 }
 
 /// Why nothing may be done to this target, whatever is planned.
-fn refuse_target(request: &ActionRequested, target: &TargetState) -> Result<(), Blocked> {
+pub(super) fn refuse_target(request: &ActionRequested, target: &TargetState) -> Result<(), Blocked> {
     let name = request.target.display();
     // The API server cuts creationTimestamp to whole seconds. What was created in the second of the decision counts as there
     // before it: an alert comes long after its target, and refusing the doubtful ones would refuse right ones.

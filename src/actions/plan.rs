@@ -297,6 +297,9 @@ fn guarded(target: &TargetState, change: Vec<Value>, ring: &Ring) -> Value {
     if mutated(Mutant::VersionNotTested) {
         patch.pop();
     }
+    if mutated(Mutant::UidNotTested) {
+        patch.clear();
+    }
     patch.extend(change);
     if mutated(Mutant::RingNotWritten) {
         return Value::Array(patch);
@@ -478,6 +481,30 @@ pub(super) mod tests {
             assert_eq!(plan_for(&by(1, None, None), &object), Err(Refusal::Known(mark)));
             assert_eq!(plan_for(&runbook(StepType::Restart, None), &object), Err(Refusal::Known(mark)));
         }
+    }
+
+    #[test]
+    fn a_plan_that_misses_what_the_ring_knows_is_noticed() {
+        let mut object = deployment(3);
+        object["metadata"]["annotations"] = json!({ANNOTATION_APPLIED: "7 abc:5"});
+        let planned = || plan_for(&by(1, None, None), &object).is_ok();
+        assert_eq!((planned(), crate::mutants::with(Mutant::RingNotRead, planned)), (false, true));
+    }
+
+    /// Each of the two tests of a patch alone keeps it from an object that has the target's name and is another one.
+    #[test]
+    fn a_patch_that_tests_neither_uid_nor_version_is_noticed() {
+        let lands = |uid: &str, version: &str| {
+            let mut object = deployment(3);
+            (object["metadata"]["uid"], object["metadata"]["resourceVersion"]) = (json!(uid), json!(version));
+            apply(&object, &plan_for(&by(1, None, None), &deployment(3)).unwrap().patch).is_ok()
+        };
+        assert_eq!(
+            (lands("u1", "7"), lands("u1", "8"), lands("u2", "7"), lands("u2", "8")),
+            (true, false, false, false)
+        );
+        assert!(!crate::mutants::with(Mutant::VersionNotTested, || lands("u2", "8")));
+        assert!(crate::mutants::with(Mutant::UidNotTested, || lands("u2", "8")));
     }
 
     #[test]

@@ -105,9 +105,13 @@ impl Actions {
                 self.breakers().unused(key, pass);
             }
             Err(CallError::Api { failure: ApiFailure::Unknown(_) | ApiFailure::Malformed(_), .. }) => {
+                self.budget().was_taken(false);
                 self.note_failure(key, runbook, pass.returns());
             }
-            Ok(_) | Err(CallError::Api { .. }) => self.breakers().success(key),
+            Ok(_) | Err(CallError::Api { .. }) => {
+                self.budget().was_taken(true);
+                self.breakers().success(key);
+            }
         }
     }
 

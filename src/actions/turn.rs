@@ -45,9 +45,10 @@ impl Actions {
             }
         };
         // The plan is recorded before it is sent. That this write succeeds shows that the Action is as it was read.
+        let is_takeover = work.plans.last().is_some_and(|last| last.sender != self.sender);
         work.plans.push(planned.plan.clone());
         let status = ActionStatus { phase: ActionPhase::Running, waiting_for: None, ..work.status() };
-        let recorded = match mutated(Mutant::PlanNotRecorded) {
+        let recorded = match mutated(Mutant::PlanNotRecorded) || is_takeover && mutated(Mutant::TakeoverNotPlanned) {
             true => Ok(true),
             false => self.write_status(work, status, Vec::new()).await,
         };

@@ -6,6 +6,7 @@ use super::outbox::{Held, Outbox};
 use crate::{
     crash_points::{Point, reached},
     events::{DeadLetter, DeadLetterReason, dead_letter_of},
+    mutants::{Mutant, mutated},
     runtime::{
         Context,
         consume::{publish_dead_letter, publish_until_acknowledged},
@@ -55,6 +56,10 @@ async fn relay_batch(ctx: &Context, outbox: &Outbox) -> bool {
             Err(problem) => letters.push(letter_of(row, problem)),
         }
     }
+    let seqs: Vec<i64> = held.iter().map(|held| held.seq).collect();
+    if mutated(Mutant::RelayedBeforeAcknowledged) && outbox.remove(seqs.clone()).await.is_err() {
+        return false;
+    }
     if !records.is_empty() && !publish_until_acknowledged(ctx, records).await {
         return false;
     }
@@ -64,7 +69,7 @@ async fn relay_batch(ctx: &Context, outbox: &Outbox) -> bool {
             return false;
         }
     }
-    if let Err(error) = outbox.remove(held.iter().map(|held| held.seq).collect()).await {
+    if let Err(error) = outbox.remove(seqs).await {
         // It is published again, which changes nothing (promise 5).
         ctx.health.not_ready("outbox", format!("it cannot be written: {error}"));
         tokio::time::sleep(DISK_RETRY).await;

@@ -26,6 +26,7 @@ use super::{
 use crate::{
     bus::{Bus, BusError, MemoryBus, SubscribeOptions, Subscription, SubscriptionEvent},
     events::{DeadLetter, DeadLetterReason, Payload, Record, Topic},
+    mutants::{self, Mutant},
     runtime::{
         Metrics,
         http_server::{HttpBounds, converse},
@@ -311,6 +312,25 @@ async fn the_outbox_is_bounded_in_bytes_too() {
     remote.away.store(false, Ordering::SeqCst);
     eventually("all is relayed", || bytes(&server.test.ctx.metrics) == Some(0)).await;
     server.stop().await;
+}
+
+/// What was accepted stays in the outbox until the log has it.
+#[tokio::test]
+async fn a_relay_that_removes_before_the_log_has_it_is_noticed() {
+    for (mutant, kept) in [(None, 1), (Some(Mutant::RelayedBeforeAcknowledged), 0)] {
+        let dir = tempfile::tempdir().unwrap();
+        let remote = remote();
+        remote.away.store(true, Ordering::SeqCst);
+        mutants::choose(mutant);
+        let server = start(Arc::clone(&remote), config(&dir)).await;
+        assert_eq!(server.post(WEBHOOK, "", &alerts(&["a"])).await.0, 200);
+        server.stop().await;
+        mutants::choose(None);
+        remote.away.store(false, Ordering::SeqCst);
+        // Another process on the same directory.
+        start(Arc::clone(&remote), config(&dir)).await.stop().await;
+        assert_eq!(remote.log.records(Topic::AlertRaised).len(), kept, "{mutant:?}");
+    }
 }
 
 /// Behind a Service no request comes to a process that is not ready, so none may be needed for it to become ready again.

@@ -39,6 +39,8 @@ mutants! {
     UidIgnored,
     /// A patch does not test the target's resourceVersion.
     VersionNotTested,
+    /// A patch tests neither the target's uid nor its resourceVersion: it lands on whatever has the target's name.
+    UidNotTested,
     /// A patch does not record its action in the target's ring.
     RingNotWritten,
     /// The target's ring holds its last action only.
@@ -53,6 +55,8 @@ mutants! {
     UnknownTakenForRefused,
     /// A later plan is sent without being recorded.
     PlanNotRecorded,
+    /// Whoever takes an action over sends it without a plan of its own on record.
+    TakeoverNotPlanned,
     /// A target whose annotation was rewound counts as one that nothing was done to.
     RewindNotSeen,
     /// An Action is written over whatever another replica has made of it.
@@ -67,6 +71,8 @@ mutants! {
     OutboxNotWritten,
     /// A write drops what other writers still have to say.
     OthersEntriesDropped,
+    /// What an object still has to say counts as said before the log has acknowledged it.
+    ClearedBeforeAcknowledged,
     /// A conflict is answered by writing over it.
     ConflictOverwritten,
     /// What a dead replica still had to say is not published by another one.
@@ -75,6 +81,8 @@ mutants! {
     FoldedInputsForgotten,
     /// A repetition of an alert whose incident has ended opens an incident.
     RepetitionOpens,
+    /// A group forgets what it was told as soon as that is over.
+    InputsForgotten,
     /// An alert that has ended goes on by what was told before its end.
     OldEvidenceCounts,
     /// A failure that is known already is acted on again.
@@ -99,6 +107,8 @@ mutants! {
     CopyNotMarked,
     /// Alerts are answered with 200 that could not be kept.
     AnsweredBeforeKept,
+    /// Alerts leave ingest's outbox before the log has acknowledged them.
+    RelayedBeforeAcknowledged,
 }
 
 #[cfg(any(test, feature = "mutants"))]

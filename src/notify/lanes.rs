@@ -112,6 +112,7 @@ impl Lanes {
         if state.retries.len() < FAILING_MAX || state.retries.contains_key(channel) {
             let retries = state.retries.entry(channel.clone()).or_default();
             retries.owed = retries.owed.saturating_add(1);
+            retries.budget.was_taken(false);
         }
         let (now, failing) = (Instant::now(), &mut state.failing);
         let known = failing.entry(channel.clone()).or_insert(Failing { failures: 0, left_alone_until: now });
@@ -123,7 +124,11 @@ impl Lanes {
 
     /// A try of the channel has succeeded, or has said nothing of it.
     pub fn works(&self, channel: &NamespacedName) {
-        self.lock().failing.remove(channel);
+        let mut state = self.lock();
+        state.failing.remove(channel);
+        if let Some(retries) = state.retries.get_mut(channel) {
+            retries.budget.was_taken(true);
+        }
     }
 
     /// A message is sent for the first time.

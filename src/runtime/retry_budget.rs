@@ -8,17 +8,21 @@ const PER_CALL: f64 = 0.05;
 /// Tokens that time adds, so that a quiet process can retry too.
 const PER_SECOND: f64 = 0.1;
 const MAX: f64 = 20.0;
+/// After so many calls in a row that were taken nothing is in trouble any more: what has waited may go.
+const TAKEN_IN_A_ROW: u32 = 10;
 
 /// A token bucket. A retry takes one token.
 #[derive(Debug)]
 pub struct RetryBudget {
     tokens: f64,
     refilled_at: Option<Timestamp>,
+    /// Calls since the last one that failed.
+    taken: u32,
 }
 
 impl Default for RetryBudget {
     fn default() -> Self {
-        Self { tokens: MAX, refilled_at: None }
+        Self { tokens: MAX, refilled_at: None, taken: 0 }
     }
 }
 
@@ -26,6 +30,11 @@ impl RetryBudget {
     /// A first call is made.
     pub fn call(&mut self) {
         self.tokens = (self.tokens + PER_CALL).min(MAX);
+    }
+
+    /// What became of a call, whether it was the first or not.
+    pub fn was_taken(&mut self, taken: bool) {
+        self.taken = if taken { self.taken.saturating_add(1) } else { 0 };
     }
 
     /// The tokens that there are now, at most 20.
@@ -41,6 +50,9 @@ impl RetryBudget {
 
     /// Whether a retry may be made now.
     pub fn take(&mut self, now: Timestamp) -> bool {
+        if self.taken >= TAKEN_IN_A_ROW {
+            return true;
+        }
         self.tokens = self.tokens(now);
         self.refilled_at = Some(now);
         let enough = self.tokens >= 1.0;
@@ -65,5 +77,18 @@ mod tests {
         assert!((4..=5).contains(&from_calls), "{from_calls}");
         assert_eq!((0..100).filter(|_| budget.take(at(70))).count(), 7);
         assert!(!budget.take(at(30)), "a clock that goes back gives nothing");
+    }
+
+    /// What waits because of an outage goes when it is over, however much it is.
+    #[test]
+    fn with_nothing_in_trouble_any_more_retries_are_free_until_one_fails() {
+        let (now, mut budget) = (Timestamp::UNIX_EPOCH, RetryBudget::default());
+        while budget.take(now) {}
+        (1..TAKEN_IN_A_ROW).for_each(|_| budget.was_taken(true));
+        assert!(!budget.take(now));
+        budget.was_taken(true);
+        assert!((0..1_000).all(|_| budget.take(now)));
+        budget.was_taken(false);
+        assert!(!budget.take(now));
     }
 }

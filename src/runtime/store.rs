@@ -503,13 +503,20 @@ impl<K: Owned> Store<K> {
                 })
                 .collect()
         };
+        if mutated(Mutant::ClearedBeforeAcknowledged) {
+            self.note_acknowledged(&unseen);
+        }
         let entries = unseen.iter().flat_map(|(_, entries)| entries);
         self.publish_records(entries.filter_map(|entry| self.record(entry)).collect()).await?;
-        let mut acknowledged = self.acknowledged();
-        for (name, entries) in unseen.into_iter().filter(|(_, entries)| !entries.is_empty()) {
-            acknowledged.entry(name).or_default().extend(entries.into_iter().map(|entry| entry.id.clone()));
-        }
+        self.note_acknowledged(&unseen);
         Ok(())
+    }
+
+    fn note_acknowledged(&self, seen: &[(NamespacedName, Vec<&OutboxEntry>)]) {
+        let mut acknowledged = self.acknowledged();
+        for (name, entries) in seen.iter().filter(|(_, entries)| !entries.is_empty()) {
+            acknowledged.entry(name.clone()).or_default().extend(entries.iter().map(|entry| entry.id.clone()));
+        }
     }
 
     /// What is on the way to a target goes first and alone, so that the work on everything else does not hold it up.

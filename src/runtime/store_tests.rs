@@ -169,6 +169,26 @@ async fn a_write_that_drops_what_others_have_to_say_is_noticed() {
     }
 }
 
+/// What an object has to say stays in it until the log has it.
+#[tokio::test(start_paused = true)]
+async fn an_outbox_that_is_cleared_before_the_log_has_it_is_noticed() {
+    for (mutant, kept) in [(None, 1), (Some(Mutant::ClearedBeforeAcknowledged), 0)] {
+        let bus: Arc<MemoryBus> = Arc::new(MemoryBus::new(1));
+        bus.set_available(false);
+        let test = TestContext::new("rules", bus);
+        let store = Store::<AlertGroup>::new(&test.ctx);
+        mutants::choose(mutant);
+        let said = |_: Option<&AlertGroup>| Step::Write { object: group(), publish: vec![event()] };
+        let again =
+            |current: Option<&AlertGroup>| Step::Write { object: current.cloned().unwrap(), publish: Vec::new() };
+        // Both are written, and what the first one has to say cannot be said.
+        assert!(timeout(Duration::from_secs(1), store.transact(&name(), said)).await.is_err());
+        drop(timeout(Duration::from_secs(1), store.transact(&name(), again)).await);
+        mutants::choose(None);
+        assert_eq!(store.get(&name()).unwrap().outbox().len(), kept, "{mutant:?}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_patience_that_the_server_asks_for_does_not_hold_up_the_shutdown() {
     let test = test_context();

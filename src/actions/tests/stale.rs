@@ -1,6 +1,7 @@
 //! Requests that come again, late, or for a target that is another object by now: skipped, visible, never run (promise 2).
 
 use super::*;
+use crate::mutants::{self, Mutant};
 
 /// The target was deleted, and created again under its name.
 fn create_again(api: &FakeApi, created: &str) {
@@ -24,6 +25,17 @@ fn told(api: &FakeApi, bus: &MemoryBus) -> (String, String, String, ActionFailur
 
 fn sent(api: &FakeApi) -> usize {
     api.seen().iter().filter(|seen| changes_replicas(seen)).count()
+}
+
+#[tokio::test]
+async fn a_look_that_misses_that_the_target_was_created_again_is_noticed() {
+    let request = request(&TestContext::new("actions", Arc::new(MemoryBus::new(1))));
+    let mut object = deployment(3);
+    object["metadata"]["creationTimestamp"] =
+        json!((request.decided_at + jiff::SignedDuration::from_secs(5)).to_string());
+    let target = crate::actions::plan::tests::read(&object);
+    let goes_on = || crate::actions::look::refuse_target(&request, &target).is_ok();
+    assert_eq!((goes_on(), mutants::with(Mutant::UidIgnored, goes_on)), (false, true));
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use std::{collections::HashSet, sync::Mutex};
 
 use super::*;
+use crate::mutants::{self, Mutant};
 
 fn ring(api: &FakeApi) -> String {
     let object = api.get(DEPLOYMENTS, "shop", "svc-a").unwrap();
@@ -90,6 +91,42 @@ async fn whatever_write_a_process_dies_at_another_one_ends_the_action_with_one_e
             let action = death.happens_in(kind, &kind.cluster(), works_later).await;
             assert_eq!(phase(&action), "Completed", "{kind:?} {death:?}: {action:#}");
         }
+    }
+}
+
+/// Whoever takes an action over has its own plan on record before it sends.
+#[tokio::test]
+async fn a_takeover_without_a_plan_of_its_own_is_noticed() {
+    for (mutant, recorded) in [(None, 2), (Some(Mutant::TakeoverNotPlanned), 0)] {
+        let (api, bus) = (cluster(), Arc::new(MemoryBus::new(3)));
+        let (patches, gate) = (Arc::new(AtomicUsize::new(0)), Arc::new(tokio::sync::Semaphore::new(0)));
+        let (sent, held) = (Arc::clone(&patches), Arc::clone(&gate));
+        api.on_request(move |seen| {
+            if !is_patch(seen) {
+                return Fault::None;
+            }
+            sent.fetch_add(1, Ordering::SeqCst);
+            Fault::Hold(Arc::clone(&held))
+        });
+        let first = start(&bus, &api);
+        let request = request(&first);
+        bus.publish(vec![record_of(&request)]).await.unwrap();
+        until("it is sent", || patches.load(Ordering::SeqCst) == 1).await;
+        first.ctx.shutdown.cancel();
+        mutants::choose(mutant);
+        let second = TestContext::with_api("actions", bus.clone(), api.clone());
+        // Another process, and not one that draws the same name.
+        second.ctx.random.next_u64();
+        second.ctx.tasks.spawn("actions", run(second.ctx.clone(), config()));
+        bus.publish(vec![record_of(&request)]).await.unwrap();
+        until("it is sent again", || patches.load(Ordering::SeqCst) == 2).await;
+        let plans = action_of(&api, &request)["status"]["plans"].as_array().map_or(0, Vec::len);
+        mutants::choose(None);
+        assert_eq!(plans, recorded, "{mutant:?}");
+        api.no_faults();
+        gate.add_permits(100);
+        ended(&api).await;
+        stop(second).await;
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use tokio::sync::Notify;
@@ -45,6 +46,8 @@ struct Member {
     wake: Arc<Notify>,
     /// Whether its group hears of it; one that it does not hear of has no partitions.
     is_heard: bool,
+    /// How long it takes for a record of each partition.
+    pace: Duration,
 }
 
 impl Groups {
@@ -67,7 +70,10 @@ impl Groups {
         let group = groups.entry(group.to_owned()).or_default();
         let id = group.next_member;
         group.next_member += 1;
-        group.members.insert(id, Member { topics: topics.iter().copied().collect(), wake, is_heard: true });
+        group.members.insert(
+            id,
+            Member { topics: topics.iter().copied().collect(), wake, is_heard: true, pace: Duration::ZERO },
+        );
         group.rebalance(partitions);
         id
     }
@@ -130,14 +136,28 @@ impl Groups {
         self.lock().get(group).map(|group| group.members.keys().copied().collect()).unwrap_or_default()
     }
 
-    /// Whether the group hears of a member from now on.
-    pub(super) fn hear(&self, group: &str, id: MemberId, is_heard: bool, partitions: impl Fn(Topic) -> u32) {
+    /// Whether the group hears of a member from now on. Gives how many of its partitions are to be another member's.
+    pub(super) fn hear(&self, group: &str, id: MemberId, is_heard: bool, partitions: impl Fn(Topic) -> u32) -> usize {
         let mut groups = self.lock();
-        let Some(group) = groups.get_mut(group) else { return };
-        if let Some(member) = group.members.get_mut(&id) {
-            member.is_heard = is_heard;
-            group.rebalance(partitions);
+        let Some(group) = groups.get_mut(group) else { return 0 };
+        let Some(member) = group.members.get_mut(&id) else { return 0 };
+        member.is_heard = is_heard;
+        let before = group.target.clone();
+        group.rebalance(partitions);
+        let moved = |at: &TopicPartition| group.target.get(at).is_some_and(|to| *to != id);
+        before.iter().filter(|(at, to)| **to == id && moved(at)).count()
+    }
+
+    /// How long a member takes for a record of each partition from now on.
+    pub(super) fn set_pace(&self, group: &str, id: MemberId, pace: Duration) {
+        let mut groups = self.lock();
+        if let Some(member) = groups.get_mut(group).and_then(|group| group.members.get_mut(&id)) {
+            member.pace = pace;
         }
+    }
+
+    pub(super) fn pace(&self, group: &str, id: MemberId) -> Duration {
+        self.lock().get(group).and_then(|group| group.members.get(&id)).map_or(Duration::ZERO, |member| member.pace)
     }
 
     /// Takes stored offsets back, each by at most `by`, of partitions that nobody has. Gives how many.

@@ -36,8 +36,12 @@ impl<S: Storage> Member<S> {
         while !self.has_ended() {
             self.follow_assignment();
             self.store();
-            if !self.deliver().await {
+            let pace = self.core.groups.pace(&self.group, self.id);
+            let limit = if pace.is_zero() { READ_LIMIT } else { 1 };
+            if !self.deliver(limit).await {
                 self.wait().await;
+            } else if !pace.is_zero() {
+                self.linger(pace).await;
             }
         }
     }
@@ -66,8 +70,8 @@ impl<S: Storage> Member<S> {
         }
     }
 
-    /// One round over the partitions. True if anything was handed over.
-    async fn deliver(&mut self) -> bool {
+    /// One round over the partitions, with at most `limit` records of each. True if anything was handed over.
+    async fn deliver(&mut self, limit: usize) -> bool {
         let mut any = false;
         let assigned = self.queue.assigned();
         let lost: Vec<_> = self.unreadable.keys().filter(|at| !assigned.contains(at)).copied().collect();
@@ -77,7 +81,7 @@ impl<S: Storage> Member<S> {
             if self.unreadable.get(&at).is_some_and(|again| Instant::now() < *again) {
                 continue;
             }
-            match self.core.storage.read(at, position, room.min(READ_LIMIT)).await {
+            match self.core.storage.read(at, position, room.min(limit)).await {
                 Ok(Chunk { records, next }) => {
                     for stored in records {
                         any |= self.queue.push(at, stored.offset, stored.timestamp, stored.record);
@@ -114,6 +118,15 @@ impl<S: Storage> Member<S> {
         let position = *self.positions.get(&at)?;
         let room = self.queue.room(at);
         (room > 0 && position < self.core.storage.end(at)).then_some((position, room))
+    }
+
+    /// A slow member's time for what it was handed; its end does not wait for it.
+    async fn linger(&self, pace: Duration) {
+        tokio::select! {
+            () = self.leave.cancelled() => {}
+            () = self.core.closed.cancelled() => {}
+            () = tokio::time::sleep(pace) => {}
+        }
     }
 
     /// Until something happens. What is found without a wake-up is counted: nothing may depend on one (design, section 6).

@@ -220,9 +220,21 @@ impl<S: Storage> LocalBus<S> {
     }
 
     /// For the simulator: whether the group hears of a member from now on. One that it does not hear of, because it is frozen or cut
-    /// off, loses its partitions to the others, and has its share again when it is heard.
-    pub fn hear(&self, group: &str, member: u64, is_heard: bool) {
-        self.core.groups.hear(group, member, is_heard, |topic| self.core.storage.partitions(topic));
+    /// off, loses its partitions to the others, and has its share again when it is heard. Gives how many of its partitions are to be
+    /// another member's.
+    pub fn hear(&self, group: &str, member: u64, is_heard: bool) -> usize {
+        self.core.groups.hear(group, member, is_heard, |topic| self.core.storage.partitions(topic))
+    }
+
+    /// For the simulator: how long a member takes from now on for one record of each of its partitions; as fast as it can by default.
+    pub fn slow(&self, group: &str, member: u64, pace: Duration) {
+        self.core.groups.set_pace(group, member, pace);
+    }
+
+    /// For the simulator: how many records lie behind what a group has finished.
+    pub fn lag(&self, group: &str) -> u64 {
+        let lags = self.core.groups.lag(|topic| self.core.storage.partitions(topic), |at| self.core.storage.end(at));
+        lags.into_iter().filter(|(of, ..)| of == group).map(|(_, _, records)| records).sum()
     }
 
     /// For the simulator: a group's last offsets are lost, at most `by` of each partition that no member has now. Gives of how many.

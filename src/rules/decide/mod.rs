@@ -21,6 +21,7 @@ use crate::{
     api::v1alpha1::{AlertGroupSpec, Duration, GroupAlert, LabelValues, LocalReference, StepOutcome},
     compile::CompiledRule,
     events::{AlertLink, AlertStatus, CorrelationId, Event, IncidentId, IncidentPhase, NamespacedName},
+    mutants::{Mutant, mutated},
 };
 
 /// Which group it is.
@@ -207,7 +208,10 @@ impl Turn<'_> {
 
     /// Ended alerts are remembered as long as their repetitions may come (promise 6).
     fn forget_old(&mut self) {
-        let memory = self.rule.limits.retention.max(self.accept_window());
+        let memory = match mutated(Mutant::InputsForgotten) {
+            true => SignedDuration::ZERO,
+            false => self.rule.limits.retention.max(self.accept_window()),
+        };
         let now = self.now;
         self.group.alerts.retain(|alert| {
             alert.status == AlertStatus::Firing || alert.in_episode || plus(last_touched(alert), memory) > now

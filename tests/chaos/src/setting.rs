@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fmt::Write as _, path::Path};
 
 use anyhow::Result;
 use eventpulse_env::ControlPlane;
+use eventpulse_oracle::Asks;
 use eventpulse_testkit::proxy::Call;
 use rand::{RngExt, rngs::StdRng};
 
@@ -94,6 +95,20 @@ impl Setting {
     pub(crate) fn rules_of() -> BTreeMap<String, Vec<String>> {
         let rules = |kind: Kind| kind.rule().map(|rule| format!("shop/{rule}")).into_iter().collect();
         Kind::ALL.map(|kind| (kind.alert().to_owned(), rules(kind))).into()
+    }
+
+    /// What an incident of each rule asks for when it opens.
+    pub(crate) fn asks_of() -> BTreeMap<String, Asks> {
+        let step = |kind: Kind| match kind {
+            Kind::Scale | Kind::Probe | Kind::Unmatched => "chaos-scale",
+            Kind::Restart => "chaos-restart",
+            Kind::Refused => "chaos-refused",
+        };
+        let asks = |kind: Kind| Asks {
+            step: Some(step(kind).to_owned()),
+            messages: vec![("chaos".to_owned(), "IncidentOpened".to_owned())],
+        };
+        Kind::ALL.iter().filter_map(|kind| Some((format!("shop/{}", kind.rule()?), asks(*kind)))).collect()
     }
 
     /// Whether it is the patch that is never let through.

@@ -402,6 +402,7 @@ impl Stage {
             messages: self.shop.sink.received_on(HOOK).iter().map(observe::message).collect(),
             repeated_at: self.repeated_at,
             rules_of: Some(Setting::rules_of()),
+            asks_of: Setting::asks_of(),
             clocks_agree: true,
             at_rest: true,
         })

@@ -11,7 +11,7 @@ use crate::{
 const OBJECT_BYTES: usize = 256 << 10;
 const INCIDENT_BYTES: usize = 32_000;
 /// The most entries of an outbox, of a ring, of a history.
-const OUTBOX: usize = 64;
+const OUTBOX: usize = 32;
 const RING: usize = 32;
 const HISTORY: usize = 32;
 

@@ -1,46 +1,154 @@
 //! Promise 1: what was accepted is on alert.raised, and ends on alert.decided in one reason for each rule that it matched, or once
-//! where none did.
+//! where none did. The reason is one of the list, no later one contradicts it (docs/operations.md, the ledger), and the incident that it
+//! names is there.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use crate::{Accepted, Findings, Observed, view::text};
+use crate::{
+    Accepted, Findings, Observed, Record,
+    view::{rule_of, text},
+};
+
+/// docs/reasons.md, what became of an alert.
+const REASONS: [&str; 12] = [
+    "opened",
+    "joined",
+    "repeated",
+    "resolved",
+    "nothingToResolve",
+    "noRule",
+    "cooldown",
+    "suspended",
+    "storm",
+    "stale",
+    "invalid",
+    "refused",
+];
+/// Those that belong to an incident.
+const OF_AN_INCIDENT: [&str; 2] = ["opened", "joined"];
+/// An alert that ended so is open still, and may be decided anew.
+const LEFT_OPEN: [&str; 6] = ["cooldown", "suspended", "storm", "stale", "invalid", "refused"];
+/// What comes again says so, and nothing new.
+const OF_A_REPETITION: [&str; 2] = ["repeated", "stale"];
+
+/// What was said of one alert, rule by rule (none: ""), in the order of the log.
+type Decided<'a> = BTreeMap<String, Vec<&'a Record>>;
 
 pub(crate) fn judge(observed: &Observed, found: &mut Findings) {
-    let raised: BTreeSet<Distinct> = observed.on("alert.raised").map(|record| distinct(&record.data)).collect();
-    let mut decided: BTreeMap<Distinct, BTreeSet<String>> = BTreeMap::new();
+    let mut raised: BTreeMap<Distinct, BTreeSet<&str>> = BTreeMap::new();
+    for record in observed.on("alert.raised") {
+        raised.entry(distinct(&record.data)).or_default().insert(text(&record.data, "/acceptedAt"));
+    }
+    let mut decided: BTreeMap<Distinct, Decided> = BTreeMap::new();
     for record in observed.on("alert.decided") {
-        let rule = record
-            .data
-            .pointer("/rule")
-            .map_or_else(String::new, |rule| format!("{}/{}", text(rule, "/namespace"), text(rule, "/name")));
-        decided.entry(distinct(&record.data)).or_default().insert(rule);
+        let rule = record.data.pointer("/rule").map_or_else(String::new, rule_of);
+        decided.entry(distinct(&record.data)).or_default().entry(rule).or_default().push(record);
     }
     let accepted: BTreeSet<&Accepted> = observed.accepted.iter().collect();
     for alert in accepted {
-        let key = (alert.source.clone(), alert.fingerprint.clone(), alert.starts_at.to_string(), alert.status.clone());
-        let who = format!("the alert {} {} {} {}", alert.name, alert.fingerprint, alert.starts_at, alert.status);
-        if !raised.contains(&key) {
-            found.add(format!("{who} was answered with 2xx and is not on alert.raised"));
-            continue;
-        }
-        let Some(rules) = decided.get(&key) else {
-            if observed.at_rest {
-                found.add(format!("{who} has no reason on alert.decided"));
+        each_has_its_reasons(observed, alert, &raised, &decided, found);
+    }
+    for (alert, rules) in &decided {
+        let told_once = raised.get(alert).is_none_or(|accepted| accepted.len() == 1);
+        for (rule, records) in rules {
+            let who = format!("the alert {} {} {} for the rule {rule:?}", alert.1, alert.2, alert.3);
+            reasons(&who, records, found);
+            // Whoever deletes a group takes the memory of what was decided.
+            if told_once && !groups_were_deleted(observed) {
+                contradictions(&who, records, found);
             }
-            continue;
-        };
-        if rules.len() > 1 && rules.contains("") {
-            found.add(format!("{who} was decided for rules and as matched by none: {rules:?}"));
         }
-        let Some(rules_of) = &observed.rules_of else { continue };
-        let expected: BTreeSet<String> = match rules_of.get(&alert.name) {
-            Some(rules) if !rules.is_empty() => rules.iter().cloned().collect(),
-            _ => BTreeSet::from([String::new()]),
-        };
-        if *rules != expected {
-            found.add(format!("{who} was decided for {rules:?}, and its rules are {expected:?}"));
+    }
+    each_incident_is_there(observed, found);
+}
+
+fn each_has_its_reasons(
+    observed: &Observed,
+    alert: &Accepted,
+    raised: &BTreeMap<Distinct, BTreeSet<&str>>,
+    decided: &BTreeMap<Distinct, Decided>,
+    found: &mut Findings,
+) {
+    let key = (alert.source.clone(), alert.fingerprint.clone(), alert.starts_at.to_string(), alert.status.clone());
+    let who = format!("the alert {} {} {} {}", alert.name, alert.fingerprint, alert.starts_at, alert.status);
+    if !raised.contains_key(&key) {
+        found.add(format!("{who} was answered with 2xx and is not on alert.raised"));
+        return;
+    }
+    let Some(rules) = decided.get(&key) else {
+        if observed.at_rest {
+            found.add(format!("{who} has no reason on alert.decided"));
+        }
+        return;
+    };
+    let rules: BTreeSet<&str> = rules.keys().map(String::as_str).collect();
+    if rules.len() > 1 && rules.contains("") {
+        found.add(format!("{who} was decided for rules and as matched by none: {rules:?}"));
+    }
+    let Some(rules_of) = &observed.rules_of else { return };
+    let expected: BTreeSet<&str> = match rules_of.get(&alert.name) {
+        Some(rules) if !rules.is_empty() => rules.iter().map(String::as_str).collect(),
+        _ => BTreeSet::from([""]),
+    };
+    if rules != expected {
+        found.add(format!("{who} was decided for {rules:?}, and its rules are {expected:?}"));
+    }
+}
+
+fn reasons(who: &str, records: &[&Record], found: &mut Findings) {
+    let said: BTreeSet<(&str, &str)> = records.iter().map(|record| said(record)).collect();
+    for (reason, incident) in said {
+        if !REASONS.contains(&reason) {
+            found.add(format!("{who} was decided as {reason:?}, which is no reason"));
+        }
+        if OF_AN_INCIDENT.contains(&reason) && incident.is_empty() {
+            found.add(format!("{who} was decided as {reason:?} and names no incident"));
+        }
+    }
+}
+
+/// What was decided of one telling stays.
+fn contradictions(who: &str, records: &[&Record], found: &mut Findings) {
+    let Some((first, further)) = records.split_first() else { return };
+    let first = said(first);
+    let other = |further: &(&str, &str)| *further != first && !OF_A_REPETITION.contains(&further.0);
+    if LEFT_OPEN.contains(&first.0) {
+        return;
+    }
+    let contradicting: BTreeSet<(&str, &str)> = further.iter().map(|record| said(record)).filter(other).collect();
+    for other in contradicting {
+        found.add(format!("{who} was decided as {first:?}, and then as {other:?}, though it was told once"));
+    }
+}
+
+/// The reason and the incident that it is said of.
+fn said(record: &Record) -> (&str, &str) {
+    (text(&record.data, "/reason"), text(&record.data, "/incidentID"))
+}
+
+fn groups_were_deleted(observed: &Observed) -> bool {
+    observed.writes_of("alertgroups").any(|write| write.after.is_none() && !write.ours)
+}
+
+/// Whoever opened an incident or joined one: it was told of, and there is an Incident, or was until somebody deleted it.
+fn each_incident_is_there(observed: &Observed, found: &mut Findings) {
+    if !observed.at_rest {
+        return;
+    }
+    let opened: BTreeSet<&str> =
+        observed.on("incident.opened").map(|record| text(&record.data, "/incident/incidentID")).collect();
+    let there: BTreeSet<&str> = observed.writes_of("incidents").map(|write| write.object.1.as_str()).collect();
+    let said = observed.on("alert.decided").map(said);
+    let named: BTreeSet<(&str, &str)> =
+        said.filter(|(reason, incident)| OF_AN_INCIDENT.contains(reason) && !incident.is_empty()).collect();
+    for (reason, incident) in named {
+        if !opened.contains(incident) {
+            found.add(format!("an alert {reason} {incident}, and no incident.opened told of it"));
+        }
+        if !there.contains(incident) {
+            found.add(format!("an alert {reason} {incident}, and there was never such an Incident"));
         }
     }
 }
@@ -51,4 +159,18 @@ type Distinct = (String, String, String, String);
 fn distinct(data: &Value) -> Distinct {
     let at = |path| text(data, path).to_owned();
     (at("/source"), at("/fingerprint"), at("/startsAt"), at("/status"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reasons_are_those_of_the_documentation() {
+        let page = include_str!("../../../docs/reasons.md");
+        let (_, section) = page.split_once("## What became of an alert\n").unwrap();
+        let (section, _) = section.split_once("\n## ").unwrap();
+        let rows = section.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
+        assert_eq!(rows.map(|(word, _)| word).collect::<Vec<_>>(), REASONS);
+    }
 }

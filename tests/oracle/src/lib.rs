@@ -33,10 +33,21 @@ pub struct Observed {
     pub repeated_at: Option<Timestamp>,
     /// Alert names that some rule matches, and which rules, as `namespace/name`; none: the rules were changed meanwhile.
     pub rules_of: Option<BTreeMap<String, Vec<String>>>,
+    /// What an incident of a rule (`namespace/name`) asks for in the moment in which it opens; of a rule that is not here nothing is known.
+    pub asks_of: BTreeMap<String, Asks>,
     /// Whether all clocks agreed: only then can times that two of them have told be compared.
     pub clocks_agree: bool,
     /// Whether every alert has ended and everything had time to come to rest.
     pub at_rest: bool,
+}
+
+/// What an incident asks for when it opens, by the rule that opens it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Asks {
+    /// The first step of its ladder; none: it has none.
+    pub step: Option<String>,
+    /// Channel and template of each message about the event `Opened`.
+    pub messages: Vec<(String, String)>,
 }
 
 /// An alert that was answered with 2xx. A distinct one is what all four of the first fields make.

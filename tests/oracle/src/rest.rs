@@ -1,10 +1,13 @@
-//! When every alert has ended and there was time: nothing is under way, nothing waits to be told, and what was told is so.
+//! When every alert has ended and there was time: what had to be asked for was, nothing is under way, nothing waits to be told, and what
+//! was told is so.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde_json::Value;
+
 use crate::{
     Findings, Observed,
-    view::{list, named, text},
+    view::{list, named, rule_of, text},
 };
 
 pub(crate) fn judge(observed: &Observed, found: &mut Findings) {
@@ -22,6 +25,7 @@ pub(crate) fn judge(observed: &Observed, found: &mut Findings) {
     ends(observed, "actions", "/status/phase", &["Completed", "Failed", "Skipped"], found);
     ends(observed, "incidents", "/status/phase", &["Resolved"], found);
     ends(observed, "notifications", "/spec/phase", &["Delivered", "Failed", "Stale"], found);
+    openings(observed, found);
     requests(observed, found);
     results(observed, found);
 }
@@ -32,6 +36,33 @@ fn ends(observed: &Observed, kind: &str, path: &str, ends: &[&str], found: &mut 
         if !ends.contains(&phase) {
             let how = if gone { "is gone and was" } else { "is" };
             found.add(format!("{kind} {} {how} {phase:?}", named(name)));
+        }
+    }
+}
+
+/// An incident asks for its first step and for the messages of its opening in the very decision that opens it, so nothing that comes later
+/// excuses it. A storm's incident has no alerts, and asks for no step.
+fn openings(observed: &Observed, found: &mut Findings) {
+    let of = "/incident/incidentID";
+    let steps: BTreeSet<(&str, &str)> =
+        observed.on("action.requested").map(|record| (text(&record.data, of), text(&record.data, "/step"))).collect();
+    let messages: BTreeSet<[&str; 4]> = observed
+        .on("notification.requested")
+        .map(|record| [of, "/channel", "/template", "/occurrence"].map(|path| text(&record.data, path)))
+        .collect();
+    let opened: BTreeMap<&str, &Value> =
+        observed.on("incident.opened").map(|record| (text(&record.data, of), &record.data)).collect();
+    for (incident, data) in opened {
+        let rule = data.pointer("/incident/rule").map(rule_of).unwrap_or_default();
+        let Some(asks) = observed.asks_of.get(&rule) else { continue };
+        let has_alerts = !list(data, "/incident/alerts").is_empty();
+        if let Some(step) = asks.step.as_deref().filter(|step| has_alerts && !steps.contains(&(incident, *step))) {
+            found.add(format!("{incident} opened, and its step {step} was never asked for"));
+        }
+        for (channel, template) in &asks.messages {
+            if !messages.contains(&[incident, channel, template, "Opened"]) {
+                found.add(format!("{incident} opened, and the message {template} to {channel} was never asked for"));
+            }
         }
     }
 }

@@ -64,10 +64,17 @@ fn good() -> Observed {
     let raised = json!({"source": "am", "fingerprint": "f", "startsAt": at(9).to_string(), "status": "firing"});
     let mut decided = raised.clone();
     decided["rule"] = json!({"namespace": "shop", "name": "cpu-high"});
+    decided["reason"] = json!("opened");
+    decided["incidentID"] = json!("inc");
+    let opened = json!({"incident": {"incidentID": "inc", "rule": decided["rule"], "alerts": [{"alertID": "alert"}]}});
+    let requested = json!({"incident": {"incidentID": "inc"}, "actionID": "act", "step": "scale"});
+    let told = json!({"incident": {"incidentID": "inc"}, "notificationID": "ntf", "channel": "ops", "template": "IncidentOpened",
+                      "occurrence": "Opened"});
     let effect = Write {
         account: Some("remediator".into()),
         ..write(12, "deployments", "svc", Some(target(7, 3, "0")), Some(target(8, 4, "1 act:900")))
     };
+    let messages = vec![("ops".to_owned(), "IncidentOpened".to_owned())];
     Observed {
         accepted: vec![accepted],
         writes: vec![
@@ -81,13 +88,15 @@ fn good() -> Observed {
         records: vec![
             record(9, "alert.raised", "e1", raised),
             record(10, "alert.decided", "e2", decided),
-            record(10, "incident.opened", "e3", json!({"incident": {"incidentID": "inc"}})),
-            record(10, "action.requested", "e4", json!({"actionID": "act"})),
+            record(10, "incident.opened", "e3", opened),
+            record(10, "action.requested", "e4", requested),
+            record(10, "notification.requested", "e6", told),
             record(13, "action.completed", "e5", json!({"actionID": "act"})),
         ],
         messages: vec![message(15, "ntf", false)],
         repeated_at: Some(at(100)),
         rules_of: Some([("CPUHigh".to_owned(), vec!["shop/cpu-high".to_owned()])].into()),
+        asks_of: [("shop/cpu-high".to_owned(), Asks { step: Some("scale".into()), messages })].into(),
         clocks_agree: true,
         at_rest: true,
     }
@@ -124,6 +133,83 @@ fn an_alert_that_is_lost_or_has_no_reason_is_found() {
         let unmatched = observed.records[0].data.clone();
         observed.records.push(record(11, "alert.decided", "e9", unmatched));
     });
+}
+
+/// One more decision of the alert, for its rule.
+fn decide_again(observed: &mut Observed, reason: &str, incident: &str) {
+    let mut data = observed.records[1].data.clone();
+    (data["reason"], data["incidentID"]) = (json!(reason), json!(incident));
+    observed.records.push(record(11, "alert.decided", "e2", data));
+}
+
+#[test]
+fn a_reason_that_is_none_is_found() {
+    must_find("which is no reason", |observed| observed.records[1].data["reason"] = json!("perhaps"));
+    must_find("which is no reason", |observed| observed.records[1].data["reason"] = json!(null));
+}
+
+#[test]
+fn a_decision_that_contradicts_the_first_one_is_found() {
+    must_find("and then as (\"opened\", \"inc-2\")", |observed| decide_again(observed, "opened", "inc-2"));
+    must_find("and then as (\"resolved\", \"inc\")", |observed| decide_again(observed, "resolved", "inc"));
+    // What comes again says the same or that it is known; what a cooldown left open may begin later; what is told anew may begin anew;
+    // and where the group was deleted nobody knows.
+    for (reason, incident) in [("opened", "inc"), ("repeated", "inc"), ("stale", "")] {
+        assert_eq!(found(|observed| decide_again(observed, reason, incident)), Vec::<String>::new());
+    }
+    let left_open = |observed: &mut Observed| {
+        decide_again(observed, "opened", "inc");
+        observed.records[1].data["reason"] = json!("cooldown");
+    };
+    assert_eq!(found(left_open), Vec::<String>::new());
+    let told_anew = |observed: &mut Observed| {
+        decide_again(observed, "joined", "inc");
+        let mut raised = observed.records[0].clone();
+        raised.data["acceptedAt"] = json!(at(30).to_string());
+        observed.records.push(raised);
+    };
+    assert_eq!(found(told_anew), Vec::<String>::new());
+    let forgotten = |observed: &mut Observed| {
+        decide_again(observed, "joined", "inc");
+        observed.writes.push(Write { ours: false, ..write(12, "alertgroups", "c", Some(json!({})), None) });
+    };
+    assert_eq!(found(forgotten), Vec::<String>::new());
+}
+
+#[test]
+fn an_incident_that_an_alert_opened_and_that_is_nowhere_is_found() {
+    must_find("names no incident", |observed| observed.records[1].data["incidentID"] = json!(null));
+    must_find("no incident.opened told of it", |observed| drop(observed.records.remove(2)));
+    must_find("an alert joined other, and there was never such an Incident", |observed| {
+        observed.records[1].data["reason"] = json!("joined");
+        observed.records[1].data["incidentID"] = json!("other");
+    });
+    // One that somebody deleted since was there.
+    let deleted = |observed: &mut Observed| {
+        observed.writes.push(Write { ours: false, ..write(30, "incidents", "inc", Some(incident("Resolved")), None) });
+    };
+    assert_eq!(found(deleted), Vec::<String>::new());
+}
+
+#[test]
+fn what_an_incident_never_asks_for_is_found() {
+    must_find("its step scale was never asked for", |observed| drop(observed.records.remove(3)));
+    must_find("its step scale was never asked for", |observed| observed.records[3].data["step"] = json!("restart"));
+    must_find("the message IncidentOpened to ops was never asked for", |observed| drop(observed.records.remove(4)));
+    must_find("the message IncidentOpened to ops was never asked for", |observed| {
+        observed.records[4].data["occurrence"] = json!("Resolved");
+    });
+    // A storm asks for no step; of a rule that is not known nothing is.
+    let storm = |observed: &mut Observed| {
+        observed.records[2].data["incident"]["alerts"] = json!([]);
+        observed.records.remove(3);
+    };
+    assert_eq!(found(storm), Vec::<String>::new());
+    let unknown = |observed: &mut Observed| {
+        observed.asks_of.clear();
+        observed.records.remove(3);
+    };
+    assert_eq!(found(unknown), Vec::<String>::new());
 }
 
 #[test]
@@ -221,6 +307,12 @@ fn what_grows_beyond_its_bound_is_found() {
         let mut large = incident("Resolved");
         large["status"]["text"] = json!("x".repeat(40_000));
         observed.writes.push(write(21, "incidents", "inc", None, Some(large)));
+    });
+    must_find("in /spec/outbox", |observed| {
+        let entries = json!(vec![json!({"id": "x"}); 33]);
+        let full = json!({"spec": {"outbox": entries}});
+        observed.writes.push(write(21, "alertgroups", "c", None, Some(full)));
+        observed.writes.push(write(22, "alertgroups", "c", None, Some(json!({}))));
     });
     must_find("in /status/history", |observed| {
         let mut long = incident("Resolved");

@@ -12,6 +12,11 @@ pub(crate) fn text<'a>(value: &'a Value, path: &str) -> &'a str {
     value.pointer(path).and_then(Value::as_str).unwrap_or_default()
 }
 
+/// A reference to a rule, as `namespace/name`.
+pub(crate) fn rule_of(reference: &Value) -> String {
+    format!("{}/{}", text(reference, "/namespace"), text(reference, "/name"))
+}
+
 /// A time at this path.
 pub(crate) fn time(value: &Value, path: &str) -> Option<Timestamp> {
     value.pointer(path)?.as_str()?.parse().ok()

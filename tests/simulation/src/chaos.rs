@@ -76,7 +76,7 @@ impl Plan {
 pub(crate) async fn rage(world: Arc<World>, fleet: Arc<Fleet>, plan: Plan) {
     loop {
         sleep(world.chance.time(Duration::ZERO, plan.every * 2)).await;
-        match world.chance.below(21) {
+        match world.chance.below(23) {
             0 | 1 => kill(&world, &fleet),
             2 => stop(&world, &fleet),
             3 => freeze(&world, &fleet).await,
@@ -99,6 +99,7 @@ pub(crate) async fn rage(world: Arc<World>, fleet: Arc<Fleet>, plan: Plan) {
             18 => cluster::decide(&world),
             19 => cluster::suspend(&world).await,
             20 if plan.forgets => cluster::forget_group(&world),
+            21 | 22 => slow(&world, &fleet).await,
             _ => {}
         }
     }
@@ -121,7 +122,10 @@ pub(crate) fn calm(world: &World, fleet: &Fleet) {
         }
     }
     for group in GROUPS {
-        world.log.members(group).into_iter().for_each(|member| world.log.hear(group, member, true));
+        for member in world.log.members(group) {
+            world.log.hear(group, member, true);
+            world.log.slow(group, member, Duration::ZERO);
+        }
     }
     for replica in fleet.replicas().iter() {
         replica.clock.set(SignedDuration::ZERO);
@@ -161,7 +165,9 @@ impl Frozen {
     async fn pass(self, world: &World) {
         let hear = |is_heard| {
             let members = self.members.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            members.iter().for_each(|(group, member)| world.log.hear(group, *member, is_heard));
+            for (group, member) in members {
+                world.log.hear(&group, member, is_heard);
+            }
         };
         sleep(world.chance.time(Duration::from_millis(10), Duration::from_secs(20))).await;
         if world.chance.permille(700) {
@@ -194,9 +200,10 @@ async fn freeze_patch(world: &World, fleet: &Fleet) {
     for _ in 0..PATCH_COMES_WITHIN_S * 10 {
         sleep(Duration::from_millis(100)).await;
         if !world.freezes_patch.load(Ordering::SeqCst) {
-            world.reached(Fault::FrozenUnderWay);
             let frozen = fleet.replicas().iter().find(|replica| replica.gate.is_frozen()).map(Frozen::of);
+            // It may have been killed since.
             if let Some(frozen) = frozen {
+                world.reached(Fault::FrozenUnderWay);
                 frozen.pass(world).await;
             }
             return;
@@ -217,11 +224,30 @@ fn set_clock(world: &World, fleet: &Fleet) {
 /// A member is not heard of for a while, and goes on working all the same.
 async fn rebalance(world: &World, fleet: &Fleet) {
     let Some((group, member)) = some_member(world, fleet) else { return };
-    world.reached(Fault::Rebalanced);
-    world.timeline.note("broker", format_args!("does not hear of member {member} of {group}"));
-    world.log.hear(&group, member, false);
+    let moved = world.log.hear(&group, member, false);
+    world.timeline.note("broker", format_args!("does not hear of member {member} of {group}: {moved} partitions move"));
+    if moved > 0 {
+        world.reached(Fault::Rebalanced);
+    }
     sleep(world.chance.time(Duration::from_millis(1), Duration::from_secs(10))).await;
     world.log.hear(&group, member, true);
+}
+
+/// A member takes its time for every record, so that what it consumes piles up while everything else goes on.
+async fn slow(world: &World, fleet: &Fleet) {
+    let Some((group, member)) = some_member(world, fleet) else { return };
+    let pace = world.chance.time(Duration::from_millis(50), Duration::from_secs(3));
+    world.timeline.note("broker", format_args!("member {member} of {group} takes {pace:?} for a record"));
+    world.log.slow(&group, member, pace);
+    let mut waited = false;
+    for _ in 0..world.chance.between(2, 15) {
+        sleep(Duration::from_secs(1)).await;
+        waited |= world.log.lag(&group) > 1;
+    }
+    if waited {
+        world.reached(Fault::ConsumerSlow);
+    }
+    world.log.slow(&group, member, Duration::ZERO);
 }
 
 fn some_member(world: &World, fleet: &Fleet) -> Option<(String, u64)> {
@@ -235,14 +261,18 @@ fn some_member(world: &World, fleet: &Fleet) -> Option<(String, u64)> {
 async fn lose_offsets(world: &World) {
     let Some(group) = world.chance.pick(&GROUPS) else { return };
     let members = world.log.members(group);
-    members.iter().for_each(|member| world.log.hear(group, *member, false));
+    for member in &members {
+        world.log.hear(group, *member, false);
+    }
     sleep(world.chance.time(Duration::from_millis(5), Duration::from_secs(1))).await;
     let by = world.chance.between(1, REWIND_MAX) as u64;
     if world.log.rewind(group, by) > 0 {
         world.reached(Fault::OffsetsLost);
         world.timeline.note("broker", format_args!("loses the last {by} offsets of {group}"));
     }
-    members.iter().for_each(|member| world.log.hear(group, *member, true));
+    for member in &members {
+        world.log.hear(group, *member, true);
+    }
 }
 
 /// Every record of the log that some service consumes.
@@ -278,4 +308,63 @@ async fn be_away(world: &World, what: Fault) {
     flag.store(false, Ordering::SeqCst);
     world.log.set_available(true);
     world.timeline.note("", "is back");
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use eventpulse::bus::{Bus as _, SubscribeOptions, Subscription, SubscriptionEvent};
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const GROUP: &str = "rules";
+
+    async fn join(log: &MemoryBus) -> Subscription {
+        let options = SubscribeOptions { group: GROUP.into(), topics: vec![Topic::AlertRaised], max_in_flight: 10 };
+        log.subscribe(options).await.unwrap()
+    }
+
+    /// Takes and acknowledges what comes within this time. Gives how many records.
+    async fn take(subscription: &mut Subscription, within: Duration) -> usize {
+        let mut taken = 0;
+        let all = async {
+            while let Some(event) = subscription.next().await {
+                if let SubscriptionEvent::Message(delivery) = event {
+                    delivery.ack.done();
+                    taken += 1;
+                }
+            }
+        };
+        assert!(timeout(within, all).await.is_err(), "the membership ended");
+        taken
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn partitions_move_where_there_is_another_member_and_only_there() {
+        let log = MemoryBus::new(2);
+        let _first = join(&log).await;
+        let member = log.members(GROUP)[0];
+        assert_eq!(log.hear(GROUP, member, false), 0);
+        assert_eq!(log.hear(GROUP, member, true), 0);
+        let _second = join(&log).await;
+        assert_eq!(log.hear(GROUP, member, false), 1);
+        assert_eq!(log.hear(GROUP, member, false), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_slow_member_consumes_waits_and_comes() {
+        let log = MemoryBus::new(1);
+        let mut subscription = join(&log).await;
+        log.slow(GROUP, log.members(GROUP)[0], Duration::from_secs(1));
+        let record =
+            Record { topic: Topic::AlertRaised, key: None, headers: Vec::new(), value: Bytes::from_static(b"{}") };
+        log.publish(vec![record; 5]).await.unwrap();
+        assert_eq!(take(&mut subscription, Duration::from_millis(2_500)).await, 3);
+        // The third is finished for the group when the member comes back to it.
+        assert_eq!(log.lag(GROUP), 3);
+        log.slow(GROUP, log.members(GROUP)[0], Duration::ZERO);
+        assert_eq!(take(&mut subscription, Duration::from_secs(2)).await, 2);
+        assert_eq!(log.lag(GROUP), 0);
+    }
 }

@@ -46,6 +46,7 @@ faults! {
     PublishedTwice => "publication taken twice",
     BrokerAway => "broker away",
     Rebalanced => "partitions moved to another member",
+    ConsumerSlow => "consumer slow, records waiting for it",
     OffsetsLost => "stored offsets lost",
     OldRecordAgain => "an old record published again",
     RequestLost => "request lost",

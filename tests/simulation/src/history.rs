@@ -199,6 +199,7 @@ fn observe(
         messages: world.messages().clone(),
         repeated_at,
         rules_of: Some(scenario.rules_of.clone()),
+        asks_of: scenario.asks_of(),
         clocks_agree,
         at_rest,
     }

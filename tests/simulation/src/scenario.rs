@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use eventpulse_fake_api::FakeApi;
+use eventpulse_oracle::Asks;
 use serde_json::{Value, json};
 
 use crate::chance::Chance;
@@ -61,6 +62,21 @@ impl Scenario {
             let spec = json!({"type": "Webhook", "webhook": {"url": format!("http://hooks.example/{channel}")}});
             api.put(&collection("notificationchannels"), object("NotificationChannel", channel, spec));
         }
+    }
+
+    /// What an incident of each rule asks for when it opens, as its rule says.
+    pub(crate) fn asks_of(&self) -> BTreeMap<String, Asks> {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let all = |value: &Value| value.as_array().cloned().unwrap_or_default();
+        let asks = |spec: &Value| Asks {
+            step: spec["actions"][0]["name"].as_str().map(str::to_owned),
+            messages: all(&spec["notifications"])
+                .iter()
+                .filter(|message| all(&message["events"]).contains(&json!("Opened")))
+                .map(|message| (text(&message["channelRef"]["name"]), text(&message["template"])))
+                .collect(),
+        };
+        self.rules().iter().map(|(name, spec)| (format!("{NAMESPACE}/{name}"), asks(spec))).collect()
     }
 
     fn rules(&self) -> Vec<(&'static str, Value)> {
