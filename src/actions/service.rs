@@ -261,11 +261,11 @@ struct Claimer {
 #[async_trait]
 impl Handler<String, Box<Inbound>> for Claimer {
     fn is_urgent(&self, _: &String, inputs: &[Box<Inbound>]) -> bool {
-        let is_urgent = |inbound: &Box<Inbound>| match &inbound.event.payload {
+        let is_urgent = |inbound: &Inbound| match &inbound.event.payload {
             Payload::ActionRequested(request) => is_urgent(&request.incident.severity),
             _ => false,
         };
-        inputs.iter().any(is_urgent)
+        inputs.iter().any(|inbound| is_urgent(inbound))
     }
 
     async fn handle(&self, _: &String, inputs: Vec<Box<Inbound>>) {

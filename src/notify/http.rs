@@ -317,7 +317,7 @@ mod tests {
         use eventpulse_testkit::sink::{Answer, Sink};
         let sink = Sink::start().await.unwrap();
         sink.script("/hook", [Answer::status(400).body("x".repeat(1 << 20))]);
-        let secret = Secret::new(&sink.url("/hook"));
+        let secret = Secret::new(sink.url("/hook"));
         let request = HttpRequest { url: secret.clone(), headers: Vec::new(), body: "{}".into() };
         let answer = HttpClient::new(None).unwrap().post(&request, Duration::from_secs(30)).await.unwrap();
         assert_eq!((answer.status, answer.body.len()), (400, ANSWER_MAX));

@@ -333,8 +333,9 @@ async fn a_dead_channel_holds_up_no_other() {
         running.in_phase(request, NotificationPhase::Delivered).await;
     }
     // The line moves, the slower the longer nothing is taken: what was not tried is sent once, later.
-    let was_tried =
-        |request: &&NotificationRequested| running.object(request).is_some_and(|object| object.spec.last_error.is_some());
+    let was_tried = |request: &&NotificationRequested| {
+        running.object(request).is_some_and(|object| object.spec.last_error.is_some())
+    };
     until("a try for some", || (dead.iter().filter(was_tried).count() >= 3).then_some(())).await;
     let told = || running.test.health.troubles();
     assert_eq!(told(), [("notify/channels".to_owned(), "messages wait for shop/hook".to_owned())]);

@@ -89,8 +89,7 @@ fn what_a_rule_computes_is_bounded() {
     assert_eq!(of(&first, &"x".repeat(1_024)).unwrap().rule.ladder[0].parameters[0].value.len(), 1_024);
     assert!(of(&first, &"x".repeat(1_025)).unwrap_err().starts_with("spec.actions[add-replica].parameters[delta]"));
     let many = |rule: &mut Rule| {
-        let parameter = rule.spec.actions[0].parameters[0].clone();
-        let named = |number| ParameterValue { name: format!("p{number}"), value: summary.into(), ..parameter.clone() };
+        let named = |number| ParameterValue { name: format!("p{number}"), value: summary.into() };
         for action in &mut rule.spec.actions {
             action.parameters = (0..16).map(named).collect();
         }

@@ -100,7 +100,8 @@ impl Setting {
     /// What an incident of each rule asks for when it opens.
     pub(crate) fn asks_of() -> BTreeMap<String, Asks> {
         let step = |kind: Kind| match kind {
-            Kind::Scale | Kind::Probe | Kind::Unmatched => "chaos-scale",
+            Kind::Scale | Kind::Unmatched => "chaos-scale",
+            Kind::Guarded | Kind::Probe => "chaos-guarded",
             Kind::Restart => "chaos-restart",
             Kind::Refused => "chaos-refused",
         };

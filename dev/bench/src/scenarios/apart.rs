@@ -49,6 +49,9 @@ impl Trouble {
     }
 }
 
+/// One of the two distributions of a part.
+type Of = fn(&Part) -> &Latencies;
+
 /// One part of the play and what came of it.
 struct Part {
     trouble: Trouble,
@@ -193,12 +196,12 @@ fn rules(hook: &str) -> anyhow::Result<String> {
 }
 
 fn rows(outcome: &mut Outcome, parts: &[Part]) {
-    let of = |trouble: Trouble, what: fn(&Part) -> &Latencies| {
+    let of = |trouble: Trouble, what: Of| {
         let mut all = Latencies::new();
         parts.iter().filter(|part| part.trouble == trouble).for_each(|part| all.merge(what(part)));
         all
     };
-    let kinds: [(&str, fn(&Part) -> &Latencies); 2] =
+    let kinds: [(&str, Of); 2] =
         [("alert → Deployment patched", |part| &part.acted), ("alert → message", |part| &part.told)];
     for (kind, what) in kinds {
         let well = of(Trouble::None, what);
@@ -222,7 +225,7 @@ fn rows(outcome: &mut Outcome, parts: &[Part]) {
 }
 
 /// How far apart the two parts are in which nothing was wrong: a ratio says no more than this.
-fn spread(parts: &[Part], what: fn(&Part) -> &Latencies) -> String {
+fn spread(parts: &[Part], what: Of) -> String {
     let each: Vec<String> = parts
         .iter()
         .filter(|part| part.trouble == Trouble::None)

@@ -332,9 +332,11 @@ fn rows(
     ];
     if let Some((per_second, of_plain)) = how.per_second {
         let plain = outcome.row("a plain client with the same writes").map_or(f64::NAN, |row| row.value);
-        let mut ratio = Row::new("incidents with all their writes, of what a plain client reaches", finished / plain, "×");
+        let mut ratio =
+            Row::new("incidents with all their writes, of what a plain client reaches", finished / plain, "×");
         rows.push(
-            Row::new("incidents with all their writes", finished, "incidents/s").note("until the last one was resolved and told of"),
+            Row::new("incidents with all their writes", finished, "incidents/s")
+                .note("until the last one was resolved and told of"),
         );
         // One of the two is asked for: the rate in time, or so much of what this control plane can do at all.
         if rate >= per_second && summary.p99 <= how.p99_ms {
