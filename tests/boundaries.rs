@@ -31,7 +31,6 @@ const TOP: [&str; 6] = ["main.rs", "lib.rs", "cli", "config.rs", "config", "serv
 /// Files and folders that decide and compute, and do nothing else. Each must exist.
 const PURE: [&str; 44] = [
     "actions/breaker.rs",
-    "actions/budget.rs",
     "actions/judge.rs",
     "actions/keepers.rs",
     "actions/plan.rs",
@@ -73,6 +72,7 @@ const PURE: [&str; 44] = [
     "rules/routing.rs",
     "rules/storms.rs",
     "rules/timers.rs",
+    "runtime/retry_budget.rs",
     "template",
 ];
 
