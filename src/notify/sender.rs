@@ -190,7 +190,12 @@ impl Sender {
         // What is over or waits needs nothing prepared. If the cache lags, the next look prepares it.
         let readiness = match outlook(known, view.deadline, self.ctx.clock.now()) {
             Outlook::Try => self.make_ready(name, view, &mut prepared).await,
-            Outlook::Over | Outlook::Wait(_) | Outlook::Expire => Readiness::Busy,
+            // Whoever stood in a line has no other time than its deadline, and it may be early again: a clock can be set back.
+            Outlook::Wait(time) => {
+                self.due(|due| due.set(name, Some(time)));
+                Readiness::Busy
+            }
+            Outlook::Over | Outlook::Expire => Readiness::Busy,
         };
         let Some((claimed, pass, prepared)) = self.claim(name, first, &readiness, prepared).await? else {
             return Ok(());

@@ -402,6 +402,30 @@ async fn a_clock_that_is_set_back_takes_no_try_away() {
     running.stop().await;
 }
 
+/// Its turn comes when it is too early by the clock as it is now: it is looked at when its time comes again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_set_back_under_a_line_takes_no_try_away() {
+    let (api, bus, sink) = world("1s").await;
+    sink.always(HOOK, Some(Answer::hang()));
+    let running = Running::start(&api, &bus, 1, 0);
+    let [first, second, third] = ["a", "b", "c"].map(|event| request("hook", event));
+    // Two hold the lane.
+    running.ask(&first, "a").await;
+    running.ask(&second, "a").await;
+    sink.wait_for_on(HOOK, 2, SOON).await.unwrap();
+    running.ask(&third, "a").await;
+    running.in_phase(&third, NotificationPhase::Waiting).await;
+    running.advance(-600);
+    running.in_phase(&first, NotificationPhase::Waiting).await;
+    running.in_phase(&second, NotificationPhase::Waiting).await;
+    sink.always(HOOK, None);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(running.object(&third).unwrap().spec.tries, 0);
+    running.advance(700);
+    running.in_phase(&third, NotificationPhase::Delivered).await;
+    running.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_line_goes_on_past_one_that_was_deleted_while_it_stood_there() {
     let (api, bus, sink) = world("1s").await;
