@@ -47,6 +47,8 @@ pub(super) async fn away(stage: &mut Stage, lasts: Duration) -> Result<Struck> {
 pub(super) async fn topic_again(stage: &mut Stage, _: Duration) -> Result<Struck> {
     let topics = ["action.requested", "alert.raised", "notification.requested"];
     for topic in topics {
+        // What was published between the look and the deletion would be known to nobody.
+        stage.quiet().await?;
         stage.remember_records(&[topic]).await?;
         let client = stage.shop.environment.kafka().client();
         let partitions = client.partitions(topic).await?;
