@@ -77,13 +77,19 @@ const TO_THE_WORD_OF_THE_FAILURE: [&str; 6] = [
     "run action",
 ];
 /// From what the incidents make of its end to the request of the alert that opened it, whoever brought the end.
-const TO_THE_RESOLUTION: [&str; 4] =
-    ["process incident.resolved", "send incident.resolved", "send alert.raised", "POST /webhooks/alertmanager"];
+const TO_THE_RESOLUTION: [&str; 5] = [
+    "process incident.resolved",
+    "send incident.resolved",
+    "process alert.raised",
+    "send alert.raised",
+    "POST /webhooks/alertmanager",
+];
 /// The same from the message that tells of it.
-const TO_THE_WORD_OF_THE_RESOLUTION: [&str; 5] = [
+const TO_THE_WORD_OF_THE_RESOLUTION: [&str; 6] = [
     "send message",
     "process notification.requested",
     "send notification.requested",
+    "process alert.raised",
     "send alert.raised",
     "POST /webhooks/alertmanager",
 ];
