@@ -49,10 +49,7 @@ pub(super) async fn at_each_point_of_old(stage: &mut Stage, patience: Duration) 
     stage.quiet().await?;
     stop_all(stage).await?;
     lose_topics(stage).await?;
-    // What else is to be deleted is looked for once a minute.
-    let soon = |point: &CrashPoint| ["actions", "notify"].contains(&owner(point));
-    let short = stage.short;
-    let points = CrashPoint::all().filter(|point| point.is_of_the_old() && (!short || soon(point)));
+    let points = CrashPoint::all().filter(CrashPoint::is_of_the_old);
     let old = |launcher: Launcher, point: &CrashPoint| {
         launcher.services(&[owner(point)]).env(CLOCK_AHEAD_S, &OLD_S.to_string())
     };
