@@ -227,21 +227,21 @@ fn rows(outcome: &mut Outcome, how: &Flow, sizes: &Sizes, samples: &[Sample], la
     for ((kind, lives), points) in LIVES.iter().zip(&sizes.objects) {
         let bound = (how.incidents * (lives + SWEPT)).ceil();
         outcome.rows.push(
-            Row::new(format!("most {kind} at once"), most(points, 0.0), "objects")
+            Row::new(format!("most {kind} at once"), most(points), "objects")
                 .goal(Goal::AtMost(bound))
                 .note(format!("kept for {lives} s from their beginning, and a minute until they are swept")),
         );
     }
     outcome.rows.push(largest);
     for (what, points) in [("etcd's file", &sizes.etcd), ("Kafka's topics", &sizes.topics), ("SQLite", &sizes.sqlite)] {
-        let (first, last) = (most(&before(points, settled), 0.0), points.last().map_or(0.0, |point| point.1));
+        let (first, last) = (most(&before(points, settled)), points.last().map_or(0.0, |point| point.1));
         outcome.rows.push(
-            Row::new(format!("{what}, most"), most(points, 0.0), "MiB")
+            Row::new(format!("{what}, most"), most(points), "MiB")
                 .note(format!("{first:.1} at most until {settled:.0} s, {last:.1} at the end")),
         );
     }
     let memory: Vec<(f64, f64)> = samples.iter().map(|sample| (sample.at_s, sample.memory.resident_mib)).collect();
-    outcome.rows.push(Row::new("resident, most", most(&memory, 0.0), "MiB").goal(Goal::AtMost(150.0)));
+    outcome.rows.push(Row::new("resident, most", most(&memory), "MiB").goal(Goal::AtMost(150.0)));
     if let Some(goal) = how.slope {
         let settled: Vec<(f64, f64)> = memory.iter().copied().filter(|point| point.0 >= settled).collect();
         let slope = Row::new("resident, slope", slope(&settled) * 3_600.0, "MiB/h").goal(Goal::AtMost(goal));
@@ -254,8 +254,8 @@ fn rows(outcome: &mut Outcome, how: &Flow, sizes: &Sizes, samples: &[Sample], la
     }
 }
 
-fn most(points: &[(f64, f64)], from: f64) -> f64 {
-    points.iter().filter(|point| point.0 >= from).map(|point| point.1).fold(0.0, f64::max)
+fn most(points: &[(f64, f64)]) -> f64 {
+    points.iter().map(|point| point.1).fold(0.0, f64::max)
 }
 
 fn before(points: &[(f64, f64)], until: f64) -> Vec<(f64, f64)> {
