@@ -153,8 +153,7 @@ impl Sender {
     }
 
     fn next_in_line(&self, channel: &NamespacedName) {
-        let Some(again) = self.again.get() else { return };
-        self.lanes.next(channel).into_iter().for_each(|next| again(next, channel.clone()));
+        move_on(&self.lanes, self.again.get(), channel);
     }
 
     /// What a try says of its channel. One that failed is left alone for a while; then its line moves on.
@@ -169,9 +168,7 @@ impl Sender {
                         () = shutdown.cancelled() => return,
                         () = tokio::time::sleep(pause) => {}
                     }
-                    let next = again.map(|again| (lanes.next(&channel), again));
-                    next.into_iter()
-                        .for_each(|(next, again)| next.into_iter().for_each(|one| again(one, channel.clone())));
+                    move_on(&lanes, again.as_ref(), &channel);
                 });
             }
             _ => self.lanes.works(&channel),
@@ -449,6 +446,12 @@ fn lines_of(name: &NamespacedName, spec: Option<&NotificationSpec>) -> tracing::
     let header = spec.and_then(|spec| header_of(&name.namespace, spec));
     let alert = header.as_ref().and_then(IncidentHeader::alert).map(AlertId::as_str);
     scope(trace, Ids { alert, incident, notification: Some(&name.name), ..Ids::default() })
+}
+
+/// Gives their turn to those that stand first in a channel's line, as many as there is room for.
+fn move_on(lanes: &Lanes, again: Option<&Again>, channel: &NamespacedName) {
+    let Some(again) = again else { return };
+    lanes.next(channel).into_iter().for_each(|next| again(next, channel.clone()));
 }
 
 /// The channel of a notification: always of its own namespace.
