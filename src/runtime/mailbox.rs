@@ -12,6 +12,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -28,7 +29,7 @@ pub trait Handler<K, I>: Send + Sync + 'static {
     /// or the process stops; what it could not do it leaves without acknowledging it.
     async fn handle(&self, key: &K, inputs: Vec<I>);
 
-    /// Whether what waits for a key goes before others. It is asked before each call.
+    /// Whether what waits for a key goes before others. It is asked when there are others before it.
     fn is_urgent(&self, key: &K, inputs: &[I]) -> bool {
         let _ = (key, inputs);
         false
@@ -146,7 +147,6 @@ where
             if !self.linger.is_zero() && self.lock().get(&key).is_some_and(|inputs| !inputs.is_empty()) {
                 tokio::time::sleep(self.linger).await;
             }
-            let urgent = self.lock().get(&key).is_some_and(|inputs| self.handler.is_urgent(&key, inputs));
             let _place = tokio::select! {
                 biased;
                 () = self.shutdown.cancelled() => {
@@ -157,7 +157,7 @@ where
                     self.metrics.gauge(&MAILBOX_KEYS, [self.name]).dec();
                     return;
                 }
-                place = self.places.take(urgent) => place,
+                place = self.place(&key) => place,
             };
             let inputs = {
                 let mut waiting = self.lock();
@@ -177,6 +177,14 @@ where
             self.tasks.liveness().follow(self.name, WORK_BOUND, self.handler.handle(&key, inputs)).await;
             self.metrics.observe(&MAILBOX_DURATION, [self.name], began.elapsed());
         }
+    }
+
+    async fn place(&self, key: &K) -> Option<OwnedSemaphorePermit> {
+        if let Some(free) = self.places.take_free() {
+            return Some(free);
+        }
+        let urgent = self.lock().get(key).is_some_and(|inputs| self.handler.is_urgent(key, inputs));
+        self.places.take(urgent).await
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<K, Vec<I>>> {

@@ -30,6 +30,12 @@ impl Places {
         Arc::clone(&self.line).acquire_owned().await.ok()
     }
 
+    /// A place that is free now, where nobody waits for one.
+    pub fn take_free(&self) -> Option<OwnedSemaphorePermit> {
+        let _turn = self.turn.try_acquire().ok()?;
+        Arc::clone(&self.line).try_acquire_owned().ok()
+    }
+
     /// How many are taken.
     pub fn taken(&self) -> usize {
         self.count.saturating_sub(self.line.available_permits())
@@ -78,6 +84,19 @@ mod tests {
     async fn a_flood_of_urgent_ones_leaves_a_place_for_the_others() {
         let order = order(&[("a", false), ("b", false), ("u1", true), ("u2", true), ("u3", true)]).await;
         assert_eq!(order, ["a", "u1", "u2", "u3", "b"]);
+    }
+
+    #[tokio::test]
+    async fn a_place_that_is_free_is_nobody_elses() {
+        let places = Places::new(1);
+        let held = places.take_free();
+        assert!(held.is_some() && places.take_free().is_none());
+        let waiting = places.take(false);
+        tokio::pin!(waiting);
+        assert!(futures::poll!(&mut waiting).is_pending());
+        drop(held);
+        assert!(places.take_free().is_none(), "whoever stands in the line has it");
+        assert!(futures::poll!(&mut waiting).is_ready());
     }
 
     #[tokio::test]
