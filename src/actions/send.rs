@@ -42,7 +42,7 @@ impl Actions {
             return stop;
         }
         if earlier == 0 {
-            self.budget().call();
+            self.budgets().call(&key, self.ctx.clock.now());
         }
         let mut left = wait_until(work.request.deadline, self.ctx.clock.now());
         if mutated(Mutant::StaleRuns) {
@@ -102,14 +102,15 @@ impl Actions {
     fn tell_breaker(&self, key: &str, pass: Pass, runbook: &RunbookSnapshot, answer: &Result<Value, CallError>) {
         match answer {
             Err(CallError::Unsupported(_) | CallError::Api { failure: ApiFailure::Throttled { .. }, .. }) => {
+                self.budgets().throttled(key, self.ctx.clock.now());
                 self.breakers().unused(key, pass);
             }
             Err(CallError::Api { failure: ApiFailure::Unknown(_) | ApiFailure::Malformed(_), .. }) => {
-                self.budget().was_taken(false);
+                self.budgets().failed(key, self.ctx.clock.now());
                 self.note_failure(key, runbook, pass.returns());
             }
             Ok(_) | Err(CallError::Api { .. }) => {
-                self.budget().was_taken(true);
+                self.budgets().taken(key);
                 self.breakers().success(key);
             }
         }

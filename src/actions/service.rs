@@ -36,7 +36,7 @@ use crate::{
         metrics::catalogue::{ACTIONS_QUEUED, BREAKERS, RETRY_BUDGET, TARGET_CALLS},
         places::Places,
         retention::{self, Limits, Sweep},
-        retry_budget::RetryBudget,
+        retry_budget::RetryBudgets,
         telemetry::{Ids, scope},
         watch_cache::name_of,
     },
@@ -159,7 +159,8 @@ pub(super) struct Actions {
     /// What people see on the target.
     pub kube_events: KubeEvents,
     breakers: Mutex<Breakers>,
-    budget: Mutex<RetryBudget>,
+    /// For retries, by runbook and target kind as the breakers.
+    budgets: Mutex<RetryBudgets>,
 }
 
 impl Actions {
@@ -181,7 +182,7 @@ impl Actions {
             server_back: kube_api::returns(&ctx.health),
             kube_events: KubeEvents::start(ctx),
             breakers: Mutex::default(),
-            budget: Mutex::default(),
+            budgets: Mutex::default(),
         })
     }
 
@@ -189,8 +190,8 @@ impl Actions {
         self.breakers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn budget(&self) -> MutexGuard<'_, RetryBudget> {
-        self.budget.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn budgets(&self) -> MutexGuard<'_, RetryBudgets> {
+        self.budgets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn watch(&self) {
@@ -208,7 +209,7 @@ impl Actions {
             let (open, half_open) = actions.breakers().states();
             metrics.set(&BREAKERS, ["open"], open);
             metrics.set(&BREAKERS, ["half_open"], half_open);
-            metrics.set_amount(&RETRY_BUDGET, [], actions.budget().tokens(actions.ctx.clock.now()));
+            metrics.set_amount(&RETRY_BUDGET, [], actions.budgets().fewest(actions.ctx.clock.now()));
             metrics.set(&ACTIONS_QUEUED, [], actions.queues.len());
             metrics.set(&TARGET_CALLS, [], actions.targets.in_flight());
         });

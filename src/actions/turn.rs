@@ -92,7 +92,7 @@ impl Actions {
         let is_retry = last.is_some_and(|last| {
             last.sender == self.sender && matches!(last.outcome, None | Some(PlanOutcome::Throttled))
         });
-        if !is_retry || self.budget().take(self.ctx.clock.now()) {
+        if !is_retry || self.budgets().take(&breaker_key(&work.request), self.ctx.clock.now()) {
             return Ok(());
         }
         let time = Duration::from_secs(1) + self.ctx.random.up_to(Duration::from_secs(1));

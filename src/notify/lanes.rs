@@ -132,9 +132,9 @@ impl Lanes {
     }
 
     /// A message is sent for the first time.
-    pub fn first_try(&self, channel: &NamespacedName) {
+    pub fn first_try(&self, channel: &NamespacedName, now: Timestamp) {
         if let Some(retries) = self.lock().retries.get_mut(channel) {
-            retries.budget.call();
+            retries.budget.call(now);
         }
     }
 
@@ -276,7 +276,7 @@ mod tests {
         lanes.failed(&other, None);
         assert_eq!((0..100).filter(|_| lanes.may_retry(&one, now)).count(), 20);
         assert!(lanes.may_retry(&other, now));
-        (0..100).for_each(|_| lanes.first_try(&one));
+        (0..100).for_each(|_| lanes.first_try(&one, now));
         let more = (0..100).filter(|_| lanes.may_retry(&one, now)).count();
         assert!((4..=5).contains(&more), "a twentieth of what is sent for the first time: {more}");
     }

@@ -313,7 +313,7 @@ impl Sender {
             return Outcome::NotSent;
         }
         if claimed.tries == 1 {
-            self.lanes.first_try(&channel_of(name, claimed));
+            self.lanes.first_try(&channel_of(name, claimed), now);
         }
         let message = Message { name, spec: claimed, templates: &prepared.templates, now };
         let began = Instant::now();

@@ -158,6 +158,34 @@ async fn a_breaker_holds_what_fails_by_itself_and_nothing_any_more_when_the_api_
     stop(test).await;
 }
 
+/// The clock stands still, so a budget that is used up stays so.
+#[tokio::test(start_paused = true)]
+async fn a_runbook_that_has_used_up_its_retries_leaves_those_of_the_others_alone() {
+    const MANY: usize = 30;
+    let (api, bus) = (cluster(), Arc::new(MemoryBus::new(3)));
+    change_runbook(&api, |spec| spec["circuitBreaker"] = json!({"failureThreshold": 1000}));
+    let mut other = api.get(RUNBOOKS, "shop", "scale-up").unwrap();
+    other["metadata"]["name"] = json!("other");
+    api.put(RUNBOOKS, other);
+    let names = (0..MANY).map(|i| format!("svc-{i}"));
+    names.for_each(|name| drop(api.put(DEPLOYMENTS, deployment_named(&name))));
+    let test = start(&bus, &api);
+    let failed_once = AtomicUsize::new(0);
+    api.on_request(move |seen| match is_patch(seen) {
+        true if !seen.path.ends_with("/svc-a") || failed_once.fetch_add(1, Ordering::SeqCst) == 0 => Fault::Answer(503),
+        _ => Fault::None,
+    });
+    let in_trouble: Vec<ActionRequested> = (0..MANY).map(|i| request_for(&test, &format!("svc-{i}"))).collect();
+    bus.publish(in_trouble.iter().map(record_of).collect()).await.unwrap();
+    let waits = |request: &ActionRequested| waiting_for(&api, request).contains("budget");
+    until("its retries are used up", || in_trouble.iter().any(waits)).await;
+    let request = ActionRequested { runbook: "other".into(), ..request(&test) };
+    bus.publish(vec![record_of(&request)]).await.unwrap();
+    until("the other's is made", || phase(&action_of(&api, &request)) == "Completed").await;
+    assert!(in_trouble.iter().any(waits), "and nothing was given to the first");
+    stop(test).await;
+}
+
 /// The clock stands still, so a breaker that opened would never close.
 #[tokio::test(start_paused = true)]
 async fn a_server_that_asks_readers_for_patience_opens_no_breaker() {

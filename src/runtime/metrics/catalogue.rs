@@ -154,8 +154,11 @@ pub static BREAKERS: Gauge<1> = Gauge::new(
     [("state", "`open`, `half_open`")],
 );
 /// actions.
-pub static RETRY_BUDGET: Amount<0> =
-    Amount::new("eventpulse_retry_budget_tokens", "Retries that may be sent to targets at once; at most 20.", []);
+pub static RETRY_BUDGET: Amount<0> = Amount::new(
+    "eventpulse_retry_budget_tokens",
+    "Retries that may be sent to targets at once, of the runbook and kind with fewest; at most 20.",
+    [],
+);
 /// actions.
 pub static ACTIONS_QUEUED: Gauge<0> =
     Gauge::new("eventpulse_actions_queued", "Actions of this replica that are under way or wait for their turn.", []);

@@ -81,6 +81,19 @@ pub(crate) fn end(rows: &[Row], left_out: &[String], may_be_left_out: bool) -> S
             let _ = writeln!(text, "MISSED: {} on the log {}: {recovery}", row.name, row.bus);
         }
     }
+    for row in rows.iter().filter(|row| !row.violations.is_empty()) {
+        let mut of_promise: BTreeMap<String, usize> = BTreeMap::new();
+        row.violations.iter().for_each(|violation| *of_promise.entry(violation.promise.to_string()).or_default() += 1);
+        for (promise, count) in of_promise {
+            let first = row.violations.iter().find(|violation| violation.promise.to_string() == promise);
+            let first = first.map(|violation| violation.what.as_str()).unwrap_or_default();
+            let _ = writeln!(
+                text,
+                "VIOLATED: {} on the log {}: {promise}, {count} times; first {first}",
+                row.name, row.bus
+            );
+        }
+    }
     for fault in left_out {
         let hint = if may_be_left_out { "" } else { "; it fails the run, but with --allow-left-out" };
         let _ = writeln!(text, "LEFT OUT: {fault}{hint}");
@@ -146,6 +159,8 @@ fn recoveries(rows: &[Row]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use eventpulse_oracle::Promise;
+
     use super::*;
 
     fn row(effects: usize, after: u64) -> Row {
@@ -182,6 +197,13 @@ mod tests {
             Some(&"2 faults, struck 4 times, 0 violations, 1 times slower than wanted, 1 left out"),
             "{text}"
         );
+        let what = |what: &str| Violation { promise: Promise::ComesToRest, what: what.to_owned() };
+        let broken = Row { violations: vec![what("the action a"), what("the action b")], ..row(1, 15) };
+        let text = end(&[broken], &[], false);
+        let told = text.lines().any(|line| {
+            line.starts_with("VIOLATED: takeover on the log kafka: ") && line.ends_with(", 2 times; first the action a")
+        });
+        assert!(told, "{text}");
         let allowed = end(&[row(1, 15)], &["disk-full".to_owned()], true);
         assert!(allowed.contains("LEFT OUT: disk-full\n") && !allowed.contains("MISSED"), "{allowed}");
     }
