@@ -38,6 +38,11 @@ pub struct Pass {
 }
 
 impl Pass {
+    /// Whether it is the one call of a half-open breaker.
+    pub fn is_probe(self) -> bool {
+        self.probe.is_some()
+    }
+
     /// How often the API server had come back when it was given.
     pub fn returns(self) -> u64 {
         self.returns
@@ -89,14 +94,13 @@ impl Breakers {
     /// Whether a call may be made now, when the API server has come back so often. A breaker whose time is over, or whose last failure
     /// was before the server came back, lets one call through.
     pub fn admit(&mut self, key: &str, now: Timestamp, returns: u64) -> Admission {
+        if let Some(refusal) = self.refusal(key, now, returns) {
+            return refusal;
+        }
         let freely = Admission::Go(Pass { probe: None, returns });
         let Some(state) = self.states.get_mut(key) else { return freely };
         let early = match *state {
             State::Closed { .. } => return freely,
-            State::Open(open) if now < open.lets_through(returns) => {
-                return Admission::Wait(open.lets_through(returns));
-            }
-            State::HalfOpen { probe_until, .. } if now < probe_until => return Admission::Probing,
             State::Open(open) if now < open.until => open.early + 1,
             State::Open(_) | State::HalfOpen { .. } => 0,
         };
@@ -104,6 +108,15 @@ impl Breakers {
         let probe_until = now.saturating_add(PROBE_TIMEOUT).unwrap_or(now);
         *state = State::HalfOpen { probe: self.probes, probe_until, early };
         Admission::Go(Pass { probe: Some(self.probes), returns })
+    }
+
+    /// What [`Breakers::admit`] would say, where it lets nobody through; to ask this takes nothing from anybody.
+    pub fn refusal(&self, key: &str, now: Timestamp, returns: u64) -> Option<Admission> {
+        match *self.states.get(key)? {
+            State::Open(open) if now < open.lets_through(returns) => Some(Admission::Wait(open.lets_through(returns))),
+            State::HalfOpen { probe_until, .. } if now < probe_until => Some(Admission::Probing),
+            _ => None,
+        }
     }
 
     /// Whether calls have to wait, without asking for one.

@@ -213,7 +213,13 @@ impl Actions {
             if now.duration_since(request.decided_at) > JUST_NOW {
                 let Ok(None) = self.over(request).await else { return None };
             }
-            let asked = Asked { namespace: &request.incident.rule.namespace, request, runbook, plans: &[] };
+            let asked = Asked {
+                namespace: &request.incident.rule.namespace,
+                request,
+                runbook,
+                plans: &[],
+                beside_breaker: false,
+            };
             let target = self.read_state(&asked, &request.target).await.ok()?;
             self.prepare(&asked, &target, None).await.ok()
         };

@@ -4,7 +4,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{
     judge::{Verdict, judge},
-    look::Blocked,
+    look::{Asked, Blocked},
     plan::fence,
     run::Work,
     service::Actions,
@@ -42,7 +42,8 @@ impl Actions {
     }
 
     async fn try_fence(&self, work: &Work, runbook: &RunbookSnapshot) -> Result<Fenced, String> {
-        let target = match self.read_state(&work.asked(runbook), work.object()).await {
+        let target = match self.read_state(&Asked { beside_breaker: true, ..work.asked(runbook) }, work.object()).await
+        {
             Ok(target) => target,
             Err(Blocked::Answer(_, ApiFailure::NotFound(_))) => return Ok(Fenced::Done),
             Err(Blocked::Answer(_, failure)) => return Err(failure.to_string()),

@@ -5,8 +5,10 @@ use kube::Api;
 
 use super::{
     plan::{Planned, Refusal, Subject, TargetState, plan},
+    send::breaker_key,
     service::Actions,
     target::{CallError, TargetCall},
+    turn::breaker_reason,
 };
 use crate::{
     api::v1alpha1::{
@@ -51,6 +53,8 @@ pub(super) struct Asked<'a> {
     pub runbook: &'a RunbookSnapshot,
     /// What was planned for it so far.
     pub plans: &'a [ActionPlan],
+    /// Its calls are made although the breaker is not closed: it has the right to, or is given up.
+    pub beside_breaker: bool,
 }
 
 /// What is to be changed, and what is to be taken back.
@@ -92,6 +96,11 @@ impl Actions {
         let timeout = runbook.timeout.as_std();
         let call = TargetCall { namespace, object, resource: &kind.resource, account, timeout };
         let slot = self.slot(request).await;
+        // The wait for a free call may have been long: behind a target that hangs, the calls before it have opened the breaker.
+        let key = breaker_key(request);
+        if !asked.beside_breaker && self.breakers().is_open(&key) {
+            return Err(Blocked::Later(breaker_reason(&key)));
+        }
         let answer = self.targets.read(&slot, &call).await;
         drop(slot);
         match answer {

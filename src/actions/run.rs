@@ -10,6 +10,7 @@ use super::{
     claim::is_terminal,
     end::reason_of,
     look::{Asked, object_of},
+    send::breaker_key,
     service::Actions,
     target::{TargetCall, user_of},
 };
@@ -25,6 +26,9 @@ use crate::{
     runtime::{Step, StoreError, liveness::waiting, watch_cache::version_of},
 };
 
+/// The longest for which what waits for a breaker or for the budget is not read again: its incident may be over.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+
 /// The most characters of what an action waits for.
 pub(super) const WAITING_FOR_MAX: usize = 256;
 
@@ -37,6 +41,8 @@ pub(super) enum Next {
     Wait { reason: String, time: Duration },
     /// The same, or as soon as the API server is back: `returns` is how often it has been so far.
     WaitForBreaker { reason: String, time: Duration, returns: u64 },
+    /// The same, or as soon as a retry may be made.
+    WaitForBudget { reason: String, time: Duration },
     /// It took effect.
     Complete { what: String },
     /// It did not, or nobody can know.
@@ -55,6 +61,10 @@ pub(super) struct Work {
     pub plans: Vec<ActionPlan>,
     /// Reads of the target in a row that gave nothing.
     pub failed_reads: u32,
+    /// The budget has given it a retry that was not made yet.
+    pub paid: bool,
+    /// What it calls now is the one call that a half-open breaker lets through.
+    pub probes: bool,
 }
 
 impl Work {
@@ -65,7 +75,7 @@ impl Work {
             .ok()?;
         let recorded = action.status.as_ref().map(|status| status.plans.clone()).filter(|plans| !plans.is_empty());
         let plans = recorded.unwrap_or_else(|| action.spec.plan.iter().cloned().collect());
-        Some(Self { name: name.clone(), action, request, plans, failed_reads: 0 })
+        Some(Self { name: name.clone(), action, request, plans, failed_reads: 0, paid: false, probes: false })
     }
 
     /// What it belongs under, and its own span. Derived, so that whoever goes on with it tells the same.
@@ -109,7 +119,13 @@ impl Work {
     }
 
     pub fn asked<'a>(&'a self, runbook: &'a RunbookSnapshot) -> Asked<'a> {
-        Asked { namespace: &self.name.namespace, request: &self.request, runbook, plans: &self.plans }
+        Asked {
+            namespace: &self.name.namespace,
+            request: &self.request,
+            runbook,
+            plans: &self.plans,
+            beside_breaker: self.probes,
+        }
     }
 
     /// A call to what its plans patch.
@@ -191,6 +207,21 @@ impl Actions {
                 Next::WaitForBreaker { reason, time, returns } => {
                     drop(working);
                     self.wait(&mut work, reason, time, Some(returns)).await?;
+                    let key = breaker_key(&work.request);
+                    self.while_held(&work, || self.held_by_breaker(&key).map(|(time, returns)| (time, Some(returns))))
+                        .await?;
+                }
+                Next::WaitForBudget { reason, time } => {
+                    drop(working);
+                    self.wait(&mut work, reason, time, None).await?;
+                    let mut paid = false;
+                    self.while_held(&work, || {
+                        let held = self.held_by_budget(&work);
+                        paid = held.is_none();
+                        held.map(|time| (time, None))
+                    })
+                    .await?;
+                    work.paid = paid;
                 }
                 Next::Complete { what } => {
                     // Only to be told, and no place to be taken from those that are still to be sent.
@@ -208,9 +239,9 @@ impl Actions {
             }
             let Some(action) = self.store.fetch(name).await? else { return Ok(()) };
             // Outcomes that only this sender knows are kept where nobody else has planned since.
-            let (known, failed_reads) = (std::mem::take(&mut work.plans), work.failed_reads);
+            let (known, failed_reads, paid) = (std::mem::take(&mut work.plans), work.failed_reads, work.paid);
             match Work::of(name, action) {
-                Some(read) => work = Work { failed_reads, ..read },
+                Some(read) => work = Work { failed_reads, paid, ..read },
                 None => return Ok(()),
             }
             merge_outcomes(&mut work.plans, &known);
@@ -226,10 +257,8 @@ impl Actions {
         time: Duration,
         returns: Option<u64>,
     ) -> Result<(), StoreError> {
-        let left = wait_until(work.request.deadline, self.ctx.clock.now());
-        let time = time.min(left + Duration::from_millis(10));
         // To show it may take as long as the API server is away.
-        let until = Instant::now() + time;
+        let until = Instant::now() + self.until_deadline(work, time);
         let reason = cut(&reason, WAITING_FOR_MAX);
         let shown =
             work.action.status.as_ref().and_then(|status| status.waiting_for.as_deref()) == Some(reason.as_str());
@@ -237,6 +266,31 @@ impl Actions {
             let status = ActionStatus { phase: ActionPhase::Waiting, waiting_for: Some(reason), ..work.status() };
             self.write_status(work, status, Vec::new()).await?;
         }
+        self.sleep(until, returns).await
+    }
+
+    /// Goes on waiting for as long as that says for how long, and until the API server has been back how often. To ask it costs no call, so
+    /// that a thousand that wait are no load; what only the API server knows of the action is read again after [`LOOK_AGAIN`] at most.
+    async fn while_held(
+        &self,
+        work: &Work,
+        mut held: impl FnMut() -> Option<(Duration, Option<u64>)>,
+    ) -> Result<(), StoreError> {
+        let look_again = Instant::now() + LOOK_AGAIN / 2 + self.ctx.random.up_to(LOOK_AGAIN / 2);
+        while Instant::now() < look_again && self.stop(work, &work.plans).await.is_none() {
+            let Some((time, returns)) = held() else { return Ok(()) };
+            let until = Instant::now() + self.until_deadline(work, time);
+            self.sleep(until.min(look_again), returns).await?;
+        }
+        Ok(())
+    }
+
+    /// That time, and no longer than to the deadline.
+    fn until_deadline(&self, work: &Work, time: Duration) -> Duration {
+        time.min(wait_until(work.request.deadline, self.ctx.clock.now()) + Duration::from_millis(10))
+    }
+
+    async fn sleep(&self, until: Instant, returns: Option<u64>) -> Result<(), StoreError> {
         tokio::select! {
             () = self.ctx.shutdown.cancelled() => Err(StoreError::Shutdown),
             () = waiting(sleep_until(until)) => Ok(()),

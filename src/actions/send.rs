@@ -41,6 +41,10 @@ impl Actions {
             self.breakers().unused(&key, pass);
             return stop;
         }
+        if !pass.is_probe() && self.breakers().is_open(&key) {
+            work.settle(PlanOutcome::NotSent);
+            return Next::Look;
+        }
         if earlier == 0 {
             self.budgets().call(&key, self.ctx.clock.now());
         }

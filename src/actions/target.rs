@@ -2,18 +2,21 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use hyper::{Method, Request};
 use kube::{Client, Error};
 use serde_json::Value;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 use crate::{
     api::v1alpha1::TargetReference,
-    runtime::{ApiFailure, RightOfWay, classify, liveness::waiting, places::Places},
+    runtime::{ApiFailure, RightOfWay, classify, liveness::waiting, places::Places, right_of_way::SLOW},
 };
 
 /// As whom EventPulse changes fields (`metadata.managedFields`). Tools that are to leave them alone are told this name.
@@ -46,6 +49,8 @@ pub(super) fn user_of(namespace: &str, account: &str) -> String {
 
 /// The most calls of one runbook to one kind of target at once: one whose calls hang leaves places for the others.
 const OF_ONE_MAX: usize = 4;
+/// The most of them that are known to hang (promise 6); of one more it is found out again.
+const SLOW_MAX: usize = 4_096;
 
 /// A bounded number of calls at once: a hung target API holds up no other service, and no other runbook (bulkhead).
 #[derive(Clone)]
@@ -54,13 +59,26 @@ pub(super) struct Targets {
     way: RightOfWay,
     places: Arc<Places>,
     /// By runbook and target kind, as the breakers: whose calls are under way or wait.
-    lanes: Arc<Mutex<HashMap<String, Arc<Places>>>>,
+    lanes: Arc<Mutex<HashMap<String, Arc<Lane>>>>,
+}
+
+struct Lane {
+    places: Arc<Places>,
+    /// Its last call was held up. The next one is no reason for anybody else to wait either.
+    slow: AtomicBool,
+}
+
+impl Lane {
+    fn is_slow(&self) -> bool {
+        self.slow.load(Ordering::Relaxed)
+    }
 }
 
 /// The right to make calls, one after the other. What holds for the target may have changed while it was waited for.
 pub(super) struct Slot {
     // In the order in which they are given back.
     _places: [Option<OwnedSemaphorePermit>; 2],
+    lane: Arc<Lane>,
 }
 
 impl Targets {
@@ -76,28 +94,36 @@ impl Targets {
     /// Waits for a free call for this runbook and kind of target; one that is urgent goes before those that are not.
     pub(super) async fn slot(&self, key: &str, urgent: bool) -> Slot {
         let lane = self.lane(key);
-        let own = waiting(lane.take(urgent)).await;
-        Slot { _places: [waiting(self.places.take(urgent)).await, own] }
+        let own = waiting(lane.places.take(urgent)).await;
+        Slot { _places: [waiting(self.places.take(urgent)).await, own], lane }
     }
 
-    fn lane(&self, key: &str) -> Arc<Places> {
+    fn lane(&self, key: &str) -> Arc<Lane> {
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        // Nobody calls, or waits to: it is as good as a new one. No more stay than there are actions under way.
-        lanes.retain(|name, lane| name == key || Arc::strong_count(lane) > 1 || lane.taken() > 0);
-        Arc::clone(lanes.entry(key.to_owned()).or_insert_with(|| Arc::new(Places::new(OF_ONE_MAX))))
+        let are_few = lanes.len() < SLOW_MAX;
+        // Nobody calls, or waits to, and it does not hang: it is as good as a new one. No more stay than there are actions under way.
+        lanes.retain(|name, lane| name == key || Arc::strong_count(lane) > 1 || lane.is_slow() && are_few);
+        let new = || Arc::new(Lane { places: Arc::new(Places::new(OF_ONE_MAX)), slow: AtomicBool::new(false) });
+        Arc::clone(lanes.entry(key.to_owned()).or_insert_with(new))
     }
 
     /// A quorum read: no resourceVersion is given, so the API server asks etcd.
-    pub(super) async fn read(&self, _: &Slot, call: &TargetCall<'_>) -> Result<Value, CallError> {
-        self.request(call, Method::GET, None).await
+    pub(super) async fn read(&self, slot: &Slot, call: &TargetCall<'_>) -> Result<Value, CallError> {
+        self.request(slot, call, Method::GET, None).await
     }
 
     /// One JSON Patch. It is sent once: the client has no retries.
-    pub(super) async fn patch(&self, _: &Slot, call: &TargetCall<'_>, patch: &Value) -> Result<Value, CallError> {
-        self.request(call, Method::PATCH, Some(patch)).await
+    pub(super) async fn patch(&self, slot: &Slot, call: &TargetCall<'_>, patch: &Value) -> Result<Value, CallError> {
+        self.request(slot, call, Method::PATCH, Some(patch)).await
     }
 
-    async fn request(&self, call: &TargetCall<'_>, method: Method, body: Option<&Value>) -> Result<Value, CallError> {
+    async fn request(
+        &self,
+        slot: &Slot,
+        call: &TargetCall<'_>,
+        method: Method,
+        body: Option<&Value>,
+    ) -> Result<Value, CallError> {
         let mut path = path_of(call).map_err(CallError::Unsupported)?;
         let is_patch = body.is_some();
         if is_patch {
@@ -116,7 +142,13 @@ impl Targets {
         let body = body.map(Value::to_string).unwrap_or_default().into_bytes();
         let request = request.body(body).map_err(|error| CallError::Unsupported(error.to_string()))?;
         let answer = tokio::time::timeout(call.timeout, self.client.request::<Value>(request));
-        let answer = if is_patch { self.way.last(answer).await } else { self.way.first(answer).await };
+        let began = Instant::now();
+        let answer = match (slot.lane.is_slow(), is_patch) {
+            (true, _) => answer.await,
+            (false, true) => self.way.last(answer).await,
+            (false, false) => self.way.first(answer).await,
+        };
+        slot.lane.slow.store(began.elapsed() >= SLOW, Ordering::Relaxed);
         match answer {
             Ok(Ok(object)) => Ok(object),
             Ok(Err(error)) => Err(CallError::Api { failure: classify(&error), causes: has_causes(&error) }),
@@ -158,8 +190,9 @@ fn is_subdomain(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use eventpulse_fake_api::FakeApi;
+    use eventpulse_fake_api::{FakeApi, Fault};
     use futures::FutureExt as _;
+    use tokio::sync::Semaphore;
 
     use super::*;
     use crate::runtime::Metrics;
@@ -184,6 +217,45 @@ mod tests {
         assert_eq!(targets.in_flight(), 0);
         drop(targets.slot("e", false).await);
         assert_eq!(targets.lanes.lock().unwrap().len(), 1, "what nobody uses is forgotten");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_runbook_whose_calls_hang_holds_up_records_once_and_not_with_each_call() {
+        let api = FakeApi::new();
+        api.on_request(|_| Fault::Hold(Arc::new(Semaphore::new(0))));
+        let way = RightOfWay::new(&Metrics::default());
+        let targets = Targets::new(api.client(), way.clone(), 16);
+        let object = TargetReference { api_version: "apps/v1".into(), kind: "Deployment".into(), name: "svc-a".into() };
+        let timeout = Duration::from_secs(10);
+        let call = TargetCall { namespace: "shop", object: &object, resource: "deployments", account: "a", timeout };
+        let mut waited = Vec::new();
+        for hangs in [true, true, false, false] {
+            if !hangs {
+                api.no_faults();
+            }
+            let slot = targets.slot("a", false).await;
+            let (_, record) = tokio::join!(targets.patch(&slot, &call, &Value::Null), async {
+                let began = Instant::now();
+                tokio::task::yield_now().await;
+                way.record(async {}).await;
+                began.elapsed() > Duration::from_millis(1)
+            });
+            waited.push((record, slot.lane.is_slow()));
+            drop(slot);
+            tokio::time::sleep(Duration::from_secs(60)).await;
+        }
+        let slow: Vec<bool> = waited.iter().map(|(_, slow)| *slow).collect();
+        assert_eq!(slow, [true, true, false, false], "until one is answered at once");
+        assert_eq!([waited[0].0, waited[1].0], [true, false]);
+    }
+
+    #[tokio::test]
+    async fn of_more_runbooks_that_hang_than_are_kept_it_is_found_out_again() {
+        let targets = Targets::new(FakeApi::new().client(), RightOfWay::new(&Metrics::default()), 16);
+        for n in 0..=SLOW_MAX {
+            targets.lane(&format!("hung-{n}")).slow.store(true, Ordering::Relaxed);
+        }
+        assert!(targets.lanes.lock().unwrap().len() <= SLOW_MAX);
     }
 
     #[test]

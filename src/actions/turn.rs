@@ -36,6 +36,7 @@ impl Actions {
             Ok(pass) => pass,
             Err(next) => return Ok(next),
         };
+        work.probes = pass.is_probe();
         let planned = self.look_and_plan(work, &runbook).await;
         let planned = match planned.and_then(|planned| self.pay_for_retry(work).map(|()| planned)) {
             Ok(planned) => planned,
@@ -76,27 +77,47 @@ impl Actions {
         let admission = self.breakers().admit(key, now, returns);
         let time = match admission {
             Admission::Go(pass) => return Ok(pass),
-            Admission::Wait(until) => wait_until(until, now),
-            Admission::Probing => Duration::from_millis(500),
+            Admission::Wait(until) => self.until_its_turn(Some(wait_until(until, now))),
+            Admission::Probing => self.until_its_turn(None),
         };
-        // The same whether it is open or half-open, and until when: a thousand that wait do not each write it with every change.
-        let reason = format!("the circuit breaker of {key}, which is open");
-        // A thousand that wait for it do not come back together.
-        Err(Next::WaitForBreaker { reason, time: time + self.ctx.random.up_to(Duration::from_secs(1)), returns })
+        Err(Next::WaitForBreaker { reason: breaker_reason(key), time, returns })
+    }
+
+    /// For how much longer the breaker lets nobody through, and how often the API server has been back when that was asked; none: it may.
+    pub(super) fn held_by_breaker(&self, key: &str) -> Option<(Duration, u64)> {
+        let (now, returns) = (self.ctx.clock.now(), *self.server_back.borrow());
+        let left = match self.breakers().refusal(key, now, returns)? {
+            Admission::Wait(until) => Some(wait_until(until, now)),
+            Admission::Probing | Admission::Go(_) => None,
+        };
+        Some((self.until_its_turn(left), returns))
+    }
+
+    /// Until a breaker may let somebody through, or is asked again. A thousand that wait for it do not come back together.
+    fn until_its_turn(&self, left: Option<Duration>) -> Duration {
+        left.unwrap_or(Duration::from_millis(500)) + self.ctx.random.up_to(Duration::from_secs(1))
     }
 
     /// What is sent once more by this process, because an answer was missing or asked for patience, costs a token. To read costs none:
     /// after a takeover that alone ends what had taken effect.
-    fn pay_for_retry(&self, work: &Work) -> Result<(), Next> {
+    fn pay_for_retry(&self, work: &mut Work) -> Result<(), Next> {
         let last = work.plans.iter().rev().find(|plan| plan.outcome != Some(PlanOutcome::NotSent));
         let is_retry = last.is_some_and(|last| {
             last.sender == self.sender && matches!(last.outcome, None | Some(PlanOutcome::Throttled))
         });
-        if !is_retry || self.budgets().take(&breaker_key(&work.request), self.ctx.clock.now()) {
+        if !is_retry || std::mem::take(&mut work.paid) {
             return Ok(());
         }
-        let time = Duration::from_secs(1) + self.ctx.random.up_to(Duration::from_secs(1));
-        Err(Next::Wait { reason: "the budget for retries".into(), time })
+        match self.held_by_budget(work) {
+            None => Ok(()),
+            Some(time) => Err(Next::WaitForBudget { reason: "the budget for retries".into(), time }),
+        }
+    }
+
+    /// Takes a token; or gives when to ask again.
+    pub(super) fn held_by_budget(&self, work: &Work) -> Option<Duration> {
+        let taken = self.budgets().take(&breaker_key(&work.request), self.ctx.clock.now());
+        (!taken).then(|| Duration::from_secs(1) + self.ctx.random.up_to(Duration::from_secs(1)))
     }
 
     async fn before_reading(&self, work: &Work, runbook: &RunbookSnapshot) -> Option<Next> {
@@ -192,6 +213,12 @@ impl Actions {
         let time = Duration::from_secs(1) + self.ctx.random.up_to(Duration::from_secs(1));
         Next::Wait { reason: format!("{what}, which cannot be read now"), time }
     }
+}
+
+/// What waits for it says. The same whether it is open or half-open, and until when: a thousand that wait do not each write it with every
+/// change.
+pub(super) fn breaker_reason(key: &str) -> String {
+    format!("the circuit breaker of {key}, which is open")
 }
 
 /// What the object tells of the plans so far. Err is what follows; Ok, that nothing of them took effect.

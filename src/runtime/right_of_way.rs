@@ -32,7 +32,7 @@ const CALM: Duration = Duration::from_secs(1);
 /// How long tidying waits for nothing else to be done.
 const TIDY_PATIENCE: Duration = Duration::from_millis(500);
 /// A call that takes longer is held up elsewhere, and is no reason to hold up others.
-const SLOW: Duration = Duration::from_secs(1);
+pub const SLOW: Duration = Duration::from_secs(1);
 
 /// See the module's text. One for a process; cheap to clone.
 #[derive(Clone)]

@@ -206,6 +206,11 @@ impl Sink {
         self.scripts().entry(path.to_owned()).or_default().next.extend(answers);
     }
 
+    /// What was scripted for a path and was not given yet is forgotten.
+    pub fn end_script(&self, path: &str) {
+        self.scripts().entry(path.to_owned()).or_default().next.clear();
+    }
+
     /// Requests on a path get this answer from now on, after what was scripted before. None: the usual one again.
     pub fn always(&self, path: &str, answer: Option<Answer>) {
         self.scripts().entry(path.to_owned()).or_default().then = answer;

@@ -158,6 +158,65 @@ async fn a_breaker_holds_what_fails_by_itself_and_nothing_any_more_when_the_api_
     stop(test).await;
 }
 
+/// Ten actions, of which four may call at once.
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_a_free_call_makes_none_when_the_breaker_has_opened_meanwhile() {
+    fn is_read(seen: &Seen) -> bool {
+        seen.method == Method::GET && seen.path.contains("/deployments/")
+    }
+    // Reads are begun with the claim, which does not wait for long, and then again.
+    for (hangs, expected) in [(is_patch as fn(&Seen) -> bool, 4), (is_read, 8)] {
+        let (api, bus) = (cluster(), Arc::new(MemoryBus::new(3)));
+        breaker(&api, "1h");
+        change_runbook(&api, |spec| spec["steps"][0]["timeout"] = json!("10s"));
+        let names: Vec<String> = (0..10).map(|i| format!("svc-{i}")).collect();
+        names.iter().for_each(|name| drop(api.put(DEPLOYMENTS, deployment_named(name))));
+        let test = start(&bus, &api);
+        let never = Arc::new(tokio::sync::Semaphore::new(0));
+        api.on_request(move |seen| if hangs(seen) { Fault::Hold(Arc::clone(&never)) } else { Fault::None });
+        let requests: Vec<ActionRequested> = names.iter().map(|name| request_for(&test, name)).collect();
+        bus.publish(requests.iter().map(record_of).collect()).await.unwrap();
+        until("all wait for the breaker", || {
+            requests.iter().all(|request| waiting_for(&api, request).contains("breaker"))
+        })
+        .await;
+        assert_eq!(api.seen().iter().filter(|seen| hangs(seen)).count(), expected);
+        stop(test).await;
+    }
+}
+
+/// The clock stands still: the breaker's one call hangs, and no other is let through.
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_a_target_that_hangs_is_no_load_for_the_api_server() {
+    let (api, bus) = (cluster(), Arc::new(MemoryBus::new(3)));
+    breaker(&api, "1s");
+    api.put(DEPLOYMENTS, deployment_named("svc-b"));
+    let test = start(&bus, &api);
+    api.on_request(|seen| if is_patch(seen) { Fault::Answer(503) } else { Fault::None });
+    let [probing, waiting] = ["svc-a", "svc-b"].map(|name| request_for(&test, name));
+    bus.publish(vec![record_of(&probing)]).await.unwrap();
+    until("it waits for the breaker", || waiting_for(&api, &probing).contains("breaker")).await;
+    let never = Arc::new(tokio::sync::Semaphore::new(0));
+    api.on_request(move |seen| if is_patch(seen) { Fault::Hold(Arc::clone(&never)) } else { Fault::None });
+    test.clock.advance(jiff::SignedDuration::from_secs(2));
+    until("the one call hangs", || api.seen().iter().filter(|seen| is_patch(seen)).count() == 2).await;
+    bus.publish(vec![record_of(&waiting)]).await.unwrap();
+    until("another waits", || waiting_for(&api, &waiting).contains("breaker")).await;
+    let about = [waiting.action_id.to_string(), waiting.incident.incident_id.to_string()];
+    let looks = || {
+        let is_about = |seen: &&Seen| about.iter().any(|id| seen.path.ends_with(id.as_str()));
+        api.seen().iter().filter(|seen| seen.method == Method::GET).filter(is_about).count()
+    };
+    // What it began with is read to the end.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let before = looks();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(looks(), before, "it asks its own breaker, and nobody else");
+    tokio::time::sleep(Duration::from_secs(150)).await;
+    assert!((2..=12).contains(&(looks() - before)), "{} reads of it: its incident may be over", looks() - before);
+    stop(test).await;
+}
+
 /// The clock stands still, so a budget that is used up stays so.
 #[tokio::test(start_paused = true)]
 async fn a_runbook_that_has_used_up_its_retries_leaves_those_of_the_others_alone() {

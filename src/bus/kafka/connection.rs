@@ -124,7 +124,8 @@ impl Connection {
             ("enable.partition.eof", "false"),
             ("partition.assignment.strategy", "cooperative-sticky"),
             ("session.timeout.ms", "10000"),
-            ("heartbeat.interval.ms", "2000"),
+            // Who stays learns by the answer to one of these that another has left: an ordered handover is to take 3 s at most.
+            ("heartbeat.interval.ms", "1000"),
             // What is fetched ahead is bounded, and a full queue is looked at again soon, not after a second.
             ("fetch.message.max.bytes", "262144"),
             ("queued.min.messages", "2000"),
