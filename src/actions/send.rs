@@ -36,14 +36,12 @@ impl Actions {
         let slot = self.slot(&work.request).await;
         // The wait for a free call may have been long.
         let earlier = work.plans.len().saturating_sub(1);
-        if let Some(stop) = self.stop(work, &work.plans[..earlier]).await {
+        let has_opened = !pass.is_probe() && self.breakers().is_open(&key);
+        let stop = self.stop(work, &work.plans[..earlier]).await;
+        if let Some(stop) = stop.or(has_opened.then_some(Next::Look)) {
             work.settle(PlanOutcome::NotSent);
             self.breakers().unused(&key, pass);
             return stop;
-        }
-        if !pass.is_probe() && self.breakers().is_open(&key) {
-            work.settle(PlanOutcome::NotSent);
-            return Next::Look;
         }
         if earlier == 0 {
             self.budgets().call(&key, self.ctx.clock.now());
