@@ -82,16 +82,13 @@ pub(crate) fn end(rows: &[Row], left_out: &[String], may_be_left_out: bool) -> S
         }
     }
     for row in rows.iter().filter(|row| !row.violations.is_empty()) {
-        let mut of_promise: BTreeMap<String, usize> = BTreeMap::new();
-        row.violations.iter().for_each(|violation| *of_promise.entry(violation.promise.to_string()).or_default() += 1);
-        for (promise, count) in of_promise {
-            let first = row.violations.iter().find(|violation| violation.promise.to_string() == promise);
-            let first = first.map(|violation| violation.what.as_str()).unwrap_or_default();
-            let _ = writeln!(
-                text,
-                "VIOLATED: {} on the log {}: {promise}, {count} times; first {first}",
-                row.name, row.bus
-            );
+        let mut of_promise: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+        for violation in &row.violations {
+            of_promise.entry(violation.promise.to_string()).or_default().push(&violation.what);
+        }
+        for (promise, what) in of_promise {
+            let (name, bus, count, first) = (row.name, row.bus, what.len(), what[0]);
+            let _ = writeln!(text, "VIOLATED: {name} on the log {bus}: {promise}, {count} times; first {first}");
         }
     }
     for fault in left_out {
