@@ -27,6 +27,8 @@ use crate::{
 };
 
 pub const WEBHOOK: &str = "/webhooks/alertmanager";
+/// Where the example's channel posts.
+pub const HOOK: &str = "/services/T000/B000/demo";
 const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/shop/deployments";
 /// EventPulse's own kinds, as paths.
 pub const OURS: [&str; 4] = ["alertgroups", "incidents", "actions", "notifications"];

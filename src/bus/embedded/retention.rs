@@ -9,7 +9,7 @@ use std::{
 use rusqlite::{Connection, params};
 use tokio_util::sync::CancellationToken;
 
-use super::{EmbeddedBus, EmbeddedStorage, storage::used_bytes};
+use super::{EmbeddedBus, EmbeddedStorage, LOOK_INTERVAL, storage::used_bytes};
 use crate::bus::local::Storage;
 use crate::bus::{BusError, Retention, TopicPartition, local::WeakBus};
 
@@ -26,29 +26,36 @@ const STEP: usize = 100;
 const VACUUM_PAGES: u32 = 512;
 
 pub(super) async fn run(bus: WeakBus<EmbeddedStorage>, closed: CancellationToken) {
-    let mut pause = PAUSE;
+    let (mut pause, mut interval) = (PAUSE, INTERVAL);
+    let mut fails = false;
     loop {
         tokio::select! {
             () = closed.cancelled() => return,
-            () = wait(&bus, pause) => {}
+            () = wait(&bus, pause, interval) => {}
         }
         let Some(bus) = bus.upgrade() else { return };
-        pause = match pass(&bus).await {
-            Ok(0) => PAUSE_STUCK,
-            Ok(_) => PAUSE,
-            Err(error) => {
-                tracing::warn!(error, "Old records could not be removed; trying again later.");
-                PAUSE_STUCK
-            }
+        let result = pass(&bus).await;
+        if let Err(error) = &result
+            && !fails
+        {
+            tracing::warn!(error, "Old records could not be removed; trying again until they can be.");
+        }
+        fails = result.is_err();
+        (pause, interval) = match result {
+            Ok(0) => (PAUSE_STUCK, INTERVAL),
+            Ok(_) => (PAUSE, INTERVAL),
+            // The health says so until it succeeds, and meanwhile the replica is not ready: it must not outlast its cause.
+            Err(_) => (LOOK_INTERVAL, Duration::ZERO),
         };
     }
 }
 
-async fn wait(bus: &WeakBus<EmbeddedStorage>, pause: Duration) {
+/// For the pause, and then until the interval is over or the file is more than half full.
+async fn wait(bus: &WeakBus<EmbeddedStorage>, pause: Duration, interval: Duration) {
     tokio::time::sleep(pause).await;
     let Some(pressure) = bus.upgrade().map(|bus| Arc::clone(&bus.storage().pressure)) else { return };
     // An error says that the interval is over.
-    let _ = tokio::time::timeout(INTERVAL, pressure.notified()).await;
+    let _ = tokio::time::timeout(interval, pressure.notified()).await;
 }
 
 /// A record, as far as its end is concerned.

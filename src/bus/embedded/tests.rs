@@ -101,6 +101,24 @@ async fn records_that_cannot_be_written_are_not_hidden_by_other_writes_and_the_h
     assert_eq!(chunk.records.len(), 1, "of looking again nothing stays");
 }
 
+/// Nobody is ready for alerts meanwhile: it must not wait for the next time that retention looks.
+#[tokio::test]
+async fn old_records_that_cannot_be_removed_are_tried_again_soon() {
+    let directory = tempfile::tempdir().unwrap();
+    let bus = open(directory.path()).await;
+    let _member = join(&bus).await;
+    in_file(
+        directory.path(),
+        "CREATE TRIGGER refuse BEFORE INSERT ON consumer_groups BEGIN SELECT RAISE(ABORT, 'as a test wants it'); END",
+    );
+    bus.storage().pressure.notify_one();
+    eventually("retention fails", || bus.health().is_err()).await;
+    let reason = bus.health().unwrap_err();
+    assert!(reason.starts_with("remove old records: "), "{reason}");
+    in_file(directory.path(), "DROP TRIGGER refuse");
+    eventually("it is well again", || bus.health().is_ok()).await;
+}
+
 #[tokio::test]
 async fn one_read_takes_a_bounded_number_of_records_and_bytes() {
     let directory = tempfile::tempdir().unwrap();

@@ -2,15 +2,16 @@
 //! three times, half of it of one rule and half of another; what the second rule is about is well, then its receiver hangs, then its
 //! targets do. Measured is the first rule.
 
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{collections::HashSet, ops::Range, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use eventpulse_e2e::root;
 use eventpulse_testkit::{
     proxy::{Fault, Proxy, When},
-    sink::Answer,
+    sink::{Answer, Received},
 };
 use jiff::Timestamp;
+use tokio::time::Instant;
 
 use super::patches::{Patches, target};
 use crate::{
@@ -20,7 +21,7 @@ use crate::{
     outcome::{Bus, Goal, Outcome, Row},
     pace::{self, Schedule},
     run::Options,
-    stage::{Stage, WEBHOOK, say},
+    stage::{HOOK, Stage, WEBHOOK, say},
     watch::Watch,
 };
 
@@ -28,8 +29,10 @@ use crate::{
 const RATE: f64 = 3.0;
 const RATIO: f64 = 1.2;
 const STUCK: Duration = Duration::from_secs(30);
+/// What was in trouble is tried again after the breaker's half a minute at the latest.
+const STUCK_AFTER_TROUBLE: Duration = Duration::from_secs(90);
 /// Where messages of the rule in trouble go.
-const HOOK: &str = "/services/T000/B000/trouble";
+const TROUBLE_HOOK: &str = "/services/T000/B000/trouble";
 
 /// What is wrong with the second rule.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -57,11 +60,13 @@ struct Part {
     trouble: Trouble,
     acted: Latencies,
     told: Latencies,
+    /// From the end of the trouble until everything of the second rule was acted on and told.
+    through: Duration,
 }
 
 pub(super) async fn play(options: &Options, bus: Bus) -> anyhow::Result<Outcome> {
     let mut outcome = Outcome::new("apart", Some(bus), Timestamp::now());
-    let span = Duration::from_secs(if options.quick { 10 } else { 120 });
+    let span = Duration::from_secs(if options.quick { 10 } else { 180 });
     let schedule = Schedule::over(RATE, span);
     // In this order, so that what grows with time is not taken for what the trouble does.
     let troubles = [Trouble::None, Trouble::Receiver, Trouble::Target, Trouble::None];
@@ -69,7 +74,7 @@ pub(super) async fn play(options: &Options, bus: Bus) -> anyhow::Result<Outcome>
     let mut stage = Stage::open(options, "apart", bus, false).await?;
     outcome.versions = stage.shop.environment.versions();
     stage.add_targets((warm_up + schedule.count * 2 * troubles.len() as u64) as usize).await?;
-    let apply = rules(&stage.shop.sink.url(HOOK))?;
+    let apply = rules(&stage.shop.sink.url(TROUBLE_HOOK))?;
     stage.shop.environment.plane().kubectl_with(&["apply", "--server-side", "-f", "-"], &apply).await?;
     let (proxy, launcher) = stage.behind_a_proxy().await?;
     stage.start_with(launcher).await?;
@@ -123,7 +128,7 @@ impl Run {
         let hung = others.clone();
         match trouble {
             Trouble::None => {}
-            Trouble::Receiver => self.stage.shop.sink.always(HOOK, Some(Answer::hang())),
+            Trouble::Receiver => self.stage.shop.sink.always(TROUBLE_HOOK, Some(Answer::hang())),
             Trouble::Target => {
                 let is_hung = move |path: &str| {
                     let name = path.rsplit("/deployments/").next().unwrap_or_default();
@@ -135,12 +140,8 @@ impl Run {
         let (sent, beside) =
             tokio::try_join!(self.send("CPUHigh", &own, self.schedule), self.send("Trouble", &others, self.schedule))?;
         patches.wait(&self.stage, own.clone(), STUCK).await?;
-        // Messages are a little later than patches.
-        let until = tokio::time::Instant::now() + STUCK;
-        while self.told(&own).len() < own.clone().count() && tokio::time::Instant::now() < until {
-            tokio::time::sleep(Duration::from_millis(250)).await;
-        }
-        let told = self.told(&own);
+        self.until_told(&own, HOOK, STUCK).await;
+        let told = self.told(&own, HOOK);
         for sent in [&sent, &beside] {
             outcome.invalid.extend(pace::invalid(&sent.lag));
             outcome.require(sent.all_answered(), || format!("{:?} {:?}", sent.statuses, sent.refusals));
@@ -150,27 +151,44 @@ impl Run {
             format!("while {}: {acted} of {wanted} targets were patched, {} messages came", trouble.named(), told.len())
         });
         self.proxy.clear();
-        self.stage.shop.sink.always(HOOK, None);
+        self.stage.shop.sink.always(TROUBLE_HOOK, None);
         // What hung is tried again now, and is not to meet what comes next.
-        tokio::time::sleep(Duration::from_secs(if trouble == Trouble::None { 2 } else { 30 })).await;
+        let ended = Instant::now();
+        patches.wait(&self.stage, others.clone(), STUCK_AFTER_TROUBLE).await?;
+        self.until_told(&others, TROUBLE_HOOK, STUCK_AFTER_TROUBLE).await;
+        let through = ended.elapsed();
+        tokio::time::sleep(Duration::from_secs(2)).await;
         let took = |number: u64, at: Timestamp| Duration::try_from(at.duration_since(sent.intended(number))).ok();
         let of = |times: &mut dyn Iterator<Item = (u64, Timestamp)>| {
             Latencies::of(times.filter_map(|(target, at)| took(target.checked_sub(own.start)?, at)))
         };
         let mut acted =
             patches.first.iter().map(|(target, at)| (*target, *at)).filter(|(target, _)| own.contains(target));
-        Ok(Part { trouble, acted: of(&mut acted), told: of(&mut told.into_iter()) })
+        Ok(Part { trouble, acted: of(&mut acted), told: of(&mut told.into_iter()), through })
     }
 
-    /// When people were told of the alerts of these targets: the message names the target.
-    fn told(&self, targets: &Range<u64>) -> Vec<(u64, Timestamp)> {
-        let received = self.stage.shop.sink.received();
-        let of = |text: &str| {
+    /// When people were told on this path of the alerts of these targets: the message names the target.
+    fn told(&self, targets: &Range<u64>, hook: &str) -> Vec<(u64, Timestamp)> {
+        let of = |message: &Received| {
+            let text = String::from_utf8_lossy(&message.body);
             let (_, rest) = text.split_once("CPU of ")?;
-            target(rest.split(' ').next()?).filter(|target| targets.contains(target))
+            let target = target(rest.split(' ').next()?).filter(|target| targets.contains(target))?;
+            Some((target, message.at))
         };
-        let told = received.iter().filter(|message| message.path != HOOK);
-        told.filter_map(|message| Some((of(&String::from_utf8_lossy(&message.body))?, message.at))).collect()
+        let received = self.stage.shop.sink.received_on(hook);
+        received.iter().filter(|message| message.answered == Some(200)).filter_map(of).collect()
+    }
+
+    /// Until people were told of all these targets, or for so long of none.
+    async fn until_told(&self, targets: &Range<u64>, hook: &str, patience: Duration) {
+        let (mut last, mut progress) = (0, Instant::now());
+        while last < targets.clone().count() && progress.elapsed() < patience {
+            tokio::time::sleep(Duration::from_millis(250)).await;
+            let told = self.told(targets, hook).into_iter().map(|(target, _)| target).collect::<HashSet<_>>().len();
+            if told > last {
+                (last, progress) = (told, Instant::now());
+            }
+        }
     }
 }
 
@@ -222,6 +240,15 @@ fn rows(outcome: &mut Outcome, parts: &[Part]) {
             outcome.add_latencies(&format!("{kind}, {}", trouble.named()), &latencies);
         }
     }
+    outcome.rows.extend(through(parts));
+}
+
+/// How long the second rule took after its trouble had ended.
+fn through(parts: &[Part]) -> impl Iterator<Item = Row> {
+    parts.iter().filter(|part| part.trouble != Trouble::None).map(|part| {
+        let what = format!("after {}: all of that rule is acted on and told", part.trouble.named());
+        Row::new(what, part.through.as_secs_f64(), "s").note("no goal")
+    })
 }
 
 /// How far apart the two parts are in which nothing was wrong: a ratio says no more than this.

@@ -22,7 +22,7 @@ use crate::{
     outcome::{Bus, Goal, Outcome, Row},
     pace::{self, Schedule},
     run::Options,
-    stage::{Stage, WEBHOOK, say},
+    stage::{HOOK, Stage, WEBHOOK, say},
     watch::{Watch, metric},
 };
 
@@ -31,8 +31,6 @@ const RATE: f64 = 5.0;
 /// One of so many fails.
 const ONE_OF: u64 = 5;
 const MOST: f64 = 1.1;
-/// Where the example's channel posts.
-const HOOK: &str = "/services/T000/B000/demo";
 /// When nothing has come to its end for so long, nothing will.
 const STUCK: Duration = Duration::from_secs(60);
 
