@@ -54,7 +54,7 @@ BENCH_ARGS = $(if $(ONLY),--only $(ONLY)) $(if $(BENCH_BUS),--bus $(BENCH_BUS)) 
 	$(if $(PROFILE),--profile "$(call absolute,$(PROFILE))") $(if $(OUT),--out "$(call absolute,$(OUT))")
 comma := ,
 
-bench: ## Measure it on real parts, about an hour in all (ONLY=react,idle QUICK=1 BUS=kafka FSYNC=1 PROFILE=DIR OUT=DIR; LIST=1 lists)
+bench: ## Measure it on real parts, about two hours in all (ONLY=react,idle QUICK=1 BUS=kafka FSYNC=1 PROFILE=DIR OUT=DIR; LIST=1 lists)
 	@case "$(BENCH_BUS)" in ''|embedded|kafka|both) ;; *) \
 	  echo "BUS=$(BUS): it is kafka, embedded or both" >&2; exit 2 ;; esac
 	@for switch in "QUICK=$(QUICK)" "FSYNC=$(FSYNC)" "LIST=$(LIST)" "REPORT=$(REPORT)"; do \
