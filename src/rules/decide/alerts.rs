@@ -93,8 +93,11 @@ impl Turn<'_> {
             return because(DecisionReason::Repeated);
         }
         alert.merge_start(starts_at);
+        // Accepted no later than what this interval is known by, and with a start of one that is over: it was a repetition when it came
+        // first, and is one when it comes again. Only what began the interval under its old start has this one's as its time.
         let of_earlier_interval = before.closed_through.is_some_and(|floor| starts_at <= floor)
-            && raised.accepted_at(self.now) < before.starts_at;
+            && raised.accepted_at(self.now) <= before.accepted_at.max(before.starts_at)
+            && raised.alert.accepted_at != before.starts_at;
         if before.in_episode || of_earlier_interval || (self.only_known && self.group.episode.is_none()) {
             return because(DecisionReason::Repeated);
         }

@@ -232,6 +232,21 @@ fn an_alert_that_fires_on_after_its_end_begins_anew() {
     again(&mut group);
 }
 
+/// The simulator's seed 4363: the offsets of rules were lost between the two.
+#[test]
+fn what_was_a_repetition_of_what_is_over_is_one_while_the_next_interval_waits_for_the_cooldown() {
+    let mut group = Scenario::seed();
+    group.alert(firing(1, 0));
+    assert_eq!(group.alert(resolved(1, 0, 10)), Resolved);
+    let late = || firing(1, 5).accepted(20);
+    assert_eq!(group.alert(late()), Repeated);
+    assert_eq!(group.alert(firing(1, 15).accepted(25)), Cooldown);
+    let before = group.group.clone();
+    assert_eq!(group.alert(late()), Repeated);
+    assert_eq!(group.group, before);
+    assert_eq!(group.alert(firing(1, 5).accepted(30)), Cooldown, "accepted later: it tells of what waits");
+}
+
 #[test]
 fn an_alert_that_expired_without_an_end_of_its_own_comes_back() {
     let mut group = without_cooldown();
