@@ -262,6 +262,22 @@ fn a_second_incident_of_an_episode_is_found() {
 }
 
 #[test]
+fn what_somebody_took_the_memory_of_may_join_another_incident() {
+    let joined = |deleted: Option<&str>| {
+        found(|observed| {
+            let mut other = incident("Resolved");
+            other["spec"]["openedAt"] = json!(at(30).to_string());
+            observed.writes.push(write(30, "incidents", "inc-2", None, Some(other)));
+            if let Some(group) = deleted {
+                observed.writes.push(Write { ours: false, ..write(29, "alertgroups", group, Some(json!({})), None) });
+            }
+        })
+    };
+    let same = |found: Vec<String>| found.iter().any(|finding| finding.contains("have the same alerts"));
+    assert!(same(joined(None)) && same(joined(Some("another"))) && !same(joined(Some("c"))));
+}
+
+#[test]
 fn a_message_told_twice_without_a_mark_is_found() {
     must_find("without a mark", |observed| observed.messages.push(message(16, "ntf", false)));
     must_find("under two keys", |observed| observed.messages.push(message(16, "other", true)));

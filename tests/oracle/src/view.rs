@@ -38,6 +38,11 @@ impl Observed {
         self.writes.iter().filter(move |write| write.kind == kind)
     }
 
+    /// Whether somebody else deleted the object of this name.
+    pub(crate) fn somebody_deleted(&self, kind: &str, name: &str) -> bool {
+        self.writes_of(kind).any(|write| write.after.is_none() && !write.ours && write.object.1 == name)
+    }
+
     /// Every object of a kind as it was last, those that are gone included, and whether it is gone.
     pub(crate) fn last_of<'a>(&'a self, kind: &'a str) -> BTreeMap<&'a (String, String), (&'a Arc<Value>, bool)> {
         let mut last = BTreeMap::new();
