@@ -26,12 +26,11 @@ const STEP: usize = 100;
 const VACUUM_PAGES: u32 = 512;
 
 pub(super) async fn run(bus: WeakBus<EmbeddedStorage>, closed: CancellationToken) {
-    let (mut pause, mut interval) = (PAUSE, INTERVAL);
-    let mut fails = false;
+    let (mut pause, mut fails) = (PAUSE, false);
     loop {
         tokio::select! {
             () = closed.cancelled() => return,
-            () = wait(&bus, pause, interval) => {}
+            () = wait(&bus, pause, if fails { Duration::ZERO } else { INTERVAL }) => {}
         }
         let Some(bus) = bus.upgrade() else { return };
         let result = pass(&bus).await;
@@ -41,11 +40,11 @@ pub(super) async fn run(bus: WeakBus<EmbeddedStorage>, closed: CancellationToken
             tracing::warn!(error, "Old records could not be removed; trying again until they can be.");
         }
         fails = result.is_err();
-        (pause, interval) = match result {
-            Ok(0) => (PAUSE_STUCK, INTERVAL),
-            Ok(_) => (PAUSE, INTERVAL),
+        pause = match result {
+            Ok(0) => PAUSE_STUCK,
+            Ok(_) => PAUSE,
             // The health says so until it succeeds, and meanwhile the replica is not ready: it must not outlast its cause.
-            Err(_) => (LOOK_INTERVAL, Duration::ZERO),
+            Err(_) => LOOK_INTERVAL,
         };
     }
 }

@@ -42,7 +42,7 @@ pub(crate) fn judge(observed: &Observed, found: &mut Findings) {
             };
             let both: Vec<String> = of(one).intersection(&of(other)).cloned().collect();
             // Whoever deletes a group takes its memory: what it had known joins the incident that is found again (docs/reliability.md).
-            if !both.is_empty() && !observed.somebody_deleted("alertgroups", group) {
+            if !both.is_empty() && !observed.groups_deleted_by_others().any(|deleted| deleted == *group) {
                 found.add(format!(
                     "{first} and {second} of the group {group} have the same alerts: {}",
                     both.join(", ")

@@ -56,7 +56,7 @@ pub(crate) fn judge(observed: &Observed, found: &mut Findings) {
             let who = format!("the alert {} {} {} for the rule {rule:?}", alert.1, alert.2, alert.3);
             reasons(&who, records, found);
             // Whoever deletes a group takes the memory of what was decided.
-            if told_once && !groups_were_deleted(observed) {
+            if told_once && observed.groups_deleted_by_others().next().is_none() {
                 contradictions(&who, records, found);
             }
         }
@@ -126,10 +126,6 @@ fn contradictions(who: &str, records: &[&Record], found: &mut Findings) {
 /// The reason and the incident that it is said of.
 fn said(record: &Record) -> (&str, &str) {
     (text(&record.data, "/reason"), text(&record.data, "/incidentID"))
-}
-
-fn groups_were_deleted(observed: &Observed) -> bool {
-    observed.writes_of("alertgroups").any(|write| write.after.is_none() && !write.ours)
 }
 
 /// Whoever opened an incident or joined one: it was told of, and there is an Incident, or was until somebody deleted it.

@@ -38,9 +38,10 @@ impl Observed {
         self.writes.iter().filter(move |write| write.kind == kind)
     }
 
-    /// Whether somebody else deleted the object of this name.
-    pub(crate) fn somebody_deleted(&self, kind: &str, name: &str) -> bool {
-        self.writes_of(kind).any(|write| write.after.is_none() && !write.ours && write.object.1 == name)
+    /// The names of the groups that somebody else deleted.
+    pub(crate) fn groups_deleted_by_others(&self) -> impl Iterator<Item = &str> {
+        let deletions = self.writes_of("alertgroups").filter(|write| write.after.is_none() && !write.ours);
+        deletions.map(|write| write.object.1.as_str())
     }
 
     /// Every object of a kind as it was last, those that are gone included, and whether it is gone.

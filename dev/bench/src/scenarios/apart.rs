@@ -181,29 +181,34 @@ impl Run {
 
     /// Until people were told of all these targets, or for so long of none.
     async fn until_told(&self, targets: &Range<u64>, hook: &str, patience: Duration) {
-        let (mut last, mut progress) = (0, Instant::now());
-        while last < targets.clone().count() && progress.elapsed() < patience {
-            tokio::time::sleep(Duration::from_millis(250)).await;
-            let told = self.told(targets, hook).into_iter().map(|(target, _)| target).collect::<HashSet<_>>().len();
-            if told > last {
-                (last, progress) = (told, Instant::now());
-            }
-        }
+        until_none_is_left(patience, async || {
+            let told: HashSet<u64> = self.told(targets, hook).into_iter().map(|(target, _)| target).collect();
+            targets.clone().count() - told.len()
+        })
+        .await;
     }
 
     /// Until no incident is under way any more: what is done has still to be written, and the API server has that to do meanwhile.
     async fn until_recorded(&self, patience: Duration) -> anyhow::Result<()> {
         let eventpulse = self.stage.running()?;
-        let (mut least, mut progress) = (f64::INFINITY, Instant::now());
-        while least > 0.0 && progress.elapsed() < patience {
-            tokio::time::sleep(Duration::from_millis(500)).await;
+        until_none_is_left(patience, async || {
             let open = metric(eventpulse, "eventpulse_incidents", "Open").await;
-            let left = open + metric(eventpulse, "eventpulse_incidents", "Mitigating").await;
-            if left < least {
-                (least, progress) = (left, Instant::now());
-            }
-        }
+            (open + metric(eventpulse, "eventpulse_incidents", "Mitigating").await) as usize
+        })
+        .await;
         Ok(())
+    }
+}
+
+/// Until nothing is left, or for so long it has not become less.
+async fn until_none_is_left(patience: Duration, left: impl AsyncFn() -> usize) {
+    let (mut least, mut progress) = (usize::MAX, Instant::now());
+    while least > 0 && progress.elapsed() < patience {
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        let left = left().await;
+        if left < least {
+            (least, progress) = (left, Instant::now());
+        }
     }
 }
 
