@@ -132,7 +132,7 @@ impl Owned for Action {
     /// A plan is recorded before it is sent; its result is told afterwards.
     fn rank(&self) -> Rank {
         let is_planned = self.status.as_ref().is_some_and(|status| status.phase == ActionPhase::Running);
-        if is_planned { Rank::ToTarget { urgent: false } } else { Rank::Record }
+        if is_planned { Rank::ToTarget { urgent: false } } else { Rank::LAST }
     }
 }
 

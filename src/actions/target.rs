@@ -237,7 +237,7 @@ mod tests {
             let (_, record) = tokio::join!(targets.patch(&slot, &call, &Value::Null), async {
                 let began = Instant::now();
                 tokio::task::yield_now().await;
-                way.record(async {}).await;
+                way.record(false, async {}).await;
                 began.elapsed() > Duration::from_millis(1)
             });
             waited.push((record, slot.lane.is_slow()));

@@ -3,7 +3,11 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::notify::testing::{at, noon, spec};
+use crate::{
+    api::v1alpha1::Notification,
+    notify::testing::{at, noon, spec},
+    runtime::{Owned, Rank},
+};
 
 fn asker(me: &str, now: Timestamp) -> Asker<'_> {
     Asker { me, claiming: None, now, jitter: 1.0 }
@@ -60,6 +64,17 @@ fn another_replica_waits_for_the_senders_time_and_then_marks_its_copy() {
         None,
         "an earlier try of the same replica"
     );
+}
+
+#[test]
+fn people_wait_for_the_claim_and_for_nothing_that_is_written_after_it() {
+    let rank = |spec: &NotificationSpec| Notification { metadata: Default::default(), spec: spec.clone() }.rank();
+    let claimed = claim(None, "a", noon());
+    assert_eq!(rank(&claimed), Rank::Record { precedes_message: true });
+    for outcome in [Outcome::Delivered, refused("x", None)] {
+        let (next, _) = settle(&claimed, 1, &outcome, asker("a", later(1))).unwrap();
+        assert_eq!(rank(&next), Rank::LAST, "{outcome:?}");
+    }
 }
 
 #[test]

@@ -22,7 +22,7 @@ use super::{
     service::Outside,
 };
 use crate::{
-    api::v1alpha1::{Notification, NotificationChannel, NotificationSpec, OutboxEntry},
+    api::v1alpha1::{Notification, NotificationChannel, NotificationPhase, NotificationSpec, OutboxEntry},
     bus::Ack,
     crash_points::{Point, reached},
     events::{
@@ -30,7 +30,7 @@ use crate::{
     },
     mutants::{Mutant, mutated},
     runtime::{
-        Context, Handler, Owned, Ownership, Step, Store, StoreError, WatchCache,
+        Context, Handler, Owned, Ownership, Rank, Step, Store, StoreError, WatchCache,
         metrics::catalogue::{ALERT_TO_MESSAGE, NOTIFICATION_TRIES, NOTIFICATION_TRY_DURATION},
         publish_dead_letter,
         telemetry::{INCIDENT_ID, Ids, NOTIFICATION_ID, Span, SpanKind, scope},
@@ -54,6 +54,11 @@ impl Owned for Notification {
 
     fn set_outbox(&mut self, entries: Vec<OutboxEntry>) {
         self.spec.outbox = entries;
+    }
+
+    /// It is there before it is sent.
+    fn rank(&self) -> Rank {
+        Rank::Record { precedes_message: self.spec.phase == NotificationPhase::Sending }
     }
 }
 

@@ -56,9 +56,12 @@ impl Owned for AlertGroup {
     }
 
     fn rank(&self) -> Rank {
-        let leads_to_target = self.spec.outbox.iter().any(|entry| entry.topic == Topic::ActionRequested.name());
-        let urgent = self.spec.episode.as_ref().is_some_and(|episode| is_urgent(&episode.severity));
-        if leads_to_target { Rank::ToTarget { urgent } } else { Rank::Record }
+        let says = |topic: Topic| self.spec.outbox.iter().any(|entry| entry.topic == topic.name());
+        if says(Topic::ActionRequested) {
+            let urgent = self.spec.episode.as_ref().is_some_and(|episode| is_urgent(&episode.severity));
+            return Rank::ToTarget { urgent };
+        }
+        Rank::Record { precedes_message: says(Topic::NotificationRequested) }
     }
 
     /// Our own labels are written anew with every state.

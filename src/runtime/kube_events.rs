@@ -176,7 +176,7 @@ impl Writer {
         let event = event_of(report, &self.ctx.source());
         let namespace = report.regarding.namespace.as_deref().unwrap_or_default();
         let api: Api<Event> = Api::namespaced(self.ctx.kube.clone(), namespace);
-        match self.ctx.way.record(call(WRITE_TIMEOUT, api.create(&PostParams::default(), &event))).await {
+        match self.ctx.way.record(false, call(WRITE_TIMEOUT, api.create(&PostParams::default(), &event))).await {
             Ok(_) => {
                 self.forbidden_until = None;
                 "written"

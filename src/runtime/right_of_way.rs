@@ -1,4 +1,5 @@
-//! Who goes first at the API server: what is on the way to a target, then what keeps the record of it, then what only tidies.
+//! Who goes first at the API server: what is on the way to a target, then what is on the way to people, then what keeps the record of it,
+//! then what only tidies.
 //!
 //! All calls of a process end at one API server, which works them off side by side: an alert's patch would wait for the records of all
 //! alerts before it. So writes that only tell of something wait here, where their order is ours to choose, and outside the deadline of
@@ -42,8 +43,9 @@ struct Inner {
     state: Mutex<State>,
     first_writes: Places,
     changed: Notify,
-    /// Records go in the order in which they came: only the first of them looks whether it may.
-    turn: Semaphore,
+    /// Records go in the order in which they came, those before the others that a message waits for: only the first of them looks whether
+    /// it may.
+    turn: Places,
     tidying: Semaphore,
     metrics: Metrics,
 }
@@ -84,7 +86,7 @@ impl RightOfWay {
             state: Mutex::default(),
             first_writes: Places::new(FIRST_WRITES_AT_ONCE),
             changed: Notify::new(),
-            turn: Semaphore::new(1),
+            turn: Places::new(1),
             tidying: Semaphore::new(1),
             metrics: metrics.clone(),
         }))
@@ -116,23 +118,23 @@ impl RightOfWay {
         call.await
     }
 
-    /// A call that keeps the record. It lets those go first that are on the way to a target.
-    pub async fn record<T>(&self, call: impl Future<Output = T>) -> T {
-        let _place = waiting(self.place()).await;
+    /// A call that keeps the record. It lets those go first that are on the way to a target, and of its own kind those that people are told
+    /// after.
+    pub async fn record<T>(&self, precedes_message: bool, call: impl Future<Output = T>) -> T {
+        let _place = waiting(self.place(precedes_message)).await;
         call.await
     }
 
-    /// Lets those go first that are on the way to a target, before something that is no call to the API server and may take long: it
-    /// takes no place of the records.
-    pub async fn let_pass(&self) {
-        self.record(std::future::ready(())).await;
+    /// The same before something that is no call to the API server and may take long: it takes no place of the records.
+    pub async fn let_pass(&self, precedes_message: bool) {
+        self.record(precedes_message, std::future::ready(())).await;
     }
 
     /// Whether nothing is on the way and nothing was a moment ago, and no record waits.
     pub fn is_calm(&self) -> bool {
         let state = self.0.lock();
         let was_calm = state.ended.is_none_or(|ended| ended.elapsed() >= CALM);
-        state.first == 0 && was_calm && state.records == 0 && self.0.turn.available_permits() > 0
+        state.first == 0 && was_calm && state.records == 0 && self.0.turn.taken() == 0
     }
 
     /// Until nothing else is to be done, or for half a second. What is tidied meanwhile is one thing in the whole process: hold what
@@ -159,11 +161,10 @@ impl RightOfWay {
         one.ok()
     }
 
-    async fn place(&self) -> RecordCall {
+    async fn place(&self, precedes_message: bool) -> RecordCall {
         let came = Instant::now();
         let _waiting = Waiting::begin(&self.0.metrics);
-        // The semaphore is never closed.
-        let _turn = self.0.turn.acquire().await;
+        let _turn = self.0.turn.take(precedes_message).await;
         loop {
             let changed = self.0.changed.notified();
             let now = Instant::now();
@@ -272,6 +273,7 @@ mod tests {
         FirstWrite,
         Last,
         Record,
+        BeforeMessage,
         Tidy,
     }
 
@@ -289,7 +291,8 @@ mod tests {
                     Kind::First => way.first(call).await,
                     Kind::FirstWrite => way.first_write(false, call).await,
                     Kind::Last => way.last(call).await,
-                    Kind::Record => way.record(call).await,
+                    Kind::Record => way.record(false, call).await,
+                    Kind::BeforeMessage => way.record(true, call).await,
                     Kind::Tidy => {
                         let _turn = way.tidy().await;
                         call.await;
@@ -383,6 +386,23 @@ mod tests {
         pass(1).await;
         assert_eq!(begun(&mut records), RECORDS_AT_ONCE);
         assert!(!records.last_mut().unwrap().has_begun());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_people_are_told_after_goes_before_other_records() {
+        let (way, _) = way();
+        let mut records: Vec<Call> = (0..RECORDS_AT_ONCE + 3).map(|_| Call::of(&way, Kind::Record)).collect();
+        pass(1).await;
+        let mut told: Vec<Call> = (0..2).map(|_| Call::of(&way, Kind::BeforeMessage)).collect();
+        let mut seen = Vec::new();
+        for _ in 0..5 {
+            records.remove(0).end().await;
+            pass(1).await;
+            let waiting = records.len().saturating_sub(3);
+            seen.push((begun(&mut told), begun(&mut records[waiting..])));
+        }
+        // The record whose turn it was and the one that stood first behind it go before them.
+        assert_eq!(seen, [(0, 1), (0, 2), (1, 2), (2, 2), (2, 3)]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -62,7 +62,15 @@ pub enum Rank {
         urgent: bool,
     },
     /// It only tells of something.
-    Record,
+    Record {
+        /// People are told after it, so it goes before other records.
+        precedes_message: bool,
+    },
+}
+
+impl Rank {
+    /// Nobody waits for it.
+    pub const LAST: Self = Rank::Record { precedes_message: false };
 }
 
 /// A kind that one service owns: its claim, its memory and its outbox at once.
@@ -77,7 +85,7 @@ pub trait Owned: Cached + Serialize {
     fn set_outbox(&mut self, entries: Vec<OutboxEntry>);
     /// What its write, in this state, goes before.
     fn rank(&self) -> Rank {
-        Rank::Record
+        Rank::LAST
     }
     /// Takes out, before it is kept in memory, what neither a decision nor a write needs (promise 6).
     fn forget_unread(&mut self) {
@@ -326,7 +334,7 @@ impl<K: Owned> Store<K> {
             Preconditions { uid: object.meta().uid.clone(), resource_version: object.meta().resource_version.clone() };
         let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
         reached(Point::BeforeDelete, &K::kind(&()));
-        match self.ask(Rank::Record, self.api(&name).delete(&name.name, &params)).await {
+        match self.ask(Rank::LAST, self.api(&name).delete(&name.name, &params)).await {
             Ok(_) => {
                 reached(Point::Deleted, &K::kind(&()));
                 self.acknowledged().remove(&name);
@@ -435,7 +443,7 @@ impl<K: Owned> Store<K> {
     ) -> Result<Attempt<K>, StoreError> {
         object.meta_mut().managed_fields = None;
         reached(Point::BeforeRelease, "");
-        match self.ask(Rank::Record, self.api(name).replace(&name.name, &PostParams::default(), &object)).await {
+        match self.ask(Rank::LAST, self.api(name).replace(&name.name, &PostParams::default(), &object)).await {
             Ok(stored) => {
                 reached(Point::Released, "");
                 Ok(Attempt::Written(self.cache.upsert(stored)))
@@ -527,7 +535,7 @@ impl<K: Owned> Store<K> {
             return self.publish_together(rest).await;
         }
         self.publish_together(first).await?;
-        self.ctx.way.let_pass().await;
+        self.ctx.way.let_pass(rest.iter().any(|record| record.topic == Topic::NotificationRequested)).await;
         self.publish_together(rest).await
     }
 
@@ -564,7 +572,7 @@ impl<K: Owned> Store<K> {
         let call = ask(&self.ctx.health, CALL_TIMEOUT, call);
         match rank {
             Rank::ToTarget { urgent } => self.ctx.way.first_write(urgent, call).await,
-            Rank::Record => self.ctx.way.record(call).await,
+            Rank::Record { precedes_message } => self.ctx.way.record(precedes_message, call).await,
         }
     }
 

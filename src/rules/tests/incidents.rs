@@ -3,13 +3,14 @@
 use super::fixtures::*;
 use crate::{
     api::v1alpha1::{
-        Duration, GROUP_SIZE_MAX, IncidentEvent, IncidentPhase, LocalReference, OnUnknownOutcome, ParameterValue,
-        ResolveOn, RuleAction, RuleNotification, StepOutcome, StepWhen,
+        AlertGroup, AlertGroupSpec, Duration, GROUP_SIZE_MAX, IncidentEvent, IncidentPhase, LocalReference,
+        OnUnknownOutcome, OutboxEntry, ParameterValue, ResolveOn, RuleAction, RuleNotification, StepOutcome, StepWhen,
     },
     events::{
         ActionFailureReason, ActionId, AlertLink, AlertStatus, DecisionReason::*, IncidentId, Topic, UpdateCause,
     },
     rules::{Adopted, Input, group::fitted, quiet_since},
+    runtime::{Owned, Rank},
 };
 
 #[test]
@@ -45,6 +46,21 @@ fn each_failure_requests_the_next_step_and_the_last_one_fails_the_incident() {
     group.alert(resolved(1, 0, 60));
     group.alert(resolved(2, 30, 60));
     assert!(!group.is_open(), "a failed incident resolves when its alerts clear");
+}
+
+#[test]
+fn what_leads_to_a_target_goes_first_then_what_people_are_told_then_the_rest() {
+    let mut group = Scenario::seed();
+    group.alert(firing(1, 0));
+    let spec = group.group.clone().unwrap();
+    let rank = |without: &[Topic]| {
+        let events = group.said.iter().filter(|event| !without.contains(&event.topic()));
+        let outbox = events.map(|event| OutboxEntry::try_from(event).unwrap()).collect();
+        AlertGroup { metadata: Default::default(), spec: AlertGroupSpec { outbox, ..spec.clone() } }.rank()
+    };
+    assert_eq!(rank(&[]), Rank::ToTarget { urgent: false });
+    assert_eq!(rank(&[Topic::ActionRequested]), Rank::Record { precedes_message: true });
+    assert_eq!(rank(&[Topic::ActionRequested, Topic::NotificationRequested]), Rank::LAST);
 }
 
 #[test]
@@ -447,7 +463,7 @@ fn what_is_least_needed_makes_room_in_a_group_that_is_too_large() {
     let mut group = Scenario::with(|rule| rule.spec.cooldown = Duration::default());
     group.alert(firing(0, 0));
     let mut spec = group.group.clone().unwrap();
-    let size = |spec: &crate::api::v1alpha1::AlertGroupSpec| serde_json::to_vec(&spec.alerts).unwrap().len();
+    let size = |spec: &AlertGroupSpec| serde_json::to_vec(&spec.alerts).unwrap().len();
     let facts = crate::api::v1alpha1::HeldFacts {
         labels: [("label".to_owned(), "x".repeat(20_000))].into(),
         ..Default::default()
@@ -467,7 +483,7 @@ fn what_is_least_needed_makes_room_in_a_group_that_is_too_large() {
     assert_eq!(held.first().copied(), Some("other-01"));
     assert_eq!(held.len(), 12, "{held:?}");
     // An outbox leaves less room: then the oldest that are over go, and never one of the incident.
-    let outbox = crate::api::v1alpha1::OutboxEntry::try_from(&group.said[0]).unwrap();
+    let outbox = OutboxEntry::try_from(&group.said[0]).unwrap();
     spec.outbox =
         vec![crate::api::v1alpha1::OutboxEntry { data: "x".repeat(GROUP_SIZE_MAX - 3_000), ..outbox.clone() }];
     let fits = fitted(spec.clone(), &[]);

@@ -5,6 +5,7 @@ mod backlog;
 mod compiling;
 mod deciding;
 mod fixtures;
+mod held;
 mod incidents;
 mod properties;
 mod routing;

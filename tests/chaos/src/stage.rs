@@ -26,7 +26,7 @@ use tokio::{task::JoinSet, time::sleep};
 use crate::{
     disk::{Disk, is_in_namespace},
     load::{Load, Senders, now},
-    observe::{self, audit::Audit, counts::Counts, etcd::Etcd, log},
+    observe::{self, audit::Audit, counts::Counts, etcd::Etcd, log, timeline},
     setting::{Kind, Setting},
 };
 
@@ -439,7 +439,12 @@ impl Stage {
             });
             standing = standing_now.collect();
             let certain = standing.values().any(|since| since.elapsed() > CERTAIN);
-            if violations.is_empty() || certain || began.elapsed() > REST {
+            if violations.is_empty() {
+                return Ok((totals(&observed), violations));
+            }
+            if certain || began.elapsed() > REST {
+                let path = timeline::keep(&observed, &std::env::temp_dir(), &self.bus.to_string())?;
+                println!("What was seen is kept in {}.", path.display());
                 return Ok((totals(&observed), violations));
             }
             sleep(Duration::from_secs(1)).await;

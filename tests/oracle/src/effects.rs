@@ -129,7 +129,10 @@ fn is_gone(observed: &Observed, effect: &Effect) -> bool {
 fn agrees(id: &str, action: &Value, (effects, lasting): (usize, usize), found: &mut Findings) {
     let (phase, reason) = (text(action, "/status/phase"), text(action, "/status/reason"));
     match phase {
-        "Completed" if effects == 0 => found.add(format!("the action {id} is Completed and took no effect")),
+        "Completed" if effects == 0 => {
+            let (of, target) = (text(action, "/spec/step"), text(action, "/spec/target/name"));
+            found.add(format!("the action {id} is Completed and took no effect ({of} of {target})"));
+        }
         "Failed" if lasting > 0 && reason != "OutcomeUnknown" => {
             found.add(format!("the action {id} is Failed ({reason}) and took effect"));
         }

@@ -4,6 +4,7 @@ pub(crate) mod audit;
 pub(crate) mod counts;
 pub(crate) mod etcd;
 pub(crate) mod log;
+pub(crate) mod timeline;
 
 use std::sync::Arc;
 
