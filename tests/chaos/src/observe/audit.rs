@@ -1,4 +1,5 @@
-//! Who wrote what, by the API server's audit log.
+//! Who wrote what, by the API server's audit log. Whoever writes what stands there already is answered with the version that stands there, and
+//! has written nothing: the one who asked first made it.
 
 use std::{
     collections::HashMap,
@@ -7,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use jiff::Timestamp;
 use serde_json::Value;
 
 /// Who made a write.
@@ -25,7 +27,8 @@ type Written = (String, String, String, String);
 pub(crate) struct Audit {
     path: PathBuf,
     read_to: u64,
-    by_write: HashMap<Written, Who>,
+    /// With the time at which the API server was asked.
+    by_write: HashMap<Written, (Timestamp, Who)>,
 }
 
 impl Audit {
@@ -45,8 +48,11 @@ impl Audit {
                 break;
             }
             self.read_to += line.len() as u64;
-            if let Some((written, who)) = serde_json::from_str(&line).ok().and_then(|event| of(&event)) {
-                self.by_write.insert(written, who);
+            if let Some((written, asked_at, who)) = serde_json::from_str(&line).ok().and_then(|event| of(&event)) {
+                let made = self.by_write.entry(written).or_insert_with(|| (asked_at, who.clone()));
+                if asked_at < made.0 {
+                    *made = (asked_at, who);
+                }
             }
             line.clear();
         }
@@ -55,11 +61,12 @@ impl Audit {
 
     /// Who made this write; none: nobody got an answer to it, and the log does not know whether it took effect.
     pub(crate) fn who(&self, kind: &str, object: &(String, String), version: &str) -> Option<&Who> {
-        self.by_write.get(&(kind.to_owned(), object.0.clone(), object.1.clone(), version.to_owned()))
+        let written = (kind.to_owned(), object.0.clone(), object.1.clone(), version.to_owned());
+        self.by_write.get(&written).map(|(_, who)| who)
     }
 }
 
-fn of(event: &Value) -> Option<(Written, Who)> {
+fn of(event: &Value) -> Option<(Written, Timestamp, Who)> {
     let text = |path: &str| event.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
     let version = text("/responseObject/metadata/resourceVersion");
     if version.is_empty() || event["verb"] == "get" {
@@ -71,8 +78,9 @@ fn of(event: &Value) -> Option<(Written, Who)> {
         text("/responseObject/metadata/name"),
         version,
     );
+    let asked_at = event["requestReceivedTimestamp"].as_str()?.parse().ok()?;
     let account = event.pointer("/impersonatedUser/username").and_then(Value::as_str).map(str::to_owned);
-    Some((written, Who { ours: text("/userAgent").starts_with("eventpulse/"), account }))
+    Some((written, asked_at, Who { ours: text("/userAgent").starts_with("eventpulse/"), account }))
 }
 
 #[cfg(test)]
@@ -83,16 +91,42 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn what_is_logged_is_read_once_and_only_whole_lines() {
-        let path = std::env::temp_dir().join(format!("eventpulse-chaos-audit-{}", std::process::id()));
+    fn log(name: &str) -> (std::path::PathBuf, File) {
+        let path = std::env::temp_dir().join(format!("eventpulse-chaos-{name}-{}", std::process::id()));
+        let file = File::create(&path).unwrap();
+        (path, file)
+    }
+
+    fn line(verb: &str, agent: &str, second: u8) -> String {
         let event = json!({
-            "verb": "patch", "userAgent": "eventpulse/0.1", "objectRef": {"resource": "deployments"},
+            "verb": verb, "userAgent": agent, "objectRef": {"resource": "deployments"},
+            "requestReceivedTimestamp": format!("2026-01-01T12:00:{second:02}.000000Z"),
             "impersonatedUser": {"username": "system:serviceaccount:shop:remediator"},
             "responseObject": {"metadata": {"namespace": "shop", "name": "t1", "resourceVersion": "7"}},
         });
-        let (whole, object) = (format!("{event}\n"), ("shop".to_owned(), "t1".to_owned()));
-        let mut file = File::create(&path).unwrap();
+        format!("{event}\n")
+    }
+
+    #[test]
+    fn whoever_asked_first_made_it_and_the_one_who_changed_nothing_did_not() {
+        let (path, mut file) = log("audit-order");
+        for (verb, agent, second) in [
+            ("update", "kube-controller-manager/1", 2),
+            ("patch", "eventpulse/0.1", 1),
+            ("update", "kube-controller-manager/1", 3),
+        ] {
+            file.write_all(line(verb, agent, second).as_bytes()).unwrap();
+        }
+        let mut audit = Audit::new(&path);
+        audit.read().unwrap();
+        assert!(audit.who("deployments", &("shop".to_owned(), "t1".to_owned()), "7").unwrap().ours);
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn what_is_logged_is_read_once_and_only_whole_lines() {
+        let (whole, object) = (line("patch", "eventpulse/0.1", 0), ("shop".to_owned(), "t1".to_owned()));
+        let (path, mut file) = log("audit");
         file.write_all(&whole.as_bytes()[..20]).unwrap();
         let mut audit = Audit::new(&path);
         audit.read().unwrap();
