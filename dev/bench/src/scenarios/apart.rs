@@ -1,6 +1,6 @@
 //! Pools apart: a receiver that hangs, and a target API that hangs, leave everybody else as fast as they were. The same load is played
-//! three times, half of it of one rule and half of another; what the second rule is about is well, then its receiver hangs, then its
-//! targets do. Measured is the first rule.
+//! four times, half of it of one rule and half of another; what the second rule is about is well, then its receiver hangs, then its
+//! targets do, then it is well again. Measured is the first rule.
 
 use std::{collections::HashSet, ops::Range, sync::Arc, time::Duration};
 
@@ -13,7 +13,10 @@ use eventpulse_testkit::{
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::patches::{Patches, target};
+use super::{
+    patches::{Patches, target},
+    waiting::until_none_is_left,
+};
 use crate::{
     alerts::Alerts,
     latencies::Latencies,
@@ -140,7 +143,7 @@ impl Run {
         let (sent, beside) =
             tokio::try_join!(self.send("CPUHigh", &own, self.schedule), self.send("Trouble", &others, self.schedule))?;
         patches.wait(&self.stage, own.clone(), STUCK).await?;
-        self.until_told(&own, HOOK, STUCK).await;
+        self.until_told(&own, HOOK, STUCK).await?;
         let told = self.told(&own, HOOK);
         for sent in [&sent, &beside] {
             outcome.invalid.extend(pace::invalid(&sent.lag));
@@ -155,7 +158,7 @@ impl Run {
         // What hung is tried again now, and is not to meet what comes next.
         let ended = Instant::now();
         patches.wait(&self.stage, others.clone(), STUCK_AFTER_TROUBLE).await?;
-        self.until_told(&others, TROUBLE_HOOK, STUCK_AFTER_TROUBLE).await;
+        self.until_told(&others, TROUBLE_HOOK, STUCK_AFTER_TROUBLE).await?;
         let through = ended.elapsed();
         self.until_recorded(STUCK_AFTER_TROUBLE).await?;
         let took = |number: u64, at: Timestamp| Duration::try_from(at.duration_since(sent.intended(number))).ok();
@@ -180,12 +183,12 @@ impl Run {
     }
 
     /// Until people were told of all these targets, or for so long of none.
-    async fn until_told(&self, targets: &Range<u64>, hook: &str, patience: Duration) {
+    async fn until_told(&self, targets: &Range<u64>, hook: &str, patience: Duration) -> anyhow::Result<()> {
         until_none_is_left(patience, async || {
             let told: HashSet<u64> = self.told(targets, hook).into_iter().map(|(target, _)| target).collect();
-            targets.clone().count() - told.len()
+            Ok(targets.clone().count() - told.len())
         })
-        .await;
+        .await
     }
 
     /// Until no incident is under way any more: what is done has still to be written, and the API server has that to do meanwhile.
@@ -193,22 +196,9 @@ impl Run {
         let eventpulse = self.stage.running()?;
         until_none_is_left(patience, async || {
             let open = metric(eventpulse, "eventpulse_incidents", "Open").await;
-            (open + metric(eventpulse, "eventpulse_incidents", "Mitigating").await) as usize
+            Ok((open + metric(eventpulse, "eventpulse_incidents", "Mitigating").await) as usize)
         })
-        .await;
-        Ok(())
-    }
-}
-
-/// Until nothing is left, or for so long it has not become less.
-async fn until_none_is_left(patience: Duration, left: impl AsyncFn() -> usize) {
-    let (mut least, mut progress) = (usize::MAX, Instant::now());
-    while least > 0 && progress.elapsed() < patience {
-        tokio::time::sleep(Duration::from_millis(250)).await;
-        let left = left().await;
-        if left < least {
-            (least, progress) = (left, Instant::now());
-        }
+        .await
     }
 }
 

@@ -11,7 +11,11 @@ use std::{
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{intake::drain, patches::Patches, patches::target_of_patch};
+use super::{
+    intake::drain,
+    patches::{Patches, target_of_patch},
+    waiting::until_none_is_left,
+};
 use crate::{
     alerts::Alerts,
     api::Api,
@@ -161,17 +165,12 @@ spec:
 ";
 
 async fn wait_for_all(stage: &Stage, patches: &mut Patches, count: u64) -> anyhow::Result<()> {
-    let mut progress = Instant::now();
-    while (all_patches(patches).count() as u64) < count && progress.elapsed() < STUCK {
-        let before = patches.writes.len();
-        patches.read()?;
-        if patches.writes[before..].iter().any(|write| target_of_patch(write).is_some()) {
-            progress = Instant::now();
-        }
+    until_none_is_left(STUCK, async || {
         stage.running()?;
-        tokio::time::sleep(Duration::from_millis(250)).await;
-    }
-    Ok(())
+        patches.read()?;
+        Ok((count as usize).saturating_sub(all_patches(patches).count()))
+    })
+    .await
 }
 
 fn all_patches(patches: &Patches) -> impl Iterator<Item = (u64, Timestamp)> {

@@ -12,6 +12,7 @@ mod react;
 mod replay;
 mod retries;
 mod storm;
+mod waiting;
 mod webhook;
 mod writes;
 

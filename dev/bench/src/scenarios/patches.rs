@@ -1,13 +1,10 @@
 //! Targets that were acted on, by the API server's own log.
 
-use std::{
-    collections::HashMap,
-    ops::Range,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, ops::Range, time::Duration};
 
 use jiff::Timestamp;
 
+use super::waiting::until_none_is_left;
 use crate::{
     audit::{Audit, Write},
     stage::Stage,
@@ -37,16 +34,16 @@ impl Patches {
         Self { writes: Vec::new(), first: HashMap::new(), audit: stage.audit() }
     }
 
-    /// Reads on. Gives how many targets were patched for the first time.
-    pub(super) fn read(&mut self) -> anyhow::Result<usize> {
-        let (before, more) = (self.first.len(), self.audit.read()?);
+    /// Reads on.
+    pub(super) fn read(&mut self) -> anyhow::Result<()> {
+        let more = self.audit.read()?;
         for write in &more {
             if let Some(target) = target_of_patch(write) {
                 self.first.entry(target).or_insert(write.answered);
             }
         }
         self.writes.extend(more);
-        Ok(self.first.len() - before)
+        Ok(())
     }
 
     /// How many of these are patched.
@@ -56,17 +53,13 @@ impl Patches {
 
     /// Until all of these are patched, or for so long none was.
     pub(super) async fn wait(&mut self, stage: &Stage, targets: Range<u64>, patience: Duration) -> anyhow::Result<()> {
-        let mut progress = Instant::now();
-        loop {
-            if self.read()? > 0 {
-                progress = Instant::now();
-            }
-            if self.of(&targets) as u64 >= targets.end - targets.start || progress.elapsed() > patience {
-                return Ok(());
-            }
+        let all = targets.clone().count();
+        until_none_is_left(patience, async || {
             stage.running()?;
-            tokio::time::sleep(Duration::from_millis(250)).await;
-        }
+            self.read()?;
+            Ok(all - self.of(&targets))
+        })
+        .await
     }
 }
 

@@ -15,7 +15,10 @@ use eventpulse_testkit::{
 };
 use jiff::Timestamp;
 
-use super::patches::{Patches, target, target_of_patch};
+use super::{
+    patches::{Patches, target, target_of_patch},
+    waiting::until_none_is_left,
+};
 use crate::{
     alerts::Alerts,
     load::{self, Load},
@@ -93,19 +96,13 @@ pub(super) async fn play(options: &Options, bus: Bus) -> anyhow::Result<Outcome>
 }
 
 async fn until_all_is_over(stage: &Stage, patches: &mut Patches, count: u64) -> anyhow::Result<()> {
-    let (mut last, mut progress) = ((0, 0, 0), Instant::now());
-    loop {
+    until_none_is_left(STUCK, async || {
         patches.read()?;
         let resolved = metric(stage.running()?, "eventpulse_incidents", "Resolved").await as u64;
-        let told =
-            stage.shop.sink.received_on(HOOK).iter().filter(|message| message.answered == Some(200)).count() as u64;
-        let now = (patches.first.len() as u64, resolved, told);
-        if now != last {
-            (last, progress) = (now, Instant::now());
-        }
-        if (now.0 >= count && now.1 >= count && now.2 >= count) || progress.elapsed() > STUCK {
-            return Ok(());
-        }
-        tokio::time::sleep(Duration::from_millis(500)).await;
-    }
+        let received = stage.shop.sink.received_on(HOOK);
+        let told = received.iter().filter(|message| message.answered == Some(200)).count() as u64;
+        let left = [patches.first.len() as u64, resolved, told].map(|done| count.saturating_sub(done) as usize);
+        Ok(left.iter().sum())
+    })
+    .await
 }
