@@ -64,7 +64,8 @@ impl Actions {
             .kind_of(&work.request, runbook.r#type, work.object())
             .await
             .map_err(|_| "its kind cannot be read now")?;
-        let slot = self.slot(&work.request).await;
+        // Until it stands nobody knows what became of the action.
+        let slot = self.slot(&work.request, true).await;
         reached(Point::BeforeFence, "");
         match self.targets.patch(&slot, &work.call(runbook, &kind), &patch).await {
             Ok(_) => {

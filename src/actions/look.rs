@@ -95,7 +95,7 @@ impl Actions {
         let account = &runbook.service_account_name;
         let timeout = runbook.timeout.as_std();
         let call = TargetCall { namespace, object, resource: &kind.resource, account, timeout };
-        let slot = self.slot(request).await;
+        let slot = self.slot(request, asked.beside_breaker).await;
         // The wait for a free call may have been long: behind a target that hangs, the calls before it have opened the breaker.
         let key = breaker_key(request);
         if !asked.beside_breaker && self.breakers().is_open(&key) {

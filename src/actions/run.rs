@@ -189,7 +189,9 @@ impl Actions {
                 // What is terminal was decided once; what it had to say may not be out yet.
                 return self.store.transact(name, |_| Step::Unchanged { publish: Vec::new() }).await.map(drop);
             }
-            let working = waiting(self.working.take(is_urgent(&work.request.incident.severity))).await;
+            let urgent = is_urgent(&work.request.incident.severity);
+            let turn = self.targets.turn(&breaker_key(&work.request), urgent).await;
+            let working = (waiting(self.working.take(urgent)).await, turn);
             if self.ctx.shutdown.is_cancelled() {
                 return Err(StoreError::Shutdown);
             }

@@ -33,7 +33,7 @@ impl Actions {
                 return self.after(work, &runbook, blocked);
             }
         };
-        let slot = self.slot(&work.request).await;
+        let slot = self.slot(&work.request, false).await;
         // The wait for a free call may have been long.
         let earlier = work.plans.len().saturating_sub(1);
         let has_opened = !pass.is_probe() && self.breakers().is_open(&key);
@@ -95,9 +95,9 @@ impl Actions {
         }
     }
 
-    /// Waits until a call may be made for it.
-    pub(super) async fn slot(&self, request: &ActionRequested) -> Slot {
-        self.targets.slot(&breaker_key(request), is_urgent(&request.incident.severity)).await
+    /// Waits until a call may be made for it; `first`: before all that is not urgent.
+    pub(super) async fn slot(&self, request: &ActionRequested, first: bool) -> Slot {
+        self.targets.slot(&breaker_key(request), first || is_urgent(&request.incident.severity)).await
     }
 
     /// Whatever the server answered, it works; but 429, which says nothing of the patch.

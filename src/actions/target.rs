@@ -49,6 +49,8 @@ pub(super) fn user_of(namespace: &str, account: &str) -> String {
 
 /// The most calls of one runbook to one kind of target at once: one whose calls hang leaves places for the others.
 const OF_ONE_MAX: usize = 4;
+/// The most actions of one runbook and kind that work, or wait for one of its calls: it leaves places among those that work, too.
+const TURNS_OF_ONE_MAX: usize = 64;
 /// The most of them that are known to hang (promise 6); of one more it is found out again.
 const SLOW_MAX: usize = 4_096;
 
@@ -64,6 +66,7 @@ pub(super) struct Targets {
 
 struct Lane {
     places: Arc<Places>,
+    turns: Arc<Places>,
     /// Its last call was held up. The next one is no reason for anybody else to wait either.
     slow: AtomicBool,
 }
@@ -79,6 +82,12 @@ pub(super) struct Slot {
     // In the order in which they are given back.
     _places: [Option<OwnedSemaphorePermit>; 2],
     lane: Arc<Lane>,
+}
+
+/// The right to work on an action of a runbook and kind of target.
+pub(super) struct Turn {
+    _place: Option<OwnedSemaphorePermit>,
+    _lane: Arc<Lane>,
 }
 
 impl Targets {
@@ -98,12 +107,22 @@ impl Targets {
         Slot { _places: [waiting(self.places.take(urgent)).await, own], lane }
     }
 
+    /// Waits until not too many of this runbook and kind of target are worked on; one that is urgent goes before those that are not.
+    pub(super) async fn turn(&self, key: &str, urgent: bool) -> Turn {
+        let lane = self.lane(key);
+        Turn { _place: waiting(lane.turns.take(urgent)).await, _lane: lane }
+    }
+
     fn lane(&self, key: &str) -> Arc<Lane> {
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         let are_few = lanes.len() < SLOW_MAX;
         // Nobody calls, or waits to, and it does not hang: it is as good as a new one. No more stay than there are actions under way.
         lanes.retain(|name, lane| name == key || Arc::strong_count(lane) > 1 || lane.is_slow() && are_few);
-        let new = || Arc::new(Lane { places: Arc::new(Places::new(OF_ONE_MAX)), slow: AtomicBool::new(false) });
+        let places = |count| Arc::new(Places::new(count));
+        let new = || {
+            let (places, turns) = (places(OF_ONE_MAX), places(TURNS_OF_ONE_MAX));
+            Arc::new(Lane { places, turns, slow: AtomicBool::new(false) })
+        };
         Arc::clone(lanes.entry(key.to_owned()).or_insert_with(new))
     }
 

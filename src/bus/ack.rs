@@ -1,7 +1,7 @@
 //! Acknowledgements: an offset is stored only when every record before it is done (the contiguous prefix; promise 1).
 
 use std::{
-    collections::BTreeMap,
+    collections::BTreeSet,
     fmt,
     sync::{
         Arc, Mutex, PoisonError,
@@ -101,11 +101,12 @@ pub struct AckTracker {
 
 #[derive(Default)]
 struct State {
-    /// Offset of a delivery, and whether it is done; only those at or after the storable offset.
-    deliveries: BTreeMap<u64, bool>,
+    /// Offsets of the deliveries that are not done. Of those that are nothing is kept: behind one that takes its time may come millions.
+    open: BTreeSet<u64>,
+    /// One after the last delivery.
+    end: u64,
     storable: Option<u64>,
-    open: usize,
-    /// Of those, the ones that nobody works on any more.
+    /// Of those that are open, the ones that nobody works on any more.
     given_up: usize,
     closed: bool,
 }
@@ -119,8 +120,8 @@ impl AckTracker {
     /// Registers a delivery. Offsets grow within one assignment; gaps (compaction, control records) are fine.
     pub fn deliver(self: &Arc<Self>, offset: u64) -> Ack {
         let mut state = self.lock();
-        state.deliveries.insert(offset, false);
-        state.open += 1;
+        state.open.insert(offset);
+        state.end = offset + 1;
         if mutated(Mutant::AckedBeforeEffect) {
             state.storable = Some(offset + 1);
             self.progress.notify_one();
@@ -139,17 +140,9 @@ impl AckTracker {
         if state.closed {
             return;
         }
-        if let Some(done) = state.deliveries.get_mut(&offset)
-            && !*done
-        {
-            *done = true;
-            state.open -= 1;
-        }
-        while let Some(first) = state.deliveries.first_entry()
-            && *first.get()
-        {
-            let (offset, _) = first.remove_entry();
-            state.storable = Some(offset + 1);
+        let was_first = state.open.first() == Some(&offset);
+        if state.open.remove(&offset) && was_first {
+            state.storable = Some(state.open.first().copied().unwrap_or(state.end));
         }
         drop(state);
         self.progress.notify_one();
@@ -158,25 +151,25 @@ impl AckTracker {
     /// Nobody works on it any more, and it is not done.
     fn give_up(&self, offset: u64) {
         let mut state = self.lock();
-        if !state.closed && state.deliveries.get(&offset) == Some(&false) {
+        if !state.closed && state.open.contains(&offset) {
             state.given_up += 1;
         }
     }
 
-    /// The offset to go on from: one after the last record before which everything is done. None before the first one is.
+    /// The offset to go on from: before it everything is done. None before the first delivery is.
     pub fn storable(&self) -> Option<u64> {
         self.lock().storable
     }
 
     /// Deliveries that are not done, for backpressure.
     pub fn in_flight(&self) -> usize {
-        self.lock().open
+        self.lock().open.len()
     }
 
     /// Deliveries that somebody still works on.
     pub fn held(&self) -> usize {
         let state = self.lock();
-        state.open.saturating_sub(state.given_up)
+        state.open.len().saturating_sub(state.given_up)
     }
 
     /// The assignment is gone: what is done from now on counts for nothing. Gives the last offset that may still be stored.
@@ -207,9 +200,20 @@ mod tests {
         b.done();
         assert_eq!((tracker.storable(), tracker.in_flight()), (None, 2));
         a.done();
-        assert_eq!(tracker.storable(), Some(6));
+        assert_eq!(tracker.storable(), Some(9), "between lies nothing");
         c.done();
         assert_eq!((tracker.storable(), tracker.in_flight()), (Some(10), 0));
+    }
+
+    #[test]
+    fn behind_one_that_takes_its_time_nothing_is_kept_of_what_is_done() {
+        let tracker = tracker();
+        let slow = tracker.deliver(0);
+        (1..10_000).for_each(|offset| tracker.deliver(offset).done());
+        let kept = tracker.lock().open.len();
+        assert_eq!((kept, tracker.storable()), (1, None));
+        slow.done();
+        assert_eq!((tracker.in_flight(), tracker.storable()), (0, Some(10_000)));
     }
 
     #[test]

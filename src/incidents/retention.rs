@@ -3,21 +3,32 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::api::v1alpha1::{Incident, IncidentPhase};
+use crate::api::v1alpha1::{Incident, IncidentActionState, IncidentPhase};
 
 /// However many there are, a finished incident is kept so long: messages about it may still be on their way. It is the default deadline
 /// of a message and an hour more. Longer would let a flood of short incidents grow far beyond the count.
 const GRACE: SignedDuration = SignedDuration::from_hours(2);
+
+/// The same while an action of it has not ended: the longest deadline of an action, and an hour more. Its end, told of an incident that was
+/// deleted, would make it anew, and nothing would say again that it is over.
+const GRACE_OF_ACTIONS: SignedDuration = SignedDuration::from_hours(25);
 
 /// How long a finished incident is kept at least, where it is kept for `ttl`: a shorter time to live is what was asked for.
 pub fn grace(ttl: SignedDuration) -> SignedDuration {
     GRACE.min(ttl)
 }
 
-/// When an incident ended, and until when it stays whatever its age; none for one that is not finished.
-pub fn ended(incident: &Incident, grace: SignedDuration) -> Option<(Timestamp, Timestamp)> {
+/// When an incident ended that is kept for `ttl`, and until when it stays whatever their number; none for one that is not finished.
+pub fn ended(incident: &Incident, ttl: SignedDuration) -> Option<(Timestamp, Timestamp)> {
     let at = finished_at(incident)?;
-    Some((at, at.checked_add(grace).unwrap_or(Timestamp::MAX)))
+    let stays = if has_unfinished_actions(incident) { GRACE_OF_ACTIONS.min(ttl) } else { grace(ttl) };
+    Some((at, at.checked_add(stays).unwrap_or(Timestamp::MAX)))
+}
+
+fn has_unfinished_actions(incident: &Incident) -> bool {
+    let unfinished = [IncidentActionState::Requested, IncidentActionState::Running];
+    let actions = incident.status.iter().flat_map(|status| &status.actions);
+    actions.into_iter().any(|action| unfinished.contains(&action.state))
 }
 
 /// When an incident was over. None for one that is not, or that still has something to say.
@@ -37,7 +48,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        api::v1alpha1::{IncidentSpec, IncidentStatus, LocalReference, OutboxEntry},
+        api::v1alpha1::{IncidentAction, IncidentSpec, IncidentStatus, LocalReference, OutboxEntry},
         runtime::{
             retention::{Expired, Limits, expired, finished},
             watch_cache::name_of,
@@ -99,7 +110,7 @@ mod tests {
     fn a_time_to_live_that_is_shorter_than_the_grace_is_kept_to() {
         let all = [incident("shop", "a", IncidentPhase::Resolved, Some(at(10)))];
         let gone = |ttl: SignedDuration, now: Timestamp| {
-            let over = finished(all.to_vec(), |incident| ended(incident, grace(ttl)));
+            let over = finished(all.to_vec(), |incident| ended(incident, ttl));
             !expired(over, Limits { ttl, count: 0 }, now).is_empty()
         };
         let after = |minutes| at(10) + SignedDuration::from_mins(minutes);
@@ -110,6 +121,32 @@ mod tests {
             (false, true),
             "beyond the count, after the grace"
         );
+    }
+
+    #[test]
+    fn one_whose_action_has_not_ended_outlives_the_actions_deadline() {
+        let with = |state| {
+            let mut over = Arc::unwrap_or_clone(incident("shop", "a", IncidentPhase::Resolved, Some(at(10))));
+            over.status.as_mut().unwrap().actions = vec![IncidentAction {
+                step: "scale".into(),
+                attempt: 1,
+                step_index: 0,
+                action_ref: LocalReference { name: "x".into() },
+                runbook: None,
+                target: "Deployment/svc-a".into(),
+                state,
+                reason: None,
+                requested_at: None,
+                finished_at: None,
+            }];
+            over
+        };
+        let stays = |state, ttl| ended(&with(state), ttl).unwrap().1.duration_since(at(10));
+        let (long, short) = (SignedDuration::from_hours(48), SignedDuration::from_mins(1));
+        assert_eq!(stays(IncidentActionState::Requested, long), SignedDuration::from_hours(25));
+        assert_eq!(stays(IncidentActionState::Running, long), SignedDuration::from_hours(25));
+        assert_eq!(stays(IncidentActionState::Failed, long), SignedDuration::from_hours(2));
+        assert_eq!(stays(IncidentActionState::Running, short), short);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use tokio::{
 use super::{
     fold::subject,
     policy::{PolicyState, watch_policy},
-    retention::{ended, grace},
+    retention::ended,
     store::{Incidents, Waiting},
 };
 use crate::{
@@ -241,8 +241,8 @@ impl Service {
 
     async fn delete_expired(&self) {
         let limits = Limits { ttl: self.config.ttl.as_signed(), count: self.config.max_finished };
-        let grace = grace(limits.ttl);
-        let (ended, may_delete) = (|one: &Incident| ended(one, grace), |one: &Incident| self.owns(&name_of(one)));
+        let ended = |one: &Incident| ended(one, limits.ttl);
+        let may_delete = |one: &Incident| self.owns(&name_of(one));
         retention::sweep(&self.ctx, &self.store, Sweep { kind: "incident", limits, ended, may_delete }).await;
     }
 }

@@ -1,7 +1,7 @@
 //! What was accepted and is not on the log yet: a table on disk. An answer of 2xx means that it is in here (promise 1).
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -14,6 +14,7 @@ use crate::{
     events::Record,
     runtime::{
         directory_lock::{DirectoryLock, DirectoryLockError},
+        disk_room::has_room,
         group_commit::{GroupCommit, OpenError, Schema, WriteError},
     },
 };
@@ -64,6 +65,7 @@ pub fn check_file(directory: &Path) -> Result<(), OpenError> {
 /// See the module's text.
 pub(super) struct Outbox {
     file: GroupCommit,
+    directory: PathBuf,
     bounds: Bounds,
     appended: Notify,
     /// When the oldest alert was accepted, as the relay last saw it.
@@ -132,11 +134,13 @@ impl Outbox {
         let (alerts, bytes) = file.write(|db| db.query_row(count, [], |row| Ok((row.get(0)?, row.get(1)?)))).await?;
         bounds.alerts.set(alerts);
         bounds.bytes.set(bytes);
-        Ok(Arc::new(Self { file, bounds, appended: Notify::new(), oldest_since: Mutex::default() }))
+        let (directory, appended) = (dir.to_owned(), Notify::new());
+        Ok(Arc::new(Self { file, directory, bounds, appended, oldest_since: Mutex::default() }))
     }
 
     /// Returns when all rows are on disk. Not to be dropped before it returns: it counts.
     pub(super) async fn append(&self, rows: Vec<String>) -> Result<(), OutboxError> {
+        has_room(&self.directory)?;
         let count = i64::try_from(rows.len()).unwrap_or(i64::MAX);
         let bytes = i64::try_from(rows.iter().map(String::len).sum::<usize>()).unwrap_or(i64::MAX);
         self.bounds.reserve(count, bytes)?;
@@ -167,6 +171,7 @@ impl Outbox {
     /// Whether there is room, and the disk takes a write. Nothing of it stays.
     pub(super) async fn accepts(&self) -> Result<(), OutboxError> {
         self.bounds.have_room()?;
+        has_room(&self.directory)?;
         let write = self.file.write(|db| {
             db.execute("INSERT INTO outbox (entry) VALUES ('')", [])?;
             db.execute("DELETE FROM outbox WHERE seq = ?1", [db.last_insert_rowid()])
@@ -175,13 +180,14 @@ impl Outbox {
         Ok(())
     }
 
-    /// The oldest entries.
-    pub(super) async fn oldest(&self, limit: usize) -> Result<Vec<Held>, WriteError> {
+    /// The oldest entries after this place.
+    pub(super) async fn oldest_after(&self, place: i64, limit: usize) -> Result<Vec<Held>, WriteError> {
         self.file
             .write(move |db| {
-                let mut select = db.prepare_cached("SELECT seq, entry FROM outbox ORDER BY seq LIMIT ?1")?;
+                let mut select =
+                    db.prepare_cached("SELECT seq, entry FROM outbox WHERE seq > ?1 ORDER BY seq LIMIT ?2")?;
                 let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-                select.query_map([limit], |row| Ok(Held { seq: row.get(0)?, text: row.get(1)? }))?.collect()
+                select.query_map([place, limit], |row| Ok(Held { seq: row.get(0)?, text: row.get(1)? }))?.collect()
             })
             .await
     }
@@ -197,24 +203,25 @@ impl Outbox {
         *self.oldest_since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes out what the log has acknowledged.
-    pub(super) async fn remove(&self, seqs: Vec<i64>) -> Result<(), WriteError> {
+    /// Takes out the oldest entries up to this place, which the log has acknowledged. Gives how many those were.
+    pub(super) async fn remove_through(&self, place: i64, limit: usize) -> Result<usize, WriteError> {
         let (alerts, bytes) = self
             .file
             .write(move |db| {
-                let mut delete =
-                    db.prepare_cached("DELETE FROM outbox WHERE seq = ?1 RETURNING octet_length(entry)")?;
+                let mut delete = db.prepare_cached(
+                    "DELETE FROM outbox WHERE seq IN (SELECT seq FROM outbox WHERE seq <= ?1 ORDER BY seq LIMIT ?2) \
+                     RETURNING octet_length(entry)",
+                )?;
+                let limit = i64::try_from(limit).unwrap_or(i64::MAX);
                 let mut removed = (0, 0);
-                for seq in seqs {
-                    for bytes in delete.query_map([seq], |row| row.get::<_, i64>(0))? {
-                        removed = (removed.0 + 1, removed.1 + bytes?);
-                    }
+                for bytes in delete.query_map([place, limit], |row| row.get::<_, i64>(0))? {
+                    removed = (removed.0 + 1, removed.1 + bytes?);
                 }
                 Ok(removed)
             })
             .await?;
         self.bounds.release(alerts, bytes);
-        Ok(())
+        Ok(usize::try_from(alerts).unwrap_or(usize::MAX))
     }
 
     /// Waits until something was appended since the last wait.

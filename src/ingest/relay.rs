@@ -1,4 +1,5 @@
-//! Takes what the outbox holds to the log, in order, and removes it when the log has acknowledged it.
+//! Takes what the outbox holds to the log, in order, and removes it when the log has acknowledged it. What cannot be removed holds up nothing:
+//! it is published once, and removed when the disk takes that.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -15,69 +16,99 @@ use crate::{
 };
 
 const BATCH: usize = 500;
+/// On a disk that is almost full fewer rows may be removed at once: so many times fewer with each try.
+const FEWER: usize = 8;
 const DISK_RETRY: Duration = Duration::from_millis(500);
 
 /// Until shutdown, and then once more: what can be published before the process ends is.
 pub(super) async fn relay(ctx: Context, outbox: Arc<Outbox>) {
+    let mut relay = Relay { ctx, outbox, acknowledged: 0, is_clear: true };
     loop {
-        let last_round = ctx.shutdown.is_cancelled();
-        while relay_batch(&ctx, &outbox).await {}
+        let last_round = relay.ctx.shutdown.is_cancelled();
+        while relay.batch().await {}
+        if !relay.is_clear {
+            relay.clear().await;
+        }
         if last_round {
-            outbox.close().await;
+            relay.outbox.close().await;
             return;
         }
         tokio::select! {
-            () = ctx.shutdown.cancelled() => {}
-            () = waiting(outbox.appended()) => {}
+            () = relay.ctx.shutdown.cancelled() => {}
+            () = waiting(relay.outbox.appended()) => {}
+            () = tokio::time::sleep(DISK_RETRY), if !relay.is_clear => {}
         }
     }
 }
 
-/// True when there may be more.
-async fn relay_batch(ctx: &Context, outbox: &Outbox) -> bool {
-    let held = match outbox.oldest(BATCH).await {
-        Ok(held) if held.is_empty() => {
-            outbox.note_oldest(None);
+struct Relay {
+    ctx: Context,
+    outbox: Arc<Outbox>,
+    /// The place up to which the log has acknowledged everything.
+    acknowledged: i64,
+    /// Whether all that was acknowledged is out of the file.
+    is_clear: bool,
+}
+
+impl Relay {
+    /// True when there may be more.
+    async fn batch(&mut self) -> bool {
+        let (ctx, outbox) = (&self.ctx, &self.outbox);
+        let held = match outbox.oldest_after(self.acknowledged, BATCH).await {
+            Ok(held) => held,
+            Err(error) => {
+                ctx.health.not_ready("outbox", format!("it cannot be read: {error}"));
+                tokio::time::sleep(DISK_RETRY).await;
+                return !ctx.shutdown.is_cancelled();
+            }
+        };
+        outbox.note_oldest(held.first());
+        let Some(last) = held.last().map(|held| held.seq) else { return false };
+        let source = ctx.source();
+        let (mut records, mut letters) = (Vec::with_capacity(held.len()), Vec::new());
+        for row in &held {
+            match row.record(&source) {
+                Ok(record) => records.push(record),
+                Err(problem) => letters.push(letter_of(row, problem)),
+            }
+        }
+        if mutated(Mutant::RelayedBeforeAcknowledged) && outbox.remove_through(last, BATCH).await.is_err() {
             return false;
         }
-        Ok(held) => held,
-        Err(error) => {
-            ctx.health.not_ready("outbox", format!("it cannot be read: {error}"));
-            tokio::time::sleep(DISK_RETRY).await;
-            return !ctx.shutdown.is_cancelled();
-        }
-    };
-    outbox.note_oldest(held.first());
-    let source = ctx.source();
-    let (mut records, mut letters) = (Vec::with_capacity(held.len()), Vec::new());
-    for row in &held {
-        match row.record(&source) {
-            Ok(record) => records.push(record),
-            Err(problem) => letters.push(letter_of(row, problem)),
-        }
-    }
-    let seqs: Vec<i64> = held.iter().map(|held| held.seq).collect();
-    if mutated(Mutant::RelayedBeforeAcknowledged) && outbox.remove(seqs.clone()).await.is_err() {
-        return false;
-    }
-    if !records.is_empty() && !publish_until_acknowledged(ctx, records).await {
-        return false;
-    }
-    reached(Point::AlertsRelayed, "");
-    for letter in letters {
-        if !publish_dead_letter(ctx, letter).await {
+        if !records.is_empty() && !publish_until_acknowledged(ctx, records).await {
             return false;
         }
+        reached(Point::AlertsRelayed, "");
+        for letter in letters {
+            if !publish_dead_letter(ctx, letter).await {
+                return false;
+            }
+        }
+        self.acknowledged = last;
+        self.clear().await;
+        true
     }
-    if let Err(error) = outbox.remove(seqs).await {
-        // It is published again, which changes nothing (promise 5).
-        ctx.health.not_ready("outbox", format!("it cannot be written: {error}"));
-        tokio::time::sleep(DISK_RETRY).await;
-        return !ctx.shutdown.is_cancelled();
+
+    /// Removes what was acknowledged, as far as the disk takes it.
+    async fn clear(&mut self) {
+        // One more than there can be says that there is no more.
+        let mut at_once = BATCH + 1;
+        self.is_clear = loop {
+            match self.outbox.remove_through(self.acknowledged, at_once).await {
+                Ok(removed) if removed < at_once => break true,
+                Ok(_) => {}
+                Err(error) if error.is_transient() && at_once > 1 => at_once = (at_once / FEWER).max(1),
+                Err(error) => {
+                    self.ctx.health.not_ready("outbox", format!("it cannot be written: {error}"));
+                    break false;
+                }
+            }
+        };
+        if self.is_clear {
+            reached(Point::AlertsRemoved, "");
+            self.ctx.health.ready("outbox");
+        }
     }
-    reached(Point::AlertsRemoved, "");
-    ctx.health.ready("outbox");
-    true
 }
 
 /// Somebody was told that this row is accepted: what cannot be read of it any more is at least kept for a person.

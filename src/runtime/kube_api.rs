@@ -124,24 +124,52 @@ fn chain(error: &dyn std::error::Error) -> String {
 /// Makes a call with a deadline, as this process. That the server does not know us (401: a token that has expired) says nothing of
 /// the call: it passes when the credentials are renewed, so it is no refusal.
 pub async fn call<T>(timeout: Duration, future: impl Future<Output = kube::Result<T>>) -> Result<T, ApiFailure> {
-    let Ok(result) = tokio::time::timeout(timeout, future).await else {
-        return Err(ApiFailure::Unknown(format!("no answer within {} ms", timeout.as_millis())));
-    };
-    result.map_err(|error| match classify(&error) {
-        failure @ ApiFailure::Refused { code: 401, .. } => ApiFailure::Unknown(failure.to_string()),
-        failure => failure,
-    })
+    attempt(timeout, future).await.0
 }
 
-/// The same, and readiness tells by the part `api server` whether it can be worked with. Whatever it answers but 429, it can.
+/// The same, and readiness tells by the part `api server` whether it can be worked with. Whatever it answers but 429, it can. A 500 of a
+/// call for one object, like one whose admission webhook is away, is no word about the others: reads and watches tell whether the server
+/// works.
 pub async fn ask<T>(
     health: &ServiceHealth,
     timeout: Duration,
     future: impl Future<Output = kube::Result<T>>,
 ) -> Result<T, ApiFailure> {
-    let result = call(timeout, future).await;
-    tell(health, &result);
+    let (result, concerns) = attempt(timeout, future).await;
+    match (&result, concerns) {
+        (Err(failure), Concerns::ThisCall) => health.trouble(API_SERVER, Some(failure.to_string())),
+        _ => {
+            tell(health, &result);
+            health.trouble(API_SERVER, None);
+        }
+    }
     result
+}
+
+/// What a failure is a failure of.
+enum Concerns {
+    /// The server itself says that it failed within.
+    ThisCall,
+    /// The server, or the way to it.
+    Server,
+}
+
+async fn attempt<T>(
+    timeout: Duration,
+    future: impl Future<Output = kube::Result<T>>,
+) -> (Result<T, ApiFailure>, Concerns) {
+    let Ok(result) = tokio::time::timeout(timeout, future).await else {
+        let failure = ApiFailure::Unknown(format!("no answer within {} ms", timeout.as_millis()));
+        return (Err(failure), Concerns::Server);
+    };
+    let is_within =
+        |error: &Error| matches!(error, Error::Api(status) if status.code == 500 && is_of_the_server(status));
+    let concerns = if result.as_ref().is_err_and(is_within) { Concerns::ThisCall } else { Concerns::Server };
+    let result = result.map_err(|error| match classify(&error) {
+        failure @ ApiFailure::Refused { code: 401, .. } => ApiFailure::Unknown(failure.to_string()),
+        failure => failure,
+    });
+    (result, concerns)
 }
 
 /// Reads an object of ours; none where the API server itself says that there is none (kube's `get_opt` believes any 404). A write is
@@ -281,6 +309,28 @@ mod tests {
         assert_eq!(answer(Fault::Answer(400)).await.unwrap_err().category(), "refused");
         let foreign: Status = serde_json::from_value(json!({"code": 404, "message": "no route"})).unwrap();
         assert_eq!(classify(&Error::Api(foreign.boxed())).category(), "unknown");
+    }
+
+    /// One namespace's admission webhook may be away.
+    #[tokio::test]
+    async fn a_write_that_fails_within_the_server_says_nothing_of_others() {
+        let (health, api) = (Health::default(), FakeApi::new());
+        let service = health.service("rules");
+        service.ready("service");
+        let maps: Api<ConfigMap> = Api::namespaced(api.client(), "shop");
+        let map: ConfigMap = serde_json::from_value(json!({"metadata": {"name": "a"}})).unwrap();
+        for (fault, is_ready, troubles) in [
+            (Fault::Answer(500), true, 1),
+            (Fault::Page(500), false, 0),
+            (Fault::Answer(503), false, 0),
+            (Fault::Answer(500), false, 1),
+            (Fault::None, true, 0),
+        ] {
+            api.on_request(move |_| fault.clone());
+            let _ = ask(&service, CALL_TIMEOUT, maps.create(&Default::default(), &map)).await;
+            assert_eq!((health.is_ready(), health.troubles().len()), (is_ready, troubles));
+        }
+        assert_eq!(answer(Fault::Answer(500)).await.unwrap_err().category(), "unknown");
     }
 
     #[tokio::test]

@@ -10,6 +10,7 @@ pub mod clock;
 pub mod consume;
 pub mod context;
 pub mod directory_lock;
+pub mod disk_room;
 pub mod group_commit;
 pub mod health;
 pub mod http_server;

@@ -24,6 +24,7 @@ use crate::{
     events::{Record, Topic},
     runtime::{
         directory_lock::DirectoryLock,
+        disk_room::has_room,
         group_commit::{GroupCommit, Schema, WriteError},
         liveness::waiting,
     },
@@ -188,10 +189,10 @@ impl EmbeddedStorage {
     /// Alerts are what everything else comes from: refused here, the rest drains and makes room.
     fn refuse_when_full(&self) -> Result<(), String> {
         let (used, max) = (self.used_bytes.load(Ordering::Relaxed), self.config.max_bytes);
-        if used < max {
-            return Ok(());
+        if used >= max {
+            return Err(format!("the log is full ({used} of {max} bytes) of what is not consumed yet"));
         }
-        Err(format!("the log is full ({used} of {max} bytes) of what is not consumed yet"))
+        has_room(&self.config.directory).map_err(|error| error.to_string())
     }
 }
 

@@ -62,10 +62,25 @@ pub(crate) fn line(row: &Row) -> String {
         recovered(&row.struck)
     );
     let _ = write!(text, " ({:.0} s in all)", row.took.as_secs_f64());
+    let undone = undone(row);
+    if !undone.is_empty() {
+        let _ = write!(text, "\n    not done, with a cause that is seen: {undone}");
+    }
     for violation in row.violations.iter().take(10) {
         let _ = write!(text, "\n    {violation}");
     }
     text
+}
+
+/// What ended meanwhile otherwise than it should.
+fn undone(row: &Row) -> String {
+    let more = |(how, count): (&(&'static str, String), &u64)| {
+        let (of, ending) = how;
+        let more = count.saturating_sub(row.before.outcomes.get(how).copied().unwrap_or(0));
+        let is_undone = ["Failed", "Skipped", "Stale"].iter().any(|word| ending.starts_with(word));
+        (is_undone && more > 0).then(|| format!("{more} × {of} {ending}"))
+    };
+    row.after.outcomes.iter().filter_map(more).collect::<Vec<_>>().join(", ")
 }
 
 fn recovered(struck: &Struck) -> String {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt::Write as _, path::Path};
 
 use anyhow::Result;
 use eventpulse_env::ControlPlane;
-use eventpulse_oracle::Asks;
+use eventpulse_oracle::{Asks, Possible, Told};
 use eventpulse_testkit::proxy::Call;
 use rand::{RngExt, rngs::StdRng};
 
@@ -77,7 +77,7 @@ impl Kind {
         match self {
             Kind::Scale | Kind::Guarded | Kind::Unmatched => 40,
             Kind::Restart | Kind::Refused => 8,
-            Kind::Probe => 400,
+            Kind::Probe => 600,
         }
     }
 }
@@ -97,7 +97,7 @@ impl Setting {
         Kind::ALL.map(|kind| (kind.alert().to_owned(), rules(kind))).into()
     }
 
-    /// What an incident of each rule asks for when it opens.
+    /// What an incident of each rule asks for.
     pub(crate) fn asks_of() -> BTreeMap<String, Asks> {
         let step = |kind: Kind| match kind {
             Kind::Scale | Kind::Unmatched => "chaos-scale",
@@ -105,11 +105,26 @@ impl Setting {
             Kind::Restart => "chaos-restart",
             Kind::Refused => "chaos-refused",
         };
+        let told = |[channel, template, event]: [&str; 3]| Told {
+            channel: channel.into(),
+            template: template.into(),
+            event: event.into(),
+        };
         let asks = |kind: Kind| Asks {
             step: Some(step(kind).to_owned()),
-            messages: vec![("chaos".to_owned(), "IncidentOpened".to_owned())],
+            messages: MESSAGES.map(told).into(),
+            cooldown: false,
         };
         Kind::ALL.iter().filter_map(|kind| Some((format!("shop/{}", kind.rule()?), asks(*kind)))).collect()
+    }
+
+    /// What the faults excuse: calls to targets fail, and one receiver refuses everything.
+    pub(crate) fn possible() -> Possible {
+        Possible {
+            actions: vec!["Refused", "RetriesExhausted"],
+            refusing_channels: vec![REFUSING],
+            ..Possible::default()
+        }
     }
 
     /// Whether it is the patch that is never let through.
@@ -139,7 +154,7 @@ impl Setting {
             }
         }
         text.push_str(&channel("chaos", hook));
-        text.push_str(&channel("gone", gone));
+        text.push_str(&channel(REFUSING, gone));
         text.push_str(RUNBOOKS);
         for kind in Kind::ALL {
             if let Some(rule) = kind.rule() {
@@ -153,6 +168,15 @@ impl Setting {
         Ok(())
     }
 }
+
+/// Channel, template and event of what people are told. The receiver of one channel refuses everything for good.
+const MESSAGES: [[&str; 3]; 4] = [
+    ["chaos", "IncidentOpened", "Opened"],
+    [REFUSING, "ActionFailed", "ActionFailed"],
+    ["chaos", "ActionFailed", "ActionFailed"],
+    ["chaos", "IncidentResolved", "Resolved"],
+];
+const REFUSING: &str = "gone";
 
 fn channel(name: &str, hook: &str) -> String {
     format!(
@@ -214,16 +238,10 @@ fn rule(name: &str, kind: Kind) -> String {
         Kind::Restart => action("chaos-restart"),
         Kind::Refused => action("chaos-refused") + &action("chaos-restart"),
     };
-    let notifications = [
-        ("chaos", "IncidentOpened", "Opened"),
-        ("gone", "ActionFailed", "ActionFailed"),
-        ("chaos", "ActionFailed", "ActionFailed"),
-        ("chaos", "IncidentResolved", "Resolved"),
-    ]
-    .map(|(channel, template, event)| {
+    let notifications = MESSAGES.map(|[channel, template, event]| {
         format!("  - {{channelRef: {{name: {channel}}}, template: {template}, events: [{event}]}}\n")
-    })
-    .concat();
+    });
+    let notifications = notifications.concat();
     format!(
         "apiVersion: eventpulse.io/v1alpha1\nkind: Rule\nmetadata: {{name: {name}, namespace: shop}}\nspec:\n  match: {{matchers: \
          ['alertname=\"{}\"']}}\n  groupBy: [service]\n  incident: {{severity: warning, summary: chaos, resolveOn: \

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use eventpulse_e2e::Shop;
 use eventpulse_env::{ControlPlaneOptions, Environment};
-use eventpulse_oracle::{Observed, Promise, Record, Violation, judge};
+use eventpulse_oracle::{Observed, Outcomes, Promise, Record, Violation, judge};
 use eventpulse_testkit::{
     alerts::Alert,
     eventpulse::{EventPulse, Launcher, find_binary},
@@ -76,7 +76,7 @@ pub(crate) struct Probes {
 }
 
 /// How much of everything there is.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Totals {
     pub alerts: usize,
     pub incidents: usize,
@@ -85,6 +85,8 @@ pub(crate) struct Totals {
     pub messages: usize,
     pub marked: usize,
     pub counts: Counts,
+    /// How everything ended.
+    pub outcomes: Outcomes,
 }
 
 /// See the module's text.
@@ -283,13 +285,18 @@ impl Stage {
 
     /// Sends so many alerts with a target of their own each, and returns when they are taken.
     pub(crate) async fn raise(&mut self, count: usize) -> Result<Probes> {
+        let probes = self.probes(count)?;
+        self.repeat(&probes).await;
+        Ok(probes)
+    }
+
+    /// So many that nobody was told of yet.
+    pub(crate) fn probes(&mut self, count: usize) -> Result<Probes> {
         let first = self.probes;
         self.probes += count;
         ensure!(self.probes <= Kind::Probe.targets(), "there are more probes than targets for them");
         let services = (first..self.probes).map(|number| Setting::service(Kind::Probe, number)).collect();
-        let probes = Probes { services, starts_at: now() };
-        self.repeat(&probes).await;
-        Ok(probes)
+        Ok(Probes { services, starts_at: now() })
     }
 
     /// Tells of them again.
@@ -302,7 +309,12 @@ impl Stage {
         self.tell(probes, Some(now())).await;
     }
 
-    async fn tell(&self, probes: &Probes, ended_at: Option<Timestamp>) {
+    /// Tells that they fire, or have ended; returns when each was taken.
+    pub(crate) fn tell(
+        &self,
+        probes: &Probes,
+        ended_at: Option<Timestamp>,
+    ) -> impl Future<Output = ()> + Send + 'static {
         let mut sending = JoinSet::new();
         for service in &probes.services {
             let alert = Alert::firing(Kind::Probe.alert(), probes.starts_at).label("service", service);
@@ -311,7 +323,7 @@ impl Stage {
             let senders = self.senders.clone();
             sending.spawn(async move { senders.send(&alert).await });
         }
-        while sending.join_next().await.is_some() {}
+        async move { while sending.join_next().await.is_some() {} }
     }
 
     /// Waits until each target of theirs was acted on.
@@ -403,6 +415,7 @@ impl Stage {
             repeated_at: self.repeated_at,
             rules_of: Some(Setting::rules_of()),
             asks_of: Setting::asks_of(),
+            possible: Setting::possible(),
             clocks_agree: true,
             at_rest: true,
         })
@@ -477,6 +490,7 @@ fn totals(observed: &Observed) -> Totals {
         messages: keys.len(),
         marked: keys.values().map(|copies| copies - 1).sum(),
         counts: Counts::of(observed),
+        outcomes: observed.outcomes(),
     }
 }
 

@@ -50,13 +50,14 @@ pub(crate) fn judge(observed: &Observed, found: &mut Findings) {
     for alert in accepted {
         each_has_its_reasons(observed, alert, &raised, &decided, found);
     }
+    let forgotten = observed.rules_of_groups_deleted_by_others();
     for (alert, rules) in &decided {
         let told_once = raised.get(alert).is_none_or(|accepted| accepted.len() == 1);
         for (rule, records) in rules {
             let who = format!("the alert {} {} {} for the rule {rule:?}", alert.1, alert.2, alert.3);
             reasons(&who, records, found);
             // Whoever deletes a group takes the memory of what was decided.
-            if told_once && observed.groups_deleted_by_others().next().is_none() {
+            if told_once && !forgotten.contains(rule) {
                 contradictions(&who, records, found);
             }
         }
@@ -111,13 +112,13 @@ fn reasons(who: &str, records: &[&Record], found: &mut Findings) {
 
 /// What was decided of one telling stays.
 fn contradictions(who: &str, records: &[&Record], found: &mut Findings) {
-    let Some((first, further)) = records.split_first() else { return };
-    let first = said(first);
+    let is_open = records.first().is_some_and(|first| LEFT_OPEN.contains(&said(first).0));
+    // What was left open may come again as that, before it is decided anew.
+    let undecided = |reason: &str| LEFT_OPEN.contains(&reason) || is_open && OF_A_REPETITION.contains(&reason);
+    let mut said = records.iter().map(|record| said(record)).skip_while(|(reason, _)| undecided(reason));
+    let Some(first) = said.next() else { return };
     let other = |further: &(&str, &str)| *further != first && !OF_A_REPETITION.contains(&further.0);
-    if LEFT_OPEN.contains(&first.0) {
-        return;
-    }
-    let contradicting: BTreeSet<(&str, &str)> = further.iter().map(|record| said(record)).filter(other).collect();
+    let contradicting: BTreeSet<(&str, &str)> = said.filter(other).collect();
     for other in contradicting {
         found.add(format!("{who} was decided as {first:?}, and then as {other:?}, though it was told once"));
     }

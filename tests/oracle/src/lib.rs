@@ -7,8 +7,10 @@
 mod bounds;
 mod effects;
 mod incidents;
+mod justified;
 mod ledger;
 mod messages;
+mod outcomes;
 mod repetition;
 mod rest;
 mod view;
@@ -17,6 +19,8 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use jiff::Timestamp;
 use serde_json::Value;
+
+pub use outcomes::Outcomes;
 
 /// Everything that was seen of a history, each list in its order.
 #[derive(Clone, Debug, Default)]
@@ -33,21 +37,47 @@ pub struct Observed {
     pub repeated_at: Option<Timestamp>,
     /// Alert names that some rule matches, and which rules, as `namespace/name`; none: the rules were changed meanwhile.
     pub rules_of: Option<BTreeMap<String, Vec<String>>>,
-    /// What an incident of a rule (`namespace/name`) asks for in the moment in which it opens; of a rule that is not here nothing is known.
+    /// What an incident of a rule (`namespace/name`) asks for; of a rule that is not here nothing is known.
     pub asks_of: BTreeMap<String, Asks>,
+    /// What the setting can lead to beside what is usual.
+    pub possible: Possible,
     /// Whether all clocks agreed: only then can times that two of them have told be compared.
     pub clocks_agree: bool,
     /// Whether every alert has ended and everything had time to come to rest.
     pub at_rest: bool,
 }
 
-/// What an incident asks for when it opens, by the rule that opens it.
+/// What an incident asks for, by the rule that opens it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Asks {
     /// The first step of its ladder; none: it has none.
     pub step: Option<String>,
-    /// Channel and template of each message about the event `Opened`.
-    pub messages: Vec<(String, String)>,
+    /// The messages about its events.
+    pub messages: Vec<Told>,
+    /// Whether it has a cooldown.
+    pub cooldown: bool,
+}
+
+/// A message that a rule wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// Where to.
+    pub channel: String,
+    /// In which words.
+    pub template: String,
+    /// Of what: `Opened`, `Failed` and so on.
+    pub event: String,
+}
+
+/// What is no fault of EventPulse in this setting: who ends something for one of these reasons has one.
+#[derive(Clone, Debug, Default)]
+pub struct Possible {
+    /// Reasons of alerts (docs/reasons.md) beyond those that every setting knows: `stale`, `storm`, `invalid`, `refused`.
+    pub alerts: Vec<&'static str>,
+    /// Channels whose receiver refuses for good.
+    pub refusing_channels: Vec<&'static str>,
+    /// Reasons of actions that did not take effect, beyond those whose cause is seen: `Refused`, `RetriesExhausted`.
+    pub actions: Vec<&'static str>,
 }
 
 /// An alert that was answered with 2xx. A distinct one is what all four of the first fields make.
@@ -129,6 +159,8 @@ pub enum Promise {
     Bounded,
     /// Everything comes to an end that says what happened.
     ComesToRest,
+    /// What ends otherwise than it should has a cause that can be seen.
+    HasACause,
 }
 
 impl fmt::Display for Promise {
@@ -141,6 +173,7 @@ impl fmt::Display for Promise {
             Promise::RepetitionIsNothing => "promise 5, what comes again changes nothing",
             Promise::Bounded => "promise 6, nothing grows without bound",
             Promise::ComesToRest => "everything comes to rest",
+            Promise::HasACause => "whatever is not done has a cause",
         })
     }
 }
@@ -179,6 +212,7 @@ pub fn judge(observed: &Observed) -> Vec<Violation> {
     repetition::judge(observed, &mut Findings(Promise::RepetitionIsNothing, &mut found));
     bounds::judge(observed, &mut Findings(Promise::Bounded, &mut found));
     rest::judge(observed, &mut Findings(Promise::ComesToRest, &mut found));
+    justified::judge(observed, &mut Findings(Promise::HasACause, &mut found));
     found
 }
 

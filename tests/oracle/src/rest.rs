@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use crate::{
-    Findings, Observed,
+    Findings, Observed, Told,
     view::{list, named, rule_of, text},
 };
 
@@ -26,8 +26,11 @@ pub(crate) fn judge(observed: &Observed, found: &mut Findings) {
     ends(observed, "incidents", "/status/phase", &["Resolved"], found);
     ends(observed, "notifications", "/spec/phase", &["Delivered", "Failed", "Stale"], found);
     openings(observed, found);
+    later_messages(observed, found);
     requests(observed, found);
     results(observed, found);
+    deliveries(observed, found);
+    resolutions(observed, found);
 }
 
 fn ends(observed: &Observed, kind: &str, path: &str, ends: &[&str], found: &mut Findings) {
@@ -59,9 +62,40 @@ fn openings(observed: &Observed, found: &mut Findings) {
         if let Some(step) = asks.step.as_deref().filter(|step| has_alerts && !steps.contains(&(incident, *step))) {
             found.add(format!("{incident} opened, and its step {step} was never asked for"));
         }
-        for (channel, template) in &asks.messages {
+        for Told { channel, template, .. } in asks.messages.iter().filter(|told| told.event == "Opened") {
             if !messages.contains(&[incident, channel, template, "Opened"]) {
                 found.add(format!("{incident} opened, and the message {template} to {channel} was never asked for"));
+            }
+        }
+    }
+}
+
+/// An incident that failed or is over has people told of it where its rule wants that, unless somebody suspended the rule: then it says
+/// nothing.
+fn later_messages(observed: &Observed, found: &mut Findings) {
+    let asked: BTreeSet<[&str; 4]> = observed
+        .on("notification.requested")
+        .map(|record| {
+            ["/incident/incidentID", "/channel", "/template", "/occurrence"].map(|path| text(&record.data, path))
+        })
+        .collect();
+    let suspended = observed.suspended_rules();
+    let mut reached: BTreeSet<(&str, &str, String)> = BTreeSet::new();
+    for write in observed.writes_of("incidents") {
+        let Some(incident) = &write.after else { continue };
+        let rule = format!("{}/{}", write.object.0, text(incident, "/spec/ruleRef/name"));
+        let phase = text(incident, "/status/phase");
+        if ["Failed", "Resolved"].contains(&phase) && !suspended.contains(&rule) {
+            reached.insert((write.object.1.as_str(), phase, rule));
+        }
+    }
+    for (incident, phase, rule) in reached {
+        let Some(asks) = observed.asks_of.get(&rule) else { continue };
+        let occurrence = if phase == "Failed" { "Failed/0" } else { "Resolved" };
+        for Told { channel, template, .. } in asks.messages.iter().filter(|told| told.event == phase) {
+            if !asked.contains(&[incident, channel, template, occurrence]) {
+                found
+                    .add(format!("{incident} is {phase}, and the message {template} to {channel} was never asked for"));
             }
         }
     }
@@ -129,6 +163,40 @@ fn results(observed: &Observed, found: &mut Findings) {
         if !agrees {
             let phase = text(action, "/status/phase");
             found.add(format!("the action {} is {phase}, and its incident says {state}", name.1));
+        }
+    }
+}
+
+/// A message that has ended was told of as it ended.
+fn deliveries(observed: &Observed, found: &mut Findings) {
+    let told =
+        |topic| -> BTreeSet<&str> { observed.on(topic).map(|record| text(&record.data, "/notificationID")).collect() };
+    let (delivered, failed) = (told("notification.delivered"), told("notification.failed"));
+    for (name, (notification, _)) in observed.last_of("notifications") {
+        let (phase, name) = (text(notification, "/spec/phase"), name.1.as_str());
+        let is_told = match phase {
+            "Delivered" => delivered.contains(name),
+            "Failed" | "Stale" => failed.contains(name),
+            _ => continue,
+        };
+        if !is_told {
+            found.add(format!("the message {name} is {phase}, and nobody was told"));
+        }
+    }
+}
+
+/// An incident is over because its alerts are, because its action was completed, or because somebody said so: an event tells which.
+fn resolutions(observed: &Observed, found: &mut Findings) {
+    let of = "/incident/incidentID";
+    let mut over: BTreeSet<&str> = BTreeSet::new();
+    for topic in ["incident.resolved", "action.completed"] {
+        over.extend(observed.on(topic).map(|record| text(&record.data, of)));
+    }
+    let decided = observed.on("incident.updated").filter(|record| record.data["resolved"] == true);
+    over.extend(decided.map(|record| text(&record.data, of)));
+    for (name, (incident, _)) in observed.last_of("incidents") {
+        if text(incident, "/status/phase") == "Resolved" && !over.contains(name.1.as_str()) {
+            found.add(format!("the incident {} is Resolved, and no event led to it", name.1));
         }
     }
 }

@@ -36,7 +36,7 @@ fn action(phase: &str, reason: &str) -> Value {
 
 fn incident(phase: &str) -> Value {
     json!({
-        "spec": {"correlationID": "c", "openedAt": at(10).to_string()},
+        "spec": {"correlationID": "c", "openedAt": at(10).to_string(), "ruleRef": {"name": "cpu-high"}},
         "status": {"phase": phase, "resolvedAt": at(20).to_string(), "alerts": [{"alertID": "alert"}],
                    "actions": [{"actionRef": {"name": "act"}, "state": "Completed"}]},
     })
@@ -74,7 +74,9 @@ fn good() -> Observed {
         account: Some("remediator".into()),
         ..write(12, "deployments", "svc", Some(target(7, 3, "0")), Some(target(8, 4, "1 act:900")))
     };
-    let messages = vec![("ops".to_owned(), "IncidentOpened".to_owned())];
+    let wants =
+        |template: &str, event: &str| Told { channel: "ops".into(), template: template.into(), event: event.into() };
+    let messages = vec![wants("IncidentOpened", "Opened"), wants("IncidentFailed", "Failed")];
     Observed {
         accepted: vec![accepted],
         writes: vec![
@@ -91,12 +93,14 @@ fn good() -> Observed {
             record(10, "incident.opened", "e3", opened),
             record(10, "action.requested", "e4", requested),
             record(10, "notification.requested", "e6", told),
-            record(13, "action.completed", "e5", json!({"actionID": "act"})),
+            record(15, "notification.delivered", "e7", json!({"notificationID": "ntf"})),
+            record(13, "action.completed", "e5", json!({"actionID": "act", "incident": {"incidentID": "inc"}})),
         ],
         messages: vec![message(15, "ntf", false)],
         repeated_at: Some(at(100)),
         rules_of: Some([("CPUHigh".to_owned(), vec!["shop/cpu-high".to_owned()])].into()),
-        asks_of: [("shop/cpu-high".to_owned(), Asks { step: Some("scale".into()), messages })].into(),
+        asks_of: [("shop/cpu-high".to_owned(), Asks { step: Some("scale".into()), messages, cooldown: true })].into(),
+        possible: Possible::default(),
         clocks_agree: true,
         at_rest: true,
     }
@@ -155,12 +159,20 @@ fn a_decision_that_contradicts_the_first_one_is_found() {
     // What comes again says the same or that it is known; what a cooldown left open may begin later; what is told anew may begin anew;
     // and where the group was deleted nobody knows.
     for (reason, incident) in [("opened", "inc"), ("repeated", "inc"), ("stale", "")] {
-        assert_eq!(found(|observed| decide_again(observed, reason, incident)), Vec::<String>::new());
+        let again = |observed: &mut Observed| {
+            observed.possible.alerts.push("stale");
+            decide_again(observed, reason, incident);
+        };
+        assert_eq!(found(again), Vec::<String>::new());
     }
     let left_open = |observed: &mut Observed| {
         decide_again(observed, "opened", "inc");
         observed.records[1].data["reason"] = json!("cooldown");
     };
+    must_find("and then as (\"opened\", \"inc-2\")", |observed| {
+        left_open(observed);
+        decide_again(observed, "opened", "inc-2");
+    });
     assert_eq!(found(left_open), Vec::<String>::new());
     let told_anew = |observed: &mut Observed| {
         decide_again(observed, "joined", "inc");
@@ -171,7 +183,8 @@ fn a_decision_that_contradicts_the_first_one_is_found() {
     assert_eq!(found(told_anew), Vec::<String>::new());
     let forgotten = |observed: &mut Observed| {
         decide_again(observed, "joined", "inc");
-        observed.writes.push(Write { ours: false, ..write(12, "alertgroups", "c", Some(json!({})), None) });
+        let group = json!({"spec": {"ruleRef": {"name": "cpu-high"}}});
+        observed.writes.push(Write { ours: false, ..write(12, "alertgroups", "c", Some(group), None) });
     };
     assert_eq!(found(forgotten), Vec::<String>::new());
 }
@@ -315,6 +328,96 @@ fn what_does_not_come_to_rest_is_found() {
     must_find("events to tell", |observed| {
         observed.writes.push(write(21, "alertgroups", "c", None, Some(json!({"spec": {"outbox": [{"id": "x"}]}}))));
     });
+}
+
+/// An Action that ended so, of which was told.
+fn ends(observed: &mut Observed, phase: &str, reason: &str) {
+    observed.writes.remove(2);
+    observed.writes[2].after = Some(Arc::new(action(phase, reason)));
+    let mut resolved = observed.records[0].clone();
+    (resolved.topic, resolved.data) = ("incident.resolved".into(), json!({"incident": {"incidentID": "inc"}}));
+    observed.records.push(resolved);
+    for record in observed.records.iter_mut().filter(|record| record.topic == "action.completed") {
+        record.topic = "action.failed".into();
+    }
+    for write in &mut observed.writes {
+        if let Some(incident) = write.after.as_mut().filter(|_| write.kind == "incidents") {
+            Arc::make_mut(incident)["status"]["actions"][0]["state"] = json!("Failed");
+        }
+    }
+}
+
+#[test]
+fn what_is_not_done_without_a_cause_is_found() {
+    let nothing = "nothing led to it";
+    for reason in ["stale", "storm", "invalid", "refused", "suspended"] {
+        must_find(nothing, |observed| observed.records[1].data["reason"] = json!(reason));
+    }
+    let held = |observed: &mut Observed, cooldown| {
+        observed.records[1].data["reason"] = json!("cooldown");
+        observed.asks_of.values_mut().for_each(|asks| asks.cooldown = cooldown);
+    };
+    must_find(nothing, |observed| held(observed, false));
+    assert_eq!(found(|observed| held(observed, true)), Vec::<String>::new());
+    for (phase, reason) in [
+        ("Failed", "Refused"),
+        ("Failed", "RetriesExhausted"),
+        ("Failed", "DeadlineExceeded"),
+        ("Failed", "TargetNotFound"),
+        ("Failed", "Forbidden"),
+        ("Skipped", "Stale"),
+        ("Skipped", "Suspended"),
+    ] {
+        must_find(nothing, |observed| ends(observed, phase, reason));
+    }
+    let refused = |observed: &mut Observed| {
+        ends(observed, "Failed", "Refused");
+        observed.possible.actions.push("Refused");
+    };
+    assert_eq!(found(refused), Vec::<String>::new());
+    let removed = |observed: &mut Observed| {
+        ends(observed, "Failed", "TargetNotFound");
+        observed.writes.push(write(11, "deployments", "", Some(target(7, 3, "0")), None));
+    };
+    assert_eq!(found(removed), Vec::<String>::new());
+    let resolved = |observed: &mut Observed| ends(observed, "Skipped", "IncidentResolved");
+    must_find(nothing, resolved);
+}
+
+#[test]
+fn a_message_that_fails_before_its_deadline_is_found() {
+    let fails = |ended: i64| {
+        move |observed: &mut Observed| {
+            let mut failed = notification("IncidentOpened");
+            failed["spec"]["phase"] = json!("Failed");
+            failed["spec"]["deadline"] = json!(at(100).to_string());
+            failed["spec"]["finishedAt"] = json!(at(ended).to_string());
+            observed.writes[4].after = Some(Arc::new(failed));
+            let told = observed.records.iter_mut().find(|record| record.topic == "notification.delivered");
+            told.unwrap().topic = "notification.failed".into();
+        }
+    };
+    must_find("nothing led to it", fails(50));
+    assert_eq!(found(fails(100)), Vec::<String>::new());
+}
+
+#[test]
+fn what_ended_and_was_not_told_is_found() {
+    must_find("the message ntf is Delivered, and nobody was told", |observed| {
+        observed.records.retain(|record| record.topic != "notification.delivered");
+    });
+    must_find("is Resolved, and no event led to it", |observed| {
+        observed.records.last_mut().unwrap().data["incident"] = json!({"incidentID": "other"});
+    });
+    must_find("inc is Failed, and the message IncidentFailed to ops was never asked for", |observed| {
+        observed.writes.insert(5, write(19, "incidents", "inc", Some(incident("Open")), Some(incident("Failed"))));
+    });
+    let suspended = |observed: &mut Observed| {
+        observed.writes.insert(5, write(19, "incidents", "inc", Some(incident("Open")), Some(incident("Failed"))));
+        let rule = json!({"spec": {"suspend": true}});
+        observed.writes.insert(0, write(1, "rules", "cpu-high", None, Some(rule)));
+    };
+    assert_eq!(found(suspended), Vec::<String>::new());
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! Reads what was seen: fields of JSON, objects as they were last.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -42,6 +45,16 @@ impl Observed {
     pub(crate) fn groups_deleted_by_others(&self) -> impl Iterator<Item = &str> {
         let deletions = self.writes_of("alertgroups").filter(|write| write.after.is_none() && !write.ours);
         deletions.map(|write| write.object.1.as_str())
+    }
+
+    /// The rules (`namespace/name`) that those were of.
+    pub(crate) fn rules_of_groups_deleted_by_others(&self) -> BTreeSet<String> {
+        let deletions = self.writes_of("alertgroups").filter(|write| write.after.is_none() && !write.ours);
+        let rule = |write: &Write| {
+            let name = write.before.as_ref().map(|group| text(group, "/spec/ruleRef/name").to_owned());
+            format!("{}/{}", write.object.0, name.unwrap_or_default())
+        };
+        deletions.map(rule).collect()
     }
 
     /// Every object of a kind as it was last, those that are gone included, and whether it is gone.

@@ -10,6 +10,7 @@ use eventpulse::{
     bus::MemoryBus,
     events::{Record, Topic},
 };
+use eventpulse_oracle::Possible;
 use jiff::SignedDuration;
 use tokio::time::sleep;
 
@@ -57,6 +58,16 @@ impl Plan {
             every: Duration::from_secs(rate(&[1, 3, 8])),
             clocks: chance.permille(300),
             forgets: chance.permille(150),
+        }
+    }
+
+    /// What it excuses: an alert is older than its rule only by another clock, and an action fails by itself only where calls do.
+    pub(crate) fn possible(&self) -> Possible {
+        let calls_fail = self.rates.request > 0 || self.rates.patch > 0;
+        Possible {
+            alerts: if self.clocks { vec!["stale"] } else { Vec::new() },
+            actions: if calls_fail { vec!["Refused", "RetriesExhausted"] } else { Vec::new() },
+            ..Possible::default()
         }
     }
 

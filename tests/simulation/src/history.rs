@@ -8,7 +8,7 @@ use std::{
 
 use eventpulse::config::Service;
 use eventpulse_fake_api::Commit;
-use eventpulse_oracle::{Observed, Write, judge};
+use eventpulse_oracle::{Observed, Outcomes, Write, judge};
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio::{
@@ -46,6 +46,8 @@ pub(crate) struct Outcome {
     pub lines: Vec<String>,
     /// The faults that were reached.
     pub faults: BTreeMap<Fault, u64>,
+    /// What became of everything.
+    pub outcomes: Outcomes,
     /// How long it took by its own time.
     pub virtual_time: Duration,
     /// How many writes EventPulse made.
@@ -76,6 +78,7 @@ pub(crate) fn run(seed: u64, keep: bool) -> Outcome {
             violations: vec![format!("the runtime did not start: {error}")],
             lines: Vec::new(),
             faults: BTreeMap::new(),
+            outcomes: Outcomes::new(),
             virtual_time: Duration::ZERO,
             writes: 0,
         },
@@ -120,12 +123,13 @@ async fn history(seed: u64, keep: bool) -> (Outcome, Weak<World>) {
     violations.extend(fleet.failures());
     // An incident whose group somebody deleted may have nobody who hears of its end.
     let at_rest = at_rest && !plan.forgets;
-    let observed = observe(&world, &scenario, !plan.clocks, at_rest, repeated_at);
+    let observed = observe(&world, &scenario, &plan, at_rest, repeated_at);
     violations.extend(judge(&observed).iter().map(ToString::to_string));
     let writes = observed.writes.iter().filter(|write| write.ours).count();
     let (hash, lines) = world.timeline.end();
     let faults = world.coverage.counts();
-    let outcome = Outcome { seed, hash, violations, lines, faults, virtual_time: began.elapsed(), writes };
+    let (outcomes, virtual_time) = (observed.outcomes(), began.elapsed());
+    let outcome = Outcome { seed, hash, violations, lines, faults, outcomes, virtual_time, writes };
     (outcome, Arc::downgrade(&world))
 }
 
@@ -188,7 +192,7 @@ async fn repeat(world: &World) {
 fn observe(
     world: &World,
     scenario: &Scenario,
-    clocks_agree: bool,
+    plan: &chaos::Plan,
     at_rest: bool,
     repeated_at: Option<Timestamp>,
 ) -> Observed {
@@ -200,7 +204,8 @@ fn observe(
         repeated_at,
         rules_of: Some(scenario.rules_of.clone()),
         asks_of: scenario.asks_of(),
-        clocks_agree,
+        possible: plan.possible(),
+        clocks_agree: !plan.clocks,
         at_rest,
     }
 }

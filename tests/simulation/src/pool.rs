@@ -50,8 +50,8 @@ pub(crate) fn run(job: Job) -> Outcome {
         Ok(_) => "it panicked".to_owned(),
         Err(error) => format!("its thread did not start: {error}"),
     };
-    let (lines, faults) = (Vec::new(), BTreeMap::new());
-    Outcome { seed, hash: 0, violations: vec![why], lines, faults, virtual_time: Duration::ZERO, writes: 0 }
+    let (lines, faults, outcomes) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
+    Outcome { seed, hash: 0, violations: vec![why], lines, faults, outcomes, virtual_time: Duration::ZERO, writes: 0 }
 }
 
 /// Runs some histories for nothing: what the program sets up once for all of them is set up then, and no history is the first one.

@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use eventpulse_oracle::Outcomes;
+
 use crate::{
     coverage::{Coverage, Fault},
     history::Outcome,
@@ -47,11 +49,13 @@ pub(crate) fn many(from: u64, count: u64, jobs: usize, keep_going: bool) -> Exit
     let (began, coverage) = (Instant::now(), Coverage::default());
     let (mut histories, mut failed, mut told, mut virtual_time, mut writes) =
         (0_u64, Vec::new(), began, Duration::ZERO, 0);
+    let mut outcomes = Outcomes::new();
     let hanging = pool::run_all(from..from.saturating_add(count), None, jobs, |outcome| {
         histories += 1;
         virtual_time += outcome.virtual_time;
         writes += outcome.writes;
         coverage.add(&outcome.faults);
+        outcome.outcomes.iter().for_each(|(how, count)| *outcomes.entry(how.clone()).or_default() += count);
         if !outcome.violations.is_empty() {
             tell_failure(&outcome, failed.len());
             failed.push(outcome.seed);
@@ -68,6 +72,7 @@ pub(crate) fn many(from: u64, count: u64, jobs: usize, keep_going: bool) -> Exit
     }
     let rate = histories as f64 / began.elapsed().as_secs_f64();
     let missing = table(&coverage, histories);
+    became(&outcomes, histories);
     println!(
         "{histories} histories in {:.0} s, {rate:.1} a second on {jobs} processors; {:.1} h of their own time, {writes} writes",
         began.elapsed().as_secs_f64(),
@@ -107,18 +112,34 @@ fn tell_failure(outcome: &Outcome, before: usize) {
 /// How often each fault was reached. Gives those that never were.
 fn table(coverage: &Coverage, histories: u64) -> Vec<Fault> {
     let counts = coverage.counts();
-    let bold = std::io::stdout().is_terminal();
-    let (on, off) = if bold { ("\x1b[1m", "\x1b[0m") } else { ("", "") };
-    println!("{on}{:<55} {:>9} {:>13}{off}", "fault", "reached", "a history");
+    heading("fault", "reached");
     let mut missing = Vec::new();
     for fault in Fault::ALL.iter().copied() {
         let count = counts.get(&fault).copied().unwrap_or(0);
-        println!("{:<55} {count:>9} {:>13.2}", fault.text(), count as f64 / histories.max(1) as f64);
+        line(fault.text(), count, histories);
         if count == 0 {
             missing.push(fault);
         }
     }
     missing
+}
+
+/// What became of everything.
+fn became(outcomes: &Outcomes, histories: u64) {
+    heading("what became of", "how often");
+    for ((of, how), count) in outcomes {
+        line(&format!("{of}: {how}"), *count, histories);
+    }
+}
+
+fn heading(what: &str, count: &str) {
+    let bold = std::io::stdout().is_terminal();
+    let (on, off) = if bold { ("\x1b[1m", "\x1b[0m") } else { ("", "") };
+    println!("{on}{what:<55} {count:>9} {:>13}{off}", "a history");
+}
+
+fn line(what: &str, count: u64, histories: u64) {
+    println!("{what:<55} {count:>9} {:>13.2}", count as f64 / histories.max(1) as f64);
 }
 
 /// Runs some once more, and gives those whose hash is another one.

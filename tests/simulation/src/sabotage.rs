@@ -20,7 +20,9 @@ fn by_test(mutant: Mutant) -> &'static [&'static str] {
         // Its other entries count only for an Action that somebody has taken away with its finalizer.
         Mutant::RingOfOne => &["actions::ring::tests::a_ring_of_one_forgets"],
         // Ingest's outbox is not in the histories.
-        Mutant::RelayedBeforeAcknowledged => &["ingest::tests::a_relay_that_removes_before_the_log_has_it_is_noticed"],
+        Mutant::RelayedBeforeAcknowledged => {
+            &["ingest::tests::outbox::a_relay_that_removes_before_the_log_has_it_is_noticed"]
+        }
         // What only a rare meeting of faults leads to: there may be no such history among the first ones.
         Mutant::OthersEntriesDropped => {
             &["runtime::store::tests::a_write_that_drops_what_others_have_to_say_is_noticed"]

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use eventpulse_fake_api::FakeApi;
-use eventpulse_oracle::Asks;
+use eventpulse_oracle::{Asks, Told};
 use serde_json::{Value, json};
 
 use crate::chance::Chance;
@@ -64,17 +64,19 @@ impl Scenario {
         }
     }
 
-    /// What an incident of each rule asks for when it opens, as its rule says.
+    /// What an incident of each rule asks for, as its rule says.
     pub(crate) fn asks_of(&self) -> BTreeMap<String, Asks> {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let all = |value: &Value| value.as_array().cloned().unwrap_or_default();
+        let told = |message: &Value| {
+            let (channel, template) = (text(&message["channelRef"]["name"]), text(&message["template"]));
+            let of = |event: &Value| Told { channel: channel.clone(), template: template.clone(), event: text(event) };
+            all(&message["events"]).iter().map(of).collect::<Vec<_>>()
+        };
         let asks = |spec: &Value| Asks {
             step: spec["actions"][0]["name"].as_str().map(str::to_owned),
-            messages: all(&spec["notifications"])
-                .iter()
-                .filter(|message| all(&message["events"]).contains(&json!("Opened")))
-                .map(|message| (text(&message["channelRef"]["name"]), text(&message["template"])))
-                .collect(),
+            messages: all(&spec["notifications"]).iter().flat_map(told).collect(),
+            cooldown: spec["cooldown"] != "0s",
         };
         self.rules().iter().map(|(name, spec)| (format!("{NAMESPACE}/{name}"), asks(spec))).collect()
     }

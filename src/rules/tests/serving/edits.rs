@@ -1,6 +1,8 @@
 //! Edits of a rule while an incident of it is open: its alerts go on and end where they are known.
 
 use super::*;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use crate::events::AlertStatus;
 
 /// The group of `firing(1, …)` under the seed scenario's rule.
@@ -166,5 +168,40 @@ async fn nothing_expires_while_the_log_cannot_be_read() {
     assert!(is_open(&running), "it expired although it was repeated");
     running.test.clock.advance(SignedDuration::from_secs(541));
     until("its expiry", || (!is_open(&running)).then_some(())).await;
+    running.stop().await;
+}
+
+/// Like a policy webhook that is away and fails every write to one namespace.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_whose_writes_fail_holds_up_no_timer_of_another() {
+    let api = FakeApi::new();
+    let only = |matcher: &str, namespace: &str| {
+        rule_with(|rule| {
+            rule.metadata.namespace = Some(namespace.into());
+            rule.spec.r#match.matchers.push(matcher.into());
+        })
+    };
+    put_rule(&api, &only("pod!=\"pod-9\"", "shop"));
+    put_rule(&api, &only("pod=\"pod-9\"", "bad"));
+    let running = Running::start_with(api, MemoryBus::new(4), |config| config.takeover_grace = Duration::from_secs(10));
+    running.tell(&[firing(1, 0).until(240)]).await;
+    running.consumed(Topic::AlertRaised).await;
+    let refused = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&refused);
+    running.test.api.on_request(move |seen| {
+        let is_bad = seen.method != http::Method::GET && seen.path.contains("/namespaces/bad/");
+        count.fetch_add(usize::from(is_bad), Ordering::SeqCst);
+        if is_bad { Fault::Answer(500) } else { Fault::None }
+    });
+    running.tell(&[firing(9, 0)]).await;
+    until("a write that fails", || (refused.load(Ordering::SeqCst) > 1).then_some(())).await;
+    running.test.clock.advance(SignedDuration::from_secs(541));
+    until("the expiry of the other one", || {
+        running.test.clock.advance(SignedDuration::from_millis(5));
+        (running.bus.records(Topic::IncidentResolved).len() == 1).then_some(())
+    })
+    .await;
+    running.test.api.no_faults();
+    running.consumed(Topic::AlertRaised).await;
     running.stop().await;
 }

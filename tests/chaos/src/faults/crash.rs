@@ -8,13 +8,13 @@ use std::{
 use anyhow::{Result, ensure};
 use eventpulse::crash_points::{CLOCK_AHEAD_S, CrashPoint, VARIABLE};
 use eventpulse_testkit::eventpulse::Launcher;
-use tokio::time::sleep;
+use tokio::{task::JoinSet, time::sleep};
 
 use super::{
     Struck,
     rebuild::{lose_topics, stop_all},
 };
-use crate::stage::{Bus, Stage, subject};
+use crate::stage::{Bus, Probes, Stage, subject};
 
 const KILL: i32 = 9;
 const PROBES: usize = 4;
@@ -33,10 +33,12 @@ pub(super) async fn at_each_point(stage: &mut Stage, patience: Duration) -> Resu
     let (has_broker, only_brokers) = (stage.bus == Bus::Kafka, stage.bus == Bus::Kafka && stage.short);
     let points = CrashPoint::all()
         .filter(|point| !point.is_of_the_old() && if point.is_of_a_broker() { has_broker } else { !only_brokers });
-    let reached = kill_at(stage, points, patience, |launcher, _| launcher).await?;
+    let mut fresh = Fresh::default();
+    let reached = kill_at(stage, points, patience, |launcher, _| launcher, Some(&mut fresh)).await?;
     for place in 0..stage.replicas.len() {
         stage.start(place).await?;
     }
+    fresh.resolve(stage).await;
     Ok(Struck::times(reached))
 }
 
@@ -53,7 +55,7 @@ pub(super) async fn at_each_point_of_old(stage: &mut Stage, patience: Duration) 
     let old = |launcher: Launcher, point: &CrashPoint| {
         launcher.services(&[owner(point)]).env(CLOCK_AHEAD_S, &OLD_S.to_string())
     };
-    let reached = kill_at(stage, points, patience, old).await?;
+    let reached = kill_at(stage, points, patience, old, None).await?;
     for place in 0..stage.replicas.len() {
         stage.start(place).await?;
     }
@@ -71,12 +73,40 @@ fn owner(point: &CrashPoint) -> &'static str {
     }
 }
 
+/// Alerts that nothing is known of yet: the load comes back to the groups that there are, and a broker's points take so long that soon there
+/// are all of them.
+#[derive(Default)]
+struct Fresh {
+    probes: Vec<Probes>,
+    sending: JoinSet<()>,
+}
+
+impl Fresh {
+    /// One more, to whoever is there to take it.
+    fn raise(&mut self, stage: &mut Stage) -> Result<()> {
+        let probes = stage.probes(1)?;
+        let told = stage.tell(&probes, None);
+        self.sending.spawn(told);
+        self.probes.push(probes);
+        Ok(())
+    }
+
+    /// All of them have ended.
+    async fn resolve(mut self, stage: &Stage) {
+        while self.sending.join_next().await.is_some() {}
+        for probes in &self.probes {
+            stage.resolve(probes).await;
+        }
+    }
+}
+
 /// The first replica, at each of these points; it is gone afterwards. Gives how many there are.
 async fn kill_at(
     stage: &mut Stage,
     points: impl Iterator<Item = CrashPoint>,
     patience: Duration,
     with: impl Fn(Launcher, &CrashPoint) -> Launcher,
+    mut fresh: Option<&mut Fresh>,
 ) -> Result<usize> {
     let program = subject()?;
     let (mut missed, mut reached) = (Vec::new(), 0);
@@ -89,10 +119,17 @@ async fn kill_at(
             launcher = launcher.arg("--kafka-config=session.timeout.ms=6000");
         }
         stage.spawn(0, launcher)?;
-        let began = Instant::now();
+        let (began, mut bursts) = (Instant::now(), 0);
         let status = loop {
             // What is only done when there is little else to do has its time between two bursts.
-            stage.senders.pause(began.elapsed().as_secs() % (BURST + PAUSE) >= BURST);
+            let since = began.elapsed().as_secs();
+            stage.senders.pause(since % (BURST + PAUSE) >= BURST);
+            if let Some(fresh) = &mut fresh
+                && since / (BURST + PAUSE) >= bursts
+            {
+                bursts += 1;
+                fresh.raise(stage)?;
+            }
             match stage.process(0)?.process().exited() {
                 Some(status) => break Some(status),
                 None if began.elapsed() >= patience => break None,
