@@ -217,6 +217,36 @@ async fn what_waits_for_a_target_that_hangs_is_no_load_for_the_api_server() {
     stop(test).await;
 }
 
+/// More of them than are worked on at once.
+#[tokio::test(start_paused = true)]
+async fn a_runbook_whose_calls_are_slow_leaves_others_their_turn() {
+    let (bus, api) = (Arc::new(MemoryBus::new(3)), cluster());
+    change_runbook(&api, |spec| spec["steps"][0]["timeout"] = json!("1h"));
+    let mut other = api.get(RUNBOOKS, "shop", "scale-up").unwrap();
+    other["metadata"]["name"] = json!("other");
+    api.put(RUNBOOKS, other);
+    let names: Vec<String> = (0..300).map(|number| format!("slow-{number}")).collect();
+    names.iter().for_each(|name| drop(api.put(DEPLOYMENTS, deployment_named(name))));
+    let held = Arc::new(tokio::sync::Semaphore::new(0));
+    let gate = Arc::clone(&held);
+    api.on_request(move |seen| match is_patch(seen) && seen.path.contains("/slow-") {
+        true => Fault::Hold(Arc::clone(&gate)),
+        false => Fault::None,
+    });
+    let test = start(&bus, &api);
+    let slow: Vec<ActionRequested> = names.iter().map(|name| request_for(&test, name)).collect();
+    bus.publish(slow.iter().map(record_of).collect()).await.unwrap();
+    until("all of them are claimed", || api.all(ACTIONS).len() == slow.len()).await;
+    let other = ActionRequested { runbook: "other".into(), ..request(&test) };
+    bus.publish(vec![record_of(&other)]).await.unwrap();
+    until("the other one is done", || phase(&action_of(&api, &other)) == "Completed").await;
+    let done = || slow.iter().filter(|request| phase(&action_of(&api, request)) == "Completed").count();
+    assert_eq!(done(), 0);
+    held.add_permits(slow.len());
+    until("the slow ones are done", || done() == slow.len()).await;
+    stop(test).await;
+}
+
 /// The clock stands still, so a budget that is used up stays so.
 #[tokio::test(start_paused = true)]
 async fn a_runbook_that_has_used_up_its_retries_leaves_those_of_the_others_alone() {
