@@ -174,6 +174,21 @@ impl ControlPlane {
         self.wait_until_ready().await
     }
 
+    /// Stops etcd; [`ControlPlane::start_etcd`] brings it back on the same port, with what it had.
+    pub async fn stop_etcd(&mut self) {
+        if let Some(etcd) = &self.etcd {
+            etcd.stop(STOP_TIMEOUT).await;
+        }
+    }
+
+    /// See [`ControlPlane::stop_etcd`].
+    pub async fn start_etcd(&mut self) -> Result<()> {
+        if let Some(stopped) = self.etcd.take() {
+            self.etcd = Some(stopped.respawn()?);
+        }
+        self.wait_until_ready().await
+    }
+
     pub(crate) fn processes(&self) -> impl Iterator<Item = &Process> {
         self.others.iter().rev().chain(&self.apiserver).chain(&self.etcd)
     }

@@ -1,4 +1,4 @@
-//! A proxy before anything that speaks TCP: it passes, cuts every connection, or holds them open and passes nothing.
+//! A proxy before anything that speaks TCP: it passes, cuts every connection, or holds them open and passes nothing, or no answers.
 //!
 //! In: connections on a free port of loopback; out: one address, which may be told later. What is inside is not looked at.
 
@@ -31,9 +31,17 @@ pub struct TcpProxy {
 #[derive(Debug)]
 struct State {
     upstream: Mutex<Option<SocketAddr>>,
-    holds: watch::Sender<bool>,
+    holds: watch::Sender<Holds>,
     /// Counts up; whoever sees another number than at its beginning ends.
     cuts: watch::Sender<usize>,
+}
+
+/// What does not pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holds {
+    Nothing,
+    Answers,
+    Everything,
 }
 
 impl TcpProxy {
@@ -41,7 +49,11 @@ impl TcpProxy {
     pub async fn start() -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
-        let state = State { upstream: Mutex::default(), holds: watch::Sender::new(false), cuts: watch::Sender::new(0) };
+        let state = State {
+            upstream: Mutex::default(),
+            holds: watch::Sender::new(Holds::Nothing),
+            cuts: watch::Sender::new(0),
+        };
         let state = Arc::new(state);
         let accepting = tokio::spawn(accept(listener, Arc::clone(&state))).abort_handle();
         Ok(Self { address, state, accepting })
@@ -66,12 +78,17 @@ impl TcpProxy {
 
     /// Connections stay and are taken, and nothing passes, in no direction.
     pub fn hold(&self) {
-        self.state.holds.send_replace(true);
+        self.state.holds.send_replace(Holds::Everything);
+    }
+
+    /// What is asked passes, and no answer does: cut then, they are lost after what they answer was done.
+    pub fn hold_answers(&self) {
+        self.state.holds.send_replace(Holds::Answers);
     }
 
     /// Everything passes, what was held first.
     pub fn pass(&self) {
-        self.state.holds.send_replace(false);
+        self.state.holds.send_replace(Holds::Nothing);
     }
 }
 
@@ -107,17 +124,22 @@ async fn connect(near: TcpStream, state: &State, mut cuts: watch::Receiver<usize
     let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
     tokio::select! {
         // Of one direction that ends the other has nothing to wait for: both sides close whole connections.
-        passed = pass(near_in, far_out, state.holds.subscribe()) => passed,
-        passed = pass(far_in, near_out, state.holds.subscribe()) => passed,
+        passed = pass(near_in, far_out, state.holds.subscribe(), |holds| holds != Holds::Everything) => passed,
+        passed = pass(far_in, near_out, state.holds.subscribe(), |holds| holds == Holds::Nothing) => passed,
         _ = cuts.changed() => Ok(()),
     }
 }
 
-async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut holds: watch::Receiver<bool>) -> io::Result<()> {
+async fn pass(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut holds: watch::Receiver<Holds>,
+    passes: impl Fn(Holds) -> bool,
+) -> io::Result<()> {
     let mut chunk = vec![0; CHUNK];
     loop {
         let read = from.read(&mut chunk).await?;
-        if read == 0 || holds.wait_for(|holds| !holds).await.is_err() {
+        if read == 0 || holds.wait_for(|holds| passes(*holds)).await.is_err() {
             return Ok(());
         }
         to.write_all(&chunk[..read]).await?;
@@ -149,7 +171,14 @@ mod tests {
         proxy.pass();
         near.read_exact(&mut byte).await.unwrap();
         assert_eq!(byte, *b"b");
+        proxy.hold_answers();
+        near.write_all(b"q").await.unwrap();
+        far.read_exact(&mut byte).await.unwrap();
+        assert_eq!(byte, *b"q");
+        far.write_all(b"lost").await.unwrap();
+        assert!(timeout(Duration::from_millis(100), near.read_exact(&mut byte)).await.is_err());
         assert_eq!(proxy.cut(), 1);
+        proxy.pass();
         assert_eq!(near.read(&mut byte).await.unwrap(), 0);
         let mut again = TcpStream::connect(proxy.address()).await.unwrap();
         let (mut far, _) = upstream.accept().await.unwrap();

@@ -171,7 +171,7 @@ fn recoveries(rows: &[Row]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use eventpulse_oracle::Promise;
+    use eventpulse_oracle::{Outcomes, Promise};
 
     use super::*;
 
@@ -188,6 +188,18 @@ mod tests {
             violations: Vec::new(),
             took: Duration::from_secs(60),
         }
+    }
+
+    #[test]
+    fn a_row_says_what_was_not_done_meanwhile() {
+        let outcomes = |failed: u64| -> Outcomes {
+            let of = |how: &str, count| (("an action", how.to_owned()), count);
+            [of("Completed", 9), of("Failed Refused", failed), of("Skipped Stale", 1)].into()
+        };
+        let totals = |failed| Totals { outcomes: outcomes(failed), ..Totals::default() };
+        let row = Row { before: totals(2), after: totals(5), ..row(1, 15) };
+        let text = line(&row);
+        assert!(text.ends_with("not done, with a cause that is seen: 3 × an action Failed Refused"), "{text}");
     }
 
     #[test]

@@ -375,7 +375,7 @@ impl Stage {
         while calm < 3 {
             ensure!(began.elapsed() < REST, "it did not become quiet within {} s", REST.as_secs());
             let read = match self.bus {
-                Bus::Embedded => true,
+                Bus::Embedded => log::unread_of_file(&self.data_dir())? == 0,
                 Bus::Kafka => self.shop.environment.kafka().client().lag().await? == 0,
             };
             calm = if read && is_quiet(self) { calm + 1 } else { 0 };

@@ -31,6 +31,8 @@ use crate::{
 /// Alerts a second of each of the two rules.
 const RATE: f64 = 3.0;
 const RATIO: f64 = 1.2;
+/// The parts in which nothing is wrong may differ by this much.
+const APART_MAX: f64 = 1.5;
 const STUCK: Duration = Duration::from_secs(30);
 /// What was in trouble is tried again after the breaker's half a minute at the latest.
 const STUCK_AFTER_TROUBLE: Duration = Duration::from_secs(90);
@@ -251,6 +253,16 @@ fn rows(outcome: &mut Outcome, parts: &[Part]) {
         }
     }
     outcome.rows.extend(through(parts));
+    for (kind, what) in kinds {
+        let well: Vec<f64> =
+            parts.iter().filter(|part| part.trouble == Trouble::None).map(|part| what(part).summary().p99).collect();
+        let (least, most) = (well.iter().copied().fold(f64::MAX, f64::min), well.iter().copied().fold(0.0, f64::max));
+        if most > APART_MAX * least {
+            outcome.invalid.push(format!(
+                "{kind}: where all is well p99 is {least:.0} ms in one part and {most:.0} ms in another; nothing can be compared with that"
+            ));
+        }
+    }
 }
 
 /// How long the second rule took after its trouble had ended.

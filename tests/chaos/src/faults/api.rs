@@ -189,6 +189,14 @@ pub(super) async fn etcd_away(stage: &mut Stage, lasts: Duration) -> Result<Stru
     Ok(Struck::times(1).recovered("etcd is back", took))
 }
 
+pub(super) async fn etcd_stopped(stage: &mut Stage, lasts: Duration) -> Result<Struck> {
+    stage.shop.environment.plane_mut().stop_etcd().await;
+    sleep(lasts).await;
+    stage.shop.environment.plane_mut().start_etcd().await?;
+    let took = stage.probe(PROBES).await?;
+    Ok(Struck::times(1).recovered("etcd is back", took))
+}
+
 pub(super) async fn compaction(stage: &mut Stage, lasts: Duration) -> Result<Struck> {
     // A server that starts anew knows no revision from before; and etcd has none any more either.
     stage.shop.environment.plane_mut().stop_apiserver().await;

@@ -12,6 +12,8 @@ const PROBES: usize = 8;
 /// What EventPulse asks of its topics.
 const SETTINGS: [(&str, &str); 3] =
     [("max.message.bytes", "2162688"), ("retention.ms", "86400000"), ("message.timestamp.type", "LogAppendTime")];
+/// Longer than a request takes, and shorter than a client waits.
+const UNANSWERED: Duration = Duration::from_millis(500);
 /// A person who deletes a topic and makes it anew takes longer. EventPulse asks every 2 s.
 const GONE: Duration = Duration::from_secs(3);
 
@@ -21,6 +23,22 @@ pub(super) async fn cut(stage: &mut Stage, lasts: Duration) -> Result<Struck> {
     while Instant::now() < until {
         sleep(Duration::from_secs(2)).await;
         times += stage.broker.cut();
+    }
+    anyhow::ensure!(times > 0, "no connection was cut");
+    let took = stage.probe(PROBES).await?;
+    Ok(Struck::times(times).recovered("alert to effect", took))
+}
+
+/// What is produced is on the log, and whoever produced it is not told; what is committed is committed.
+pub(super) async fn lost_answers(stage: &mut Stage, lasts: Duration) -> Result<Struck> {
+    let until = Instant::now() + lasts;
+    let mut times = 0;
+    while Instant::now() < until {
+        sleep(Duration::from_secs(2)).await;
+        stage.broker.hold_answers();
+        sleep(UNANSWERED).await;
+        times += stage.broker.cut();
+        stage.broker.pass();
     }
     anyhow::ensure!(times > 0, "no connection was cut");
     let took = stage.probe(PROBES).await?;

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
+use eventpulse::{bus::Consumes, config::Service, services::consumes};
 use eventpulse_env::KafkaClient;
 use eventpulse_oracle::Record;
 use jiff::Timestamp;
@@ -50,15 +51,42 @@ pub(crate) async fn of_kafka(client: &KafkaClient) -> Result<Vec<Record>> {
         .collect()
 }
 
-/// Of the embedded log of this data directory.
-pub(crate) fn of_file(data_dir: &Path) -> Result<Vec<Record>> {
+/// Each consumer group with each topic that it reads.
+pub(crate) fn reads() -> Vec<(&'static str, &'static str)> {
+    let of = |consumes: Consumes| consumes.topics.iter().map(move |topic| (consumes.group, topic.name()));
+    Service::ALL.iter().filter_map(|service| consumes(*service)).flat_map(of).collect()
+}
+
+/// How many records of the embedded log of this data directory its groups have yet to read, all together.
+pub(crate) fn unread_of_file(data_dir: &Path) -> Result<usize> {
+    let Some(file) = open(data_dir)? else { return Ok(0) };
+    let mut query = file.prepare(
+        "SELECT count(*) FROM records JOIN topics ON topics.id = records.topic
+         LEFT JOIN offsets ON consumer_group = ?1 AND offsets.topic = records.topic AND offsets.partition = records.partition
+         WHERE topics.name = ?2 AND records.offset >= coalesce(offsets.offset, 0)",
+    )?;
+    let mut unread = 0;
+    for (group, topic) in reads() {
+        unread += query.query_row([group, topic], |row| row.get::<_, u32>(0))? as usize;
+    }
+    Ok(unread)
+}
+
+/// None where there is no log yet.
+fn open(data_dir: &Path) -> Result<Option<Connection>> {
     let path = data_dir.join(FILE);
     if !path.exists() {
-        return Ok(Vec::new());
+        return Ok(None);
     }
     let file = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)
         .with_context(|| format!("open {}", path.display()))?;
     file.busy_timeout(std::time::Duration::from_secs(10))?;
+    Ok(Some(file))
+}
+
+/// Of the embedded log of this data directory.
+pub(crate) fn of_file(data_dir: &Path) -> Result<Vec<Record>> {
+    let Some(file) = open(data_dir)? else { return Ok(Vec::new()) };
     let mut query = file.prepare(
         "SELECT topics.name, timestamp_ms, headers, value FROM records JOIN topics ON topics.id = records.topic ORDER BY seq",
     )?;
@@ -109,5 +137,27 @@ mod tests {
         assert_eq!(header(&bytes, "ce_id").unwrap().as_deref(), Some("7"));
         assert_eq!(header(&bytes, "ce_time").unwrap(), None);
         assert!(header(&bytes[..bytes.len() - 1], "ce_id").is_err());
+    }
+
+    #[test]
+    fn what_a_group_has_not_read_is_counted_for_each_group() {
+        let dir = std::env::temp_dir().join(format!("eventpulse-chaos-unread-{}", std::process::id()));
+        assert_eq!(unread_of_file(&dir).unwrap(), 0);
+        std::fs::create_dir_all(dir.join("log")).unwrap();
+        let file = Connection::open(dir.join(FILE)).unwrap();
+        file.execute_batch(
+            "CREATE TABLE topics (id, name);
+             CREATE TABLE records (topic, partition, offset);
+             CREATE TABLE offsets (consumer_group, topic, partition, offset);
+             INSERT INTO topics VALUES (1, 'action.requested'), (2, 'alert.decided');
+             INSERT INTO records VALUES (1, 0, 0), (1, 0, 1), (1, 1, 0), (2, 0, 0);",
+        )
+        .unwrap();
+        let readers = reads().iter().filter(|(_, topic)| *topic == "action.requested").count();
+        assert!(readers > 1, "actions does, and incidents");
+        assert_eq!(unread_of_file(&dir).unwrap(), 3 * readers);
+        file.execute("INSERT INTO offsets VALUES ('actions', 1, 0, 1), ('actions', 1, 1, 1)", []).unwrap();
+        assert_eq!(unread_of_file(&dir).unwrap(), 3 * readers - 2);
+        std::fs::remove_dir_all(dir).unwrap();
     }
 }
