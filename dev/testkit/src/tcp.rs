@@ -123,10 +123,12 @@ async fn connect(near: TcpStream, state: &State, mut cuts: watch::Receiver<usize
     far.set_nodelay(true)?;
     let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
     tokio::select! {
+        // First: what was held when it was cut is lost, whatever passes again by then.
+        biased;
+        _ = cuts.changed() => Ok(()),
         // Of one direction that ends the other has nothing to wait for: both sides close whole connections.
         passed = pass(near_in, far_out, state.holds.subscribe(), |holds| holds != Holds::Everything) => passed,
         passed = pass(far_in, near_out, state.holds.subscribe(), |holds| holds == Holds::Nothing) => passed,
-        _ = cuts.changed() => Ok(()),
     }
 }
 
