@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::{
     Findings, Observed,
-    view::{list, rule_of, text, time},
+    view::{list, rule_of, rule_of_object, text, time},
 };
 
 /// Reasons of an alert that need one of the setting's.
@@ -57,20 +57,17 @@ fn alerts(observed: &Observed, found: &mut Findings) {
 }
 
 fn actions(observed: &Observed, found: &mut Findings) {
+    let suspended = observed.suspended_rules();
     for (name, (action, _)) in observed.last_of("actions") {
         let (phase, reason) = (text(action, "/status/phase"), text(action, "/status/reason"));
         let ended = time(action, "/status/finishedAt");
-        let is_late = || {
-            let late =
-                ended.zip(time(action, "/spec/deadline")).is_some_and(|(ended, deadline)| ended + CLOCKS >= deadline);
-            late || !observed.clocks_agree
-        };
+        let is_late = || is_late(observed, ended, time(action, "/spec/deadline"));
         let has_cause = match (phase, reason) {
             ("Failed" | "Skipped", reason) if ACTIONS.contains(&reason) => observed.possible.actions.contains(&reason),
             ("Failed" | "Skipped", "DeadlineExceeded") => is_late(),
             ("Failed" | "Skipped", "Stale") => is_late() || was_removed(observed, action),
             ("Failed" | "Skipped", "TargetNotFound") => was_removed(observed, action),
-            ("Failed" | "Skipped", "Suspended") => observed.suspended_rules().contains(&rule(action, &name.0)),
+            ("Failed" | "Skipped", "Suspended") => suspended.contains(&rule_of_object(action, &name.0)),
             ("Failed" | "Skipped", "IncidentResolved") => was_resolved(observed, action, ended),
             ("Failed", "OutcomeUnknown") => {
                 list(action, "/status/plans").iter().any(|plan| text(plan, "/outcome").is_empty())
@@ -88,8 +85,10 @@ fn actions(observed: &Observed, found: &mut Findings) {
     }
 }
 
-fn rule(object: &Value, namespace: &str) -> String {
-    format!("{namespace}/{}", text(object, "/spec/ruleRef/name"))
+/// Whether it ended at its deadline or after it, as far as clocks tell.
+fn is_late(observed: &Observed, ended: Option<Timestamp>, deadline: Option<Timestamp>) -> bool {
+    let late = ended.zip(deadline).is_some_and(|(ended, deadline)| ended + CLOCKS >= deadline);
+    late || !observed.clocks_agree
 }
 
 /// Whether somebody took its target away, to create it again or not.
@@ -113,8 +112,8 @@ fn was_resolved(observed: &Observed, action: &Value, ended: Option<Timestamp>) -
 fn messages(observed: &Observed, found: &mut Findings) {
     for (name, (notification, _)) in observed.last_of("notifications") {
         let (phase, channel) = (text(notification, "/spec/phase"), text(notification, "/spec/channelRef/name"));
-        let late = time(notification, "/spec/finishedAt").zip(time(notification, "/spec/deadline"));
-        let is_late = late.is_some_and(|(ended, deadline)| ended + CLOCKS >= deadline) || !observed.clocks_agree;
+        let (ended, deadline) = (time(notification, "/spec/finishedAt"), time(notification, "/spec/deadline"));
+        let is_late = is_late(observed, ended, deadline);
         let is_refused = observed.possible.refusing_channels.contains(&channel);
         if ["Failed", "Stale"].contains(&phase) && !is_late && !is_refused {
             found.add(format!("the message {} to {channel} is {phase}, and nothing led to it", name.1));

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     Findings, Observed, Told,
-    view::{list, named, rule_of, text},
+    view::{list, named, rule_of, rule_of_object, text},
 };
 
 pub(crate) fn judge(observed: &Observed, found: &mut Findings) {
@@ -43,16 +43,19 @@ fn ends(observed: &Observed, kind: &str, path: &str, ends: &[&str], found: &mut 
     }
 }
 
+/// Incident, channel, template and occurrence of each message that was asked for.
+fn messages_asked_for(observed: &Observed) -> BTreeSet<[&str; 4]> {
+    let of = ["/incident/incidentID", "/channel", "/template", "/occurrence"];
+    observed.on("notification.requested").map(|record| of.map(|path| text(&record.data, path))).collect()
+}
+
 /// An incident asks for its first step and for the messages of its opening in the very decision that opens it, so nothing that comes later
 /// excuses it. A storm's incident has no alerts, and asks for no step.
 fn openings(observed: &Observed, found: &mut Findings) {
     let of = "/incident/incidentID";
     let steps: BTreeSet<(&str, &str)> =
         observed.on("action.requested").map(|record| (text(&record.data, of), text(&record.data, "/step"))).collect();
-    let messages: BTreeSet<[&str; 4]> = observed
-        .on("notification.requested")
-        .map(|record| [of, "/channel", "/template", "/occurrence"].map(|path| text(&record.data, path)))
-        .collect();
+    let messages = messages_asked_for(observed);
     let opened: BTreeMap<&str, &Value> =
         observed.on("incident.opened").map(|record| (text(&record.data, of), &record.data)).collect();
     for (incident, data) in opened {
@@ -73,17 +76,12 @@ fn openings(observed: &Observed, found: &mut Findings) {
 /// An incident that failed or is over has people told of it where its rule wants that, unless somebody suspended the rule: then it says
 /// nothing.
 fn later_messages(observed: &Observed, found: &mut Findings) {
-    let asked: BTreeSet<[&str; 4]> = observed
-        .on("notification.requested")
-        .map(|record| {
-            ["/incident/incidentID", "/channel", "/template", "/occurrence"].map(|path| text(&record.data, path))
-        })
-        .collect();
+    let asked = messages_asked_for(observed);
     let suspended = observed.suspended_rules();
     let mut reached: BTreeSet<(&str, &str, String)> = BTreeSet::new();
     for write in observed.writes_of("incidents") {
         let Some(incident) = &write.after else { continue };
-        let rule = format!("{}/{}", write.object.0, text(incident, "/spec/ruleRef/name"));
+        let rule = rule_of_object(incident, &write.object.0);
         let phase = text(incident, "/status/phase");
         if ["Failed", "Resolved"].contains(&phase) && !suspended.contains(&rule) {
             reached.insert((write.object.1.as_str(), phase, rule));

@@ -20,6 +20,11 @@ pub(crate) fn rule_of(reference: &Value) -> String {
     format!("{}/{}", text(reference, "/namespace"), text(reference, "/name"))
 }
 
+/// The rule that an object of ours in this namespace is of, in the same way.
+pub(crate) fn rule_of_object(object: &Value, namespace: &str) -> String {
+    format!("{namespace}/{}", text(object, "/spec/ruleRef/name"))
+}
+
 /// A time at this path.
 pub(crate) fn time(value: &Value, path: &str) -> Option<Timestamp> {
     value.pointer(path)?.as_str()?.parse().ok()
@@ -50,11 +55,8 @@ impl Observed {
     /// The rules (`namespace/name`) that those were of.
     pub(crate) fn rules_of_groups_deleted_by_others(&self) -> BTreeSet<String> {
         let deletions = self.writes_of("alertgroups").filter(|write| write.after.is_none() && !write.ours);
-        let rule = |write: &Write| {
-            let name = write.before.as_ref().map(|group| text(group, "/spec/ruleRef/name").to_owned());
-            format!("{}/{}", write.object.0, name.unwrap_or_default())
-        };
-        deletions.map(rule).collect()
+        let rule = |write: &Write| Some(rule_of_object(write.before.as_ref()?, &write.object.0));
+        deletions.filter_map(rule).collect()
     }
 
     /// Every object of a kind as it was last, those that are gone included, and whether it is gone.

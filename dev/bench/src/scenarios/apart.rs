@@ -254,8 +254,7 @@ fn rows(outcome: &mut Outcome, parts: &[Part]) {
     }
     outcome.rows.extend(through(parts));
     for (kind, what) in kinds {
-        let well: Vec<f64> =
-            parts.iter().filter(|part| part.trouble == Trouble::None).map(|part| what(part).summary().p99).collect();
+        let well = where_all_is_well(parts, what);
         let (least, most) = (well.iter().copied().fold(f64::MAX, f64::min), well.iter().copied().fold(0.0, f64::max));
         if most > APART_MAX * least {
             outcome.invalid.push(format!(
@@ -273,13 +272,14 @@ fn through(parts: &[Part]) -> impl Iterator<Item = Row> {
     })
 }
 
+/// The p99 of each part in which nothing was wrong.
+fn where_all_is_well(parts: &[Part], what: Of) -> Vec<f64> {
+    parts.iter().filter(|part| part.trouble == Trouble::None).map(|part| what(part).summary().p99).collect()
+}
+
 /// How far apart the two parts are in which nothing was wrong: a ratio says no more than this.
 fn spread(parts: &[Part], what: Of) -> String {
-    let each: Vec<String> = parts
-        .iter()
-        .filter(|part| part.trouble == Trouble::None)
-        .map(|part| format!("{:.0}", what(part).summary().p99))
-        .collect();
+    let each: Vec<String> = where_all_is_well(parts, what).iter().map(|p99| format!("{p99:.0}")).collect();
     format!("{} ms in the two parts of it", each.join(" and "))
 }
 

@@ -18,25 +18,24 @@ const UNANSWERED: Duration = Duration::from_millis(500);
 const GONE: Duration = Duration::from_secs(3);
 
 pub(super) async fn cut(stage: &mut Stage, lasts: Duration) -> Result<Struck> {
-    let until = Instant::now() + lasts;
-    let mut times = 0;
-    while Instant::now() < until {
-        sleep(Duration::from_secs(2)).await;
-        times += stage.broker.cut();
-    }
-    anyhow::ensure!(times > 0, "no connection was cut");
-    let took = stage.probe(PROBES).await?;
-    Ok(Struck::times(times).recovered("alert to effect", took))
+    cut_again_and_again(stage, lasts, None).await
 }
 
 /// What is produced is on the log, and whoever produced it is not told; what is committed is committed.
 pub(super) async fn lost_answers(stage: &mut Stage, lasts: Duration) -> Result<Struck> {
+    cut_again_and_again(stage, lasts, Some(UNANSWERED)).await
+}
+
+/// Every 2 s, after no answer has passed for so long.
+async fn cut_again_and_again(stage: &mut Stage, lasts: Duration, unanswered: Option<Duration>) -> Result<Struck> {
     let until = Instant::now() + lasts;
     let mut times = 0;
     while Instant::now() < until {
         sleep(Duration::from_secs(2)).await;
-        stage.broker.hold_answers();
-        sleep(UNANSWERED).await;
+        if let Some(unanswered) = unanswered {
+            stage.broker.hold_answers();
+            sleep(unanswered).await;
+        }
         times += stage.broker.cut();
         stage.broker.pass();
     }
