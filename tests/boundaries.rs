@@ -153,6 +153,53 @@ fn the_contract_of_the_api_server_runs_whole_on_both() {
     assert!(!manifest.contains("[[test]]") && !manifest.contains("autotests"), "a test file could be left out there");
 }
 
+/// How something outside of the process is changed, in the services and the runtime.
+const EFFECTS: [&str; 8] = [
+    "api.create(",
+    ".replace_status(",
+    ".replace(&name.name",
+    ".patch_status(",
+    ".patch(&slot",
+    ".delete(&name.name",
+    "bus.publish(",
+    "channel.send(",
+];
+/// Files whose effects have no point beside them, and why.
+const WITHOUT_POINTS: [(&str, &str); 3] = [
+    ("config_status/reconcile.rs", "nothing depends on a condition"),
+    ("ingest/intake.rs", "its caller, ingest/http.rs, has them: AlertsTaken and AlertsKept"),
+    ("runtime/kube_events.rs", "best effort: nothing depends on a Kubernetes Event"),
+];
+/// How many lines before an effect, and after it, its points stand.
+const NEAR: usize = 16;
+
+/// Nothing is promised of an effect at which no test has killed the process.
+#[test]
+fn every_effect_stands_between_two_crash_points() {
+    let (mut found, mut bare) = (0, Vec::new());
+    for source in sources() {
+        let is_without = WITHOUT_POINTS.iter().any(|(path, _)| *path == source.path);
+        if is_without || !(SERVICES.contains(&source.room()) || source.room() == "runtime") {
+            continue;
+        }
+        let lines: Vec<&str> = source.shipped().lines().collect();
+        let has_point = |lines: &[&str]| lines.iter().any(|line| line.contains("reached(Point::"));
+        for (at, line) in lines.iter().enumerate() {
+            if !EFFECTS.iter().any(|effect| line.contains(effect)) {
+                continue;
+            }
+            found += 1;
+            let before = &lines[at.saturating_sub(NEAR)..at];
+            let after = &lines[at + 1..(at + 1 + NEAR).min(lines.len())];
+            if !has_point(before) || !has_point(after) {
+                bare.push(format!("src/{}: {}", source.path, line.trim()));
+            }
+        }
+    }
+    assert!(found >= 9, "only {found} effects were found");
+    assert!(bare.is_empty(), "no crash point before, or none after (src/crash_points): {bare:#?}");
+}
+
 struct Source {
     /// Below `src`, like `rules/decide/mod.rs`.
     path: String,

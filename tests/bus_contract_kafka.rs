@@ -24,7 +24,7 @@ use eventpulse::{
 use eventpulse_env::Environment;
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
-    admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication},
+    admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication},
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer},
 };
@@ -344,6 +344,38 @@ fn a_bus_opens_without_brokers_and_says_so() {
         assert!(error.is_transient(), "{error}");
         assert_eq!(bus.partitions(Topic::AlertRaised), PARTITIONS);
         bus.close(Duration::from_secs(5)).await;
+    });
+}
+
+/// The broker comes after the bus, with a topic that cannot be used: whoever goes on without, goes on with it when it is repaired.
+#[test]
+fn a_topic_that_is_repaired_is_used_without_a_new_start() {
+    contract::run(async {
+        let mut broker = Kafka::fresh_for_outage().await;
+        let admin: AdminClient<DefaultClientContext> =
+            ClientConfig::new().set("bootstrap.servers", &broker.config.brokers).create().unwrap();
+        let name = "late-action.failed";
+        create(&admin, NewTopic::new(name, 1, TopicReplication::Fixed(1)).set("cleanup.policy", "compact")).await;
+        broker.go_away().await;
+        let bus = open(&config(&broker.config.brokers, "late-")).await.unwrap();
+        broker.come_back().await;
+        eventually("the topic is refused", async || {
+            bus.health().is_err_and(|reason| reason.contains("cleanup.policy"))
+        })
+        .await;
+        let error = bus.publish(contract::records(0, 1)).await.unwrap_err();
+        assert!(matches!(&error, BusError::Topic { topic, .. } if topic == name), "{error}");
+        let repaired = AlterConfig::new(ResourceSpecifier::Topic(name))
+            .set("cleanup.policy", "delete")
+            .set("retention.ms", "3600000")
+            .set("max.message.bytes", "4000000");
+        eventually("the settings can be changed", async || {
+            let altered = admin.alter_configs([&repaired], &AdminOptions::new()).await;
+            altered.is_ok_and(|results| results.iter().all(Result::is_ok))
+        })
+        .await;
+        eventually("it is well", async || bus.health().is_ok()).await;
+        bus.publish(contract::records(0, 1)).await.unwrap();
     });
 }
 

@@ -29,6 +29,7 @@ use crate::{
     runtime::{
         ApiFailure, StoreError,
         kube_api::{CALL_TIMEOUT, ask},
+        places::without_places,
         random::exponential,
     },
 };
@@ -277,6 +278,7 @@ impl Actions {
         give_up_at: Timestamp,
         retry: &mut u32,
     ) -> Result<(), Claim> {
+        let has_failed = matches!(problem, Some(ApiFailure::Failed(_)));
         if let Some(failure) = problem
             && self.ctx.clock.now() >= give_up_at
         {
@@ -286,7 +288,12 @@ impl Actions {
             return Err(Claim::Shutdown);
         }
         let limit = exponential(self.config.backoff_initial, self.config.backoff_max, *retry);
-        tokio::time::sleep(self.ctx.random.up_to(limit)).await;
+        let wait = tokio::time::sleep(self.ctx.random.up_to(limit));
+        if has_failed {
+            without_places(wait).await;
+        } else {
+            wait.await;
+        }
         *retry += 1;
         Ok(())
     }

@@ -107,7 +107,10 @@ impl Actions {
                 self.budgets().throttled(key, self.ctx.clock.now());
                 self.breakers().unused(key, pass);
             }
-            Err(CallError::Api { failure: ApiFailure::Unknown(_) | ApiFailure::Malformed(_), .. }) => {
+            Err(CallError::Api {
+                failure: ApiFailure::Failed(_) | ApiFailure::Unknown(_) | ApiFailure::Malformed(_),
+                ..
+            }) => {
                 self.budgets().failed(key, self.ctx.clock.now());
                 self.note_failure(key, runbook, pass.returns());
             }

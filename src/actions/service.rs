@@ -151,7 +151,7 @@ pub(super) struct Actions {
     /// How many takeovers the queues know of.
     pub taken_up: watch::Sender<u64>,
     /// For whoever does not wait (bulkhead): a thousand that wait for a circuit breaker hold up nobody.
-    pub working: Places,
+    pub working: Arc<Places>,
     /// This process, in the plans that it makes.
     pub sender: String,
     /// How often the API server has come back.
@@ -177,7 +177,7 @@ impl Actions {
             queues: Queues::default(),
             ownership: Ownership::new(Arc::clone(&ctx.bus), Topic::ActionRequested),
             taken_up: watch::Sender::new(0),
-            working: Places::new(config.concurrency),
+            working: Arc::new(Places::new(config.concurrency)),
             sender: format!("{:016x}", ctx.random.next_u64()),
             server_back: kube_api::returns(&ctx.health),
             kube_events: KubeEvents::start(ctx),

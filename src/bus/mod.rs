@@ -42,14 +42,16 @@ use crate::{
 /// The largest record that any adapter takes, in bytes: a dead letter with a whole webhook body (1 MiB, in base64) fits.
 pub const MAX_RECORD_BYTES: usize = 2 << 20;
 
-/// Opens the log that the configuration names; its consumers are followed by this liveness.
+/// Opens the log that the configuration names, for a process that is going to consume this; its consumers are followed by this
+/// liveness.
 pub async fn open(
     config: BusConfig,
     clock: Arc<dyn Clock>,
     metrics: Metrics,
     liveness: Liveness,
+    consumers: Vec<Consumes>,
 ) -> Result<Arc<dyn Bus>, BusError> {
-    let local = LocalOptions { liveness: liveness.clone(), ..LocalOptions::default() };
+    let local = LocalOptions { liveness: liveness.clone(), consumers, ..LocalOptions::default() };
     match config {
         BusConfig::Memory { partitions } => Ok(Arc::new(MemoryBus::with(partitions, clock, metrics, local))),
         BusConfig::Embedded(config) => Ok(Arc::new(EmbeddedBus::open(config, clock, metrics, local).await?)),

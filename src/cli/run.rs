@@ -59,7 +59,8 @@ async fn supervise(config: Config, telemetry: &Telemetry) -> anyhow::Result<Endi
         }
         process.not_ready("service", "opening the log");
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let bus = bus::open(config.bus.clone(), Arc::clone(&clock), metrics.clone(), tasks.liveness())
+        let consumers = config.services.iter().filter_map(|service| services::consumes(*service)).collect();
+        let bus = bus::open(config.bus.clone(), Arc::clone(&clock), metrics.clone(), tasks.liveness(), consumers)
             .await
             .context("open the log")?;
         let random = Arc::new(Random::from_system());

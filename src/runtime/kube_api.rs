@@ -55,7 +55,11 @@ pub enum ApiFailure {
     /// The answer could not be read as the object that it should be.
     #[error("malformed object: {0}")]
     Malformed(String),
-    /// A 5xx, a time-out or a broken connection: nobody knows whether the call took effect.
+    /// The server itself says that it failed in this call (500), like one whose admission webhook is away: nobody knows whether the call
+    /// took effect, and it is no word about calls for other objects.
+    #[error("failed: {0}")]
+    Failed(String),
+    /// Another 5xx, a time-out or a broken connection: nobody knows whether the call took effect.
     #[error("unavailable: {0}")]
     Unknown(String),
 }
@@ -70,6 +74,7 @@ impl ApiFailure {
             ApiFailure::Throttled { .. } => "throttled",
             ApiFailure::Refused { .. } => "refused",
             ApiFailure::Malformed(_) => "malformed",
+            ApiFailure::Failed(_) => "failed",
             ApiFailure::Unknown(_) => "unknown",
         }
     }
@@ -95,6 +100,7 @@ pub fn classify(error: &Error) -> ApiFailure {
                     ApiFailure::Throttled { after, message }
                 }
                 code @ 400..=499 => ApiFailure::Refused { code, reason: status.reason.clone(), message },
+                500 => ApiFailure::Failed(format!("500 {message}")),
                 code => ApiFailure::Unknown(format!("{code} {message}")),
             }
         }
@@ -124,52 +130,31 @@ fn chain(error: &dyn std::error::Error) -> String {
 /// Makes a call with a deadline, as this process. That the server does not know us (401: a token that has expired) says nothing of
 /// the call: it passes when the credentials are renewed, so it is no refusal.
 pub async fn call<T>(timeout: Duration, future: impl Future<Output = kube::Result<T>>) -> Result<T, ApiFailure> {
-    attempt(timeout, future).await.0
+    let Ok(result) = tokio::time::timeout(timeout, future).await else {
+        return Err(ApiFailure::Unknown(format!("no answer within {} ms", timeout.as_millis())));
+    };
+    result.map_err(|error| match classify(&error) {
+        failure @ ApiFailure::Refused { code: 401, .. } => ApiFailure::Unknown(failure.to_string()),
+        failure => failure,
+    })
 }
 
-/// The same, and readiness tells by the part `api server` whether it can be worked with. Whatever it answers but 429, it can. A 500 of a
-/// call for one object, like one whose admission webhook is away, is no word about the others: reads and watches tell whether the server
-/// works.
+/// The same, and readiness tells by the part `api server` whether it can be worked with. Whatever it answers but 429, it can. That it
+/// failed in a call for one object is no word about the others: reads and watches tell whether the server works.
 pub async fn ask<T>(
     health: &ServiceHealth,
     timeout: Duration,
     future: impl Future<Output = kube::Result<T>>,
 ) -> Result<T, ApiFailure> {
-    let (result, concerns) = attempt(timeout, future).await;
-    match (&result, concerns) {
-        (Err(failure), Concerns::ThisCall) => health.trouble(API_SERVER, Some(failure.to_string())),
+    let result = call(timeout, future).await;
+    match &result {
+        Err(failure @ ApiFailure::Failed(_)) => health.trouble(API_SERVER, Some(failure.to_string())),
         _ => {
             tell(health, &result);
             health.trouble(API_SERVER, None);
         }
     }
     result
-}
-
-/// What a failure is a failure of.
-enum Concerns {
-    /// The server itself says that it failed within.
-    ThisCall,
-    /// The server, or the way to it.
-    Server,
-}
-
-async fn attempt<T>(
-    timeout: Duration,
-    future: impl Future<Output = kube::Result<T>>,
-) -> (Result<T, ApiFailure>, Concerns) {
-    let Ok(result) = tokio::time::timeout(timeout, future).await else {
-        let failure = ApiFailure::Unknown(format!("no answer within {} ms", timeout.as_millis()));
-        return (Err(failure), Concerns::Server);
-    };
-    let is_within =
-        |error: &Error| matches!(error, Error::Api(status) if status.code == 500 && is_of_the_server(status));
-    let concerns = if result.as_ref().is_err_and(is_within) { Concerns::ThisCall } else { Concerns::Server };
-    let result = result.map_err(|error| match classify(&error) {
-        failure @ ApiFailure::Refused { code: 401, .. } => ApiFailure::Unknown(failure.to_string()),
-        failure => failure,
-    });
-    (result, concerns)
 }
 
 /// Reads an object of ours; none where the API server itself says that there is none (kube's `get_opt` believes any 404). A write is
@@ -206,7 +191,7 @@ pub fn tell_of_watch(health: &ServiceHealth) {
 
 fn tell<T>(health: &ServiceHealth, result: &Result<T, ApiFailure>) {
     match result {
-        Err(failure @ (ApiFailure::Unknown(_) | ApiFailure::Throttled { .. })) => {
+        Err(failure @ (ApiFailure::Failed(_) | ApiFailure::Unknown(_) | ApiFailure::Throttled { .. })) => {
             health.not_ready(API_SERVER, failure.to_string());
         }
         Ok(_) | Err(_) => health.ready(API_SERVER),
@@ -249,7 +234,7 @@ mod tests {
             (403, "Forbidden", "refused"),
             (413, "RequestEntityTooLarge", "refused"),
             (422, "Invalid", "refused"),
-            (500, "InternalError", "unknown"),
+            (500, "InternalError", "failed"),
             (503, "ServiceUnavailable", "unknown"),
             (504, "Timeout", "unknown"),
             (0, "", "unknown"),
@@ -293,7 +278,8 @@ mod tests {
         service.ready("service");
         let maps: Api<ConfigMap> = Api::namespaced(api.client(), "shop");
         let found = find(&service, &maps, "a").await;
-        let works = !matches!(found, Err(ApiFailure::Unknown(_) | ApiFailure::Throttled { .. }));
+        let works =
+            !matches!(found, Err(ApiFailure::Failed(_) | ApiFailure::Unknown(_) | ApiFailure::Throttled { .. }));
         assert_eq!(health.is_ready(), works, "{found:?}");
         found
     }
@@ -330,7 +316,7 @@ mod tests {
             let _ = ask(&service, CALL_TIMEOUT, maps.create(&Default::default(), &map)).await;
             assert_eq!((health.is_ready(), health.troubles().len()), (is_ready, troubles));
         }
-        assert_eq!(answer(Fault::Answer(500)).await.unwrap_err().category(), "unknown");
+        assert_eq!(answer(Fault::Answer(500)).await.unwrap_err().category(), "failed");
     }
 
     #[tokio::test]

@@ -19,7 +19,7 @@ use super::{
     Context, Metrics, Tasks,
     liveness::WORK_BOUND,
     metrics::catalogue::{MAILBOX_DURATION, MAILBOX_INPUTS, MAILBOX_KEYS},
-    places::Places,
+    places::{self, Places},
 };
 
 /// Works on the inputs of one key.
@@ -53,7 +53,7 @@ struct Inner<K, I> {
     tasks: Tasks,
     shutdown: CancellationToken,
     handler: Arc<dyn Handler<K, I>>,
-    places: Places,
+    places: Arc<Places>,
     /// How long what comes for a key waits for more of it.
     linger: Duration,
     metrics: Metrics,
@@ -81,7 +81,7 @@ where
         handler: Arc<dyn Handler<K, I>>,
     ) -> Self {
         let (tasks, shutdown, metrics) = (ctx.tasks.clone(), ctx.shutdown.clone(), ctx.metrics.clone());
-        let places = Places::new(concurrency);
+        let places = Arc::new(Places::new(concurrency));
         Self(Arc::new(Inner { name, tasks, shutdown, handler, places, linger, metrics, waiting: Mutex::default() }))
     }
 
@@ -147,7 +147,7 @@ where
             if !self.linger.is_zero() && self.lock().get(&key).is_some_and(|inputs| !inputs.is_empty()) {
                 tokio::time::sleep(self.linger).await;
             }
-            let _place = tokio::select! {
+            let place = tokio::select! {
                 biased;
                 () = self.shutdown.cancelled() => {
                     // What waits was not begun: it comes again.
@@ -174,7 +174,11 @@ where
             let count = i64::try_from(inputs.len()).unwrap_or(i64::MAX);
             self.metrics.gauge(&MAILBOX_INPUTS, [self.name]).dec_by(count);
             let began = Instant::now();
-            self.tasks.liveness().follow(self.name, WORK_BOUND, self.handler.handle(&key, inputs)).await;
+            let work = places::work(async {
+                let _place = self.places.hold(place);
+                self.handler.handle(&key, inputs).await;
+            });
+            self.tasks.liveness().follow(self.name, WORK_BOUND, work).await;
             self.metrics.observe(&MAILBOX_DURATION, [self.name], began.elapsed());
         }
     }
@@ -231,7 +235,7 @@ mod tests {
             tasks: Tasks::new().0,
             shutdown: CancellationToken::new(),
             handler: recorder.clone(),
-            places: Places::new(concurrency),
+            places: Arc::new(Places::new(concurrency)),
             linger,
             metrics: Metrics::default(),
             waiting: Mutex::default(),

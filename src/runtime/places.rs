@@ -1,6 +1,8 @@
 //! Places that are bounded in number, and who gets one: what is urgent goes before what is not, and holds it up for good never.
+//!
+//! Whoever holds one ([`Places::hold`]) leaves it to others while it waits for what may take hours ([`without_places`]).
 
-use std::sync::Arc;
+use std::{cell::RefCell, sync::Arc};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -40,6 +42,77 @@ impl Places {
     pub fn taken(&self) -> usize {
         self.count.saturating_sub(self.line.available_permits())
     }
+}
+
+tokio::task_local! {
+    /// The places that the piece of work that runs holds, in the order in which it took them.
+    static HELD: RefCell<Vec<Held>>;
+}
+
+#[derive(Debug)]
+struct Held {
+    by: u64,
+    places: Arc<Places>,
+    /// None while it is another's.
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+/// A piece of work, whose places can be another's while it waits.
+pub async fn work<F: Future>(work: F) -> F::Output {
+    HELD.scope(RefCell::default(), work).await
+}
+
+/// A place for as long as this is there.
+#[derive(Debug)]
+pub struct Hold {
+    /// None of one that is taken by no piece of work: it is this value's own.
+    by: Option<u64>,
+    _own: Option<OwnedSemaphorePermit>,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if let Some(by) = self.by {
+            // When the piece of work is dropped as a whole, its places are, too.
+            let _ = HELD.try_with(|held| held.borrow_mut().retain(|place| place.by != by));
+        }
+    }
+}
+
+impl Places {
+    /// Holds a place of these.
+    pub fn hold(self: &Arc<Self>, permit: Option<OwnedSemaphorePermit>) -> Hold {
+        let mut permit = permit;
+        let by = HELD.try_with(|held| {
+            let mut held = held.borrow_mut();
+            let by = held.last().map_or(0, |last| last.by + 1);
+            held.push(Held { by, places: Arc::clone(self), permit: permit.take() });
+            by
+        });
+        Hold { by: by.ok(), _own: permit }
+    }
+}
+
+/// Waits for what may take hours and is nobody else's matter, like a namespace in which nothing can be written. The places that this piece
+/// of work holds are others' meanwhile; it takes as many again before it goes on.
+pub async fn without_places<T>(wait: impl Future<Output = T>) -> T {
+    let give_back = |held: &RefCell<Vec<Held>>| {
+        let mut held = held.borrow_mut();
+        let taken =
+            held.iter_mut().filter_map(|place| place.permit.take().map(|_| (place.by, Arc::clone(&place.places))));
+        taken.collect::<Vec<_>>()
+    };
+    let given_back = HELD.try_with(give_back).unwrap_or_default();
+    let waited = wait.await;
+    for (by, places) in given_back {
+        let permit = places.take(false).await;
+        let _ = HELD.try_with(|held| {
+            if let Some(place) = held.borrow_mut().iter_mut().find(|place| place.by == by) {
+                place.permit = permit;
+            }
+        });
+    }
+    waited
 }
 
 #[cfg(test)]
@@ -97,6 +170,49 @@ mod tests {
         drop(held);
         assert!(places.take_free().is_none(), "whoever stands in the line has it");
         assert!(futures::poll!(&mut waiting).is_ready());
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_long_leaves_its_places_to_others_and_goes_on_with_as_many() {
+        let (many, few) = (Arc::new(Places::new(2)), Arc::new(Places::new(1)));
+        let taken = || (many.taken(), few.taken());
+        let (wait, go_on) = (Semaphore::new(0), Semaphore::new(0));
+        let one = work(async {
+            let _first = many.hold(many.take(false).await);
+            let second = few.hold(few.take(true).await);
+            without_places(async { drop(wait.acquire().await) }).await;
+            drop(go_on.acquire().await);
+            drop(second);
+            assert_eq!(taken(), (1, 0));
+            without_places(std::future::ready(())).await;
+            assert_eq!(taken(), (1, 0), "what was dropped is not taken again");
+        });
+        tokio::pin!(one);
+        assert!(futures::poll!(&mut one).is_pending());
+        assert_eq!(taken(), (0, 0));
+        let others = few.hold(few.take(false).await);
+        wait.add_permits(1);
+        assert!(futures::poll!(&mut one).is_pending());
+        assert_eq!(taken(), (1, 1), "one of the two is another's");
+        drop(others);
+        assert!(futures::poll!(&mut one).is_pending());
+        assert_eq!(taken(), (1, 1), "it has both");
+        go_on.add_permits(1);
+        one.await;
+        assert_eq!(taken(), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_piece_of_work_that_is_dropped_leaves_no_place_taken() {
+        let places = Arc::new(Places::new(1));
+        let mut pending = Box::pin(work(async {
+            let _place = places.hold(places.take(false).await);
+            std::future::pending::<()>().await;
+        }));
+        assert!(futures::poll!(&mut pending).is_pending());
+        assert_eq!(places.taken(), 1);
+        drop(pending);
+        assert_eq!(places.taken(), 0);
     }
 
     #[tokio::test]

@@ -30,6 +30,7 @@ use super::{
     consume::publish_until_acknowledged,
     kube_api::{CALL_TIMEOUT, ask, find},
     metrics::catalogue::RETRIES,
+    places::without_places,
     random::exponential,
     watch_cache::{Cached, forget_managed_fields, name_of, version_of},
 };
@@ -52,6 +53,13 @@ const TIDY_SPAN: Duration = Duration::from_millis(500);
 const TIDY_TIMEOUT: Duration = Duration::from_secs(5);
 const BACKOFF_INITIAL: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// The same for a write in which the server fails: there may be thousands of them, and each asks whatever makes it fail.
+const FAILED_BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// For how long a write is tried in which the server fails. Well within the time that the topics keep what it was decided from, so that
+/// this can still end by name.
+const FAILED_MAX: Duration = Duration::from_secs(6 * 3600);
+/// How often a write is tried again at least, where one in its namespace was given up.
+const FAILED_RETRIES_LEAST: u32 = 3;
 
 /// Who goes first at the API server ([`RightOfWay`](super::RightOfWay)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,7 +133,8 @@ pub enum Step<K> {
 /// Why an object was not written.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The API server refuses it for good, or what it holds cannot be read: this input ends as `refused`.
+    /// The API server refuses it for good, or has failed in it for [`FAILED_MAX`], or what it holds cannot be read: this input ends as
+    /// `refused`.
     #[error("{kind} {name}: {failure}")]
     Refused {
         /// The kind.
@@ -146,11 +155,21 @@ pub struct Store<K> {
     cache: Arc<WatchCache<K>>,
     /// By object: ids of outbox entries whose acknowledgement this writer has seen.
     acknowledged: Mutex<HashMap<NamespacedName, HashSet<String>>>,
+    /// Namespaces in which a write was given up, and none has succeeded since: there none is waited for any more.
+    given_up: Mutex<HashSet<String>>,
 }
 
 enum Attempt<K> {
     Written(Arc<K>),
     Again,
+}
+
+/// How often a write was tried.
+#[derive(Default)]
+struct Tries {
+    retries: u32,
+    /// How long it has waited after the server had failed in it.
+    failed: Duration,
 }
 
 impl<K: Owned> Store<K> {
@@ -160,6 +179,7 @@ impl<K: Owned> Store<K> {
             ctx: ctx.clone(),
             cache: WatchCache::projected(K::forget_unread),
             acknowledged: Mutex::default(),
+            given_up: Mutex::default(),
         })
     }
 
@@ -212,7 +232,7 @@ impl<K: Owned> Store<K> {
     {
         let mut current = self.get(name);
         let mut fresh = false;
-        let mut retry = 0;
+        let mut tries = Tries::default();
         loop {
             let (object, publish) = match decide(current.as_deref()) {
                 Step::Nothing { .. } if !fresh => {
@@ -223,7 +243,7 @@ impl<K: Owned> Store<K> {
                 Step::Nothing { publish } | Step::Unchanged { publish } => {
                     return self.publish_unchanged(name, current, publish).await;
                 }
-                Step::WriteMain { object } => match self.write_main(name, object, &mut retry).await? {
+                Step::WriteMain { object } => match self.write_main(name, object, &mut tries).await? {
                     Attempt::Written(object) => return Ok(Some(object)),
                     Attempt::Again => {
                         current = self.fetch(name).await?;
@@ -234,7 +254,7 @@ impl<K: Owned> Store<K> {
                 Step::Write { object, publish } => (object, publish),
             };
             let Some(outbox) = self.next_outbox(name, current.as_deref(), &publish).await? else { continue };
-            match self.write(name, current.as_deref(), object, outbox, &mut retry).await? {
+            match self.write(name, current.as_deref(), object, outbox, &mut tries).await? {
                 Attempt::Written(object) => {
                     self.publish_outbox(name, object.outbox()).await?;
                     return Ok(Some(object));
@@ -379,7 +399,7 @@ impl<K: Owned> Store<K> {
         current: Option<&K>,
         mut object: K,
         outbox: Vec<OutboxEntry>,
-        retry: &mut u32,
+        tries: &mut Tries,
     ) -> Result<Attempt<K>, StoreError> {
         let (written, unwritten) = match mutated(Mutant::OutboxNotWritten) {
             false => (outbox, None),
@@ -397,9 +417,10 @@ impl<K: Owned> Store<K> {
                     Ok(created) => created,
                     // What is not found is the namespace: waiting for one that is gone would hold up its partition for ever.
                     Err(failure @ ApiFailure::NotFound(_)) => return Err(refused::<K>(name, failure)),
-                    Err(failure) => return self.not_written(name, failure, retry).await,
+                    Err(failure) => return self.not_written(name, failure, tries).await,
                 };
                 reached(Point::Created, &K::kind(&()));
+                lock(&self.given_up).remove(&name.namespace);
                 let stored = self.cache.upsert(created);
                 if !K::STATUS_SUBRESOURCE {
                     return Ok(Attempt::Written(stored));
@@ -426,12 +447,13 @@ impl<K: Owned> Store<K> {
             Ok(mut stored) => {
                 reached(Point::Written, &K::kind(&()));
                 self.forget_cleared(name, &stored);
+                lock(&self.given_up).remove(&name.namespace);
                 if let Some(unwritten) = unwritten {
                     stored.set_outbox(unwritten);
                 }
                 Ok(Attempt::Written(self.cache.upsert(stored)))
             }
-            Err(failure) => self.not_written(name, failure, retry).await,
+            Err(failure) => self.not_written(name, failure, tries).await,
         }
     }
 
@@ -439,7 +461,7 @@ impl<K: Owned> Store<K> {
         &self,
         name: &NamespacedName,
         mut object: K,
-        retry: &mut u32,
+        tries: &mut Tries,
     ) -> Result<Attempt<K>, StoreError> {
         object.meta_mut().managed_fields = None;
         reached(Point::BeforeRelease, "");
@@ -448,7 +470,7 @@ impl<K: Owned> Store<K> {
                 reached(Point::Released, "");
                 Ok(Attempt::Written(self.cache.upsert(stored)))
             }
-            Err(failure) => self.not_written(name, failure, retry).await,
+            Err(failure) => self.not_written(name, failure, tries).await,
         }
     }
 
@@ -458,16 +480,27 @@ impl<K: Owned> Store<K> {
         &self,
         name: &NamespacedName,
         failure: ApiFailure,
-        retry: &mut u32,
+        tries: &mut Tries,
     ) -> Result<Attempt<K>, StoreError> {
         match failure {
             failure @ (ApiFailure::Refused { .. } | ApiFailure::Malformed(_)) => Err(refused::<K>(name, failure)),
-            ApiFailure::Conflict(_) | ApiFailure::AlreadyExists(_) if *retry < 3 => {
-                *retry += 1;
+            ApiFailure::Conflict(_) | ApiFailure::AlreadyExists(_) if tries.retries < 3 => {
+                tries.retries += 1;
+                Ok(Attempt::Again)
+            }
+            failure @ ApiFailure::Failed(_) => {
+                let is_given_up = lock(&self.given_up).contains(&name.namespace);
+                if tries.failed >= FAILED_MAX || is_given_up && tries.retries >= FAILED_RETRIES_LEAST {
+                    lock(&self.given_up).insert(name.namespace.clone());
+                    return Err(refused::<K>(name, failure));
+                }
+                let began = Instant::now();
+                without_places(back_off(&self.ctx, &failure, &mut tries.retries, FAILED_BACKOFF_MAX)).await?;
+                tries.failed += began.elapsed();
                 Ok(Attempt::Again)
             }
             failure => {
-                back_off(&self.ctx, &failure, retry).await?;
+                back_off(&self.ctx, &failure, &mut tries.retries, BACKOFF_MAX).await?;
                 Ok(Attempt::Again)
             }
         }
@@ -595,18 +628,18 @@ pub async fn read<K: Cached>(ctx: &Context, name: &NamespacedName) -> Result<Opt
             Err(failure @ (ApiFailure::Refused { .. } | ApiFailure::Malformed(_))) => {
                 return Err(refused::<K>(name, failure));
             }
-            Err(failure) => back_off(ctx, &failure, &mut retry).await?,
+            Err(failure) => back_off(ctx, &failure, &mut retry, BACKOFF_MAX).await?,
         }
     }
 }
 
-async fn back_off(ctx: &Context, failure: &ApiFailure, retry: &mut u32) -> Result<(), StoreError> {
+async fn back_off(ctx: &Context, failure: &ApiFailure, retry: &mut u32, max: Duration) -> Result<(), StoreError> {
     if ctx.shutdown.is_cancelled() {
         return Err(StoreError::Shutdown);
     }
     ctx.metrics.count(&RETRIES, [ctx.service, failure.category()], 1);
     let asked = if let ApiFailure::Throttled { after: Some(after), .. } = failure { *after } else { Duration::ZERO };
-    let wait = asked + ctx.random.up_to(exponential(BACKOFF_INITIAL, BACKOFF_MAX, *retry));
+    let wait = asked + ctx.random.up_to(exponential(BACKOFF_INITIAL, max, *retry));
     tokio::select! {
         () = tokio::time::sleep(wait) => {}
         // What was begun is tried once more, at once.

@@ -6,6 +6,7 @@ use crate::{
     bus::MemoryBus,
     events::{AlertRaised, AlertStatus, EventId, example},
     mutants,
+    runtime::places::{self, Places},
     testing::{Fault, TestContext},
 };
 
@@ -255,4 +256,43 @@ async fn an_outbox_is_cleared_in_a_calm_and_after_ten_minutes_without_one() {
         assert!(is_clear());
         busy.abort();
     }
+}
+
+/// A namespace's admission webhook may be away for hours.
+#[tokio::test(start_paused = true)]
+async fn a_write_that_the_server_fails_in_leaves_its_place_to_others_and_ends_by_name() {
+    let test = test_context();
+    let store = Store::<AlertGroup>::new(&test.ctx);
+    let fails = || test.api.on_request(|seen| if seen.method == "GET" { Fault::None } else { Fault::Answer(500) });
+    let (here, elsewhere) = (name(), NamespacedName { namespace: "bank".into(), name: "g".into() });
+    let write = async |at: &NamespacedName| {
+        let object = |current: Option<&AlertGroup>| {
+            let mut object = current.cloned().unwrap_or_else(group);
+            object.metadata.namespace = Some(at.namespace.clone());
+            object
+        };
+        store.transact(at, |current| Step::Write { object: object(current), publish: Vec::new() }).await
+    };
+    let waits = async |at: &NamespacedName| timeout(Duration::from_secs(600), write(at)).await.is_err();
+    let is_refused = |written: Result<_, StoreError>| matches!(written, Err(StoreError::Refused { .. }));
+    fails();
+    let places = Arc::new(Places::new(1));
+    let began = Instant::now();
+    let mut written = Box::pin(places::work(async {
+        let _place = places.hold(places.take(false).await);
+        write(&here).await
+    }));
+    assert!(timeout(FAILED_MAX / 2, written.as_mut()).await.is_err());
+    assert_eq!(places.taken(), 0);
+    assert!(is_refused(written.await));
+    assert!((FAILED_MAX..FAILED_MAX + FAILED_BACKOFF_MAX).contains(&began.elapsed()), "{:?}", began.elapsed());
+    // Whatever waits behind it is not to wait as long.
+    let began = Instant::now();
+    assert!(is_refused(write(&here).await));
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    assert!(waits(&elsewhere).await, "another namespace's");
+    test.api.no_faults();
+    assert!(write(&here).await.is_ok());
+    fails();
+    assert!(waits(&here).await, "it could be written meanwhile");
 }

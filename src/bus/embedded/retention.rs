@@ -61,7 +61,8 @@ async fn wait(bus: &WeakBus<EmbeddedStorage>, pause: Duration, interval: Duratio
 #[derive(Clone, Copy, Debug)]
 struct Candidate {
     seq: i64,
-    at: TopicPartition,
+    /// None for one of a topic that only a newer version knew: it is left alone.
+    at: Option<TopicPartition>,
     offset: u64,
     age: Duration,
 }
@@ -92,7 +93,7 @@ pub(super) async fn pass(bus: &EmbeddedBus) -> Result<usize, String> {
 }
 
 fn may_go(bus: &EmbeddedBus, candidate: &Candidate, pressed: bool) -> bool {
-    let Candidate { at, offset, age, .. } = *candidate;
+    let Candidate { at: Some(at), offset, age, .. } = *candidate else { return false };
     let storage = bus.storage();
     // The newest of a partition stays: the next offset is known by it.
     let is_newest = offset + 1 >= storage.end(at);
@@ -110,14 +111,12 @@ async fn candidates(bus: &EmbeddedBus, after: i64) -> Result<Vec<Candidate>, Str
             "SELECT seq, topic, partition, offset, timestamp_ms FROM records WHERE seq > ?1 ORDER BY seq LIMIT ?2",
         )?;
         let rows = select.query_map(params![after, STEP as i64], |row| {
-            // A topic that a newer version knew is left alone.
-            let topic = topics.of_id(row.get(1)?);
             let age_ms = u64::try_from(now_ms.saturating_sub(row.get(4)?)).unwrap_or(0);
             let (seq, partition, offset) = (row.get(0)?, row.get(2)?, row.get::<_, i64>(3)? as u64);
-            let age = Duration::from_millis(age_ms);
-            Ok(topic.map(|topic| Candidate { seq, at: TopicPartition { topic, partition }, offset, age }))
+            let at = topics.of_id(row.get(1)?).map(|topic| TopicPartition { topic, partition });
+            Ok(Candidate { seq, at, offset, age: Duration::from_millis(age_ms) })
         })?;
-        rows.filter_map(Result::transpose).collect()
+        rows.collect()
     });
     rows.await
 }

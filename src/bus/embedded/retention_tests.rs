@@ -2,7 +2,9 @@ use jiff::SignedDuration;
 
 use super::*;
 use crate::{
-    bus::{Bus, EmbeddedConfig, LocalOptions, SubscribeOptions, Subscription, SubscriptionEvent, partition_of},
+    bus::{
+        Bus, Consumes, EmbeddedConfig, LocalOptions, SubscribeOptions, Subscription, SubscriptionEvent, partition_of,
+    },
     events::{Record, Topic},
     runtime::{Metrics, clock::ManualClock},
 };
@@ -24,10 +26,20 @@ async fn log(max_bytes: u64) -> Log {
 }
 
 async fn open(directory: &std::path::Path, clock: &Arc<ManualClock>, max_bytes: u64) -> Result<EmbeddedBus, BusError> {
+    open_for(directory, clock, max_bytes, Vec::new()).await
+}
+
+async fn open_for(
+    directory: &std::path::Path,
+    clock: &Arc<ManualClock>,
+    max_bytes: u64,
+    consumers: Vec<Consumes>,
+) -> Result<EmbeddedBus, BusError> {
     let retention = Retention { events: HOUR, ledger: HOUR * 3 };
     let config = EmbeddedConfig { partitions: 1, retention, max_bytes, ..EmbeddedConfig::new(directory) };
     let clock = Arc::clone(clock) as Arc<dyn crate::runtime::clock::Clock>;
-    EmbeddedBus::open(config, clock, Metrics::default(), LocalOptions::default()).await
+    let options = LocalOptions { consumers, ..LocalOptions::default() };
+    EmbeddedBus::open(config, clock, Metrics::default(), options).await
 }
 
 impl Log {
@@ -95,6 +107,38 @@ async fn the_ledger_goes_by_its_own_age_and_what_a_service_has_yet_to_join_for_s
     assert_eq!(pass(&log.bus).await, Ok(2));
     assert_eq!(log.offsets(Topic::AlertDecided).await, [2]);
     assert_eq!(log.offsets(Topic::AlertRaised).await, [0, 1, 2]);
+}
+
+#[tokio::test]
+async fn what_one_service_is_done_with_stays_for_another_that_has_yet_to_join() {
+    let log = log(1 << 30).await;
+    log.publish(Topic::AlertRaised, 3, 10).await.unwrap();
+    log.consume("rules", 3).await;
+    log.bus.close(Duration::from_secs(10)).await;
+    let expects = |group| vec![Consumes { group, topics: &[Topic::AlertRaised] }];
+    log.advance(HOUR * 2);
+    for (group, goes) in [("audit", 0), ("rules", 2)] {
+        let bus = open_for(log.directory.path(), &log.clock, 1 << 30, expects(group)).await.unwrap();
+        assert_eq!(pass(&bus).await, Ok(goes), "{group} is expected");
+        bus.close(Duration::from_secs(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn records_of_a_topic_that_a_newer_version_knew_hold_up_nothing_and_stay() {
+    let log = log(1 << 30).await;
+    let unknown = |c: &Connection| {
+        let mut insert = c.prepare("INSERT INTO records VALUES (NULL, 999, 0, ?1, 0, NULL, x'', x'')")?;
+        (0..2 * STEP as i64).try_for_each(|offset| insert.execute([offset]).map(drop))
+    };
+    log.bus.storage().write("a test", unknown).await.unwrap();
+    log.publish(Topic::AlertDecided, 3, 10).await.unwrap();
+    log.advance(HOUR * 4);
+    assert_eq!(pass(&log.bus).await, Ok(2));
+    let left = log.bus.storage().query("a test", |c| {
+        c.query_row("SELECT count(*) FROM records WHERE topic = 999", [], |row| row.get::<_, i64>(0))
+    });
+    assert_eq!(left.await, Ok(2 * STEP as i64));
 }
 
 #[tokio::test]

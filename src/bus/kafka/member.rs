@@ -16,7 +16,7 @@ use std::{
 use rdkafka::{
     ClientContext, Message, Offset, TopicPartitionList,
     config::RDKafkaLogLevel,
-    consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance},
+    consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance},
     error::{KafkaError, RDKafkaErrorCode},
     message::BorrowedMessage,
 };
@@ -161,6 +161,13 @@ fn store(consumer: &BaseConsumer<Context>, connection: &Connection, offsets: &[(
     if offsets.is_empty() {
         return;
     }
+    if let Err(error) = consumer.store_offsets(&list_of(connection, offsets)) {
+        // The partition was lost between the acknowledgement and now: its next owner repeats the work.
+        tracing::debug!(%error, "Offsets were not stored.");
+    }
+}
+
+fn list_of(connection: &Connection, offsets: &[(TopicPartition, u64)]) -> TopicPartitionList {
     let mut list = TopicPartitionList::new();
     for (at, offset) in offsets {
         let offset = i64::try_from(*offset).unwrap_or(i64::MAX);
@@ -168,10 +175,7 @@ fn store(consumer: &BaseConsumer<Context>, connection: &Connection, offsets: &[(
         let _ =
             list.add_partition_offset(&connection.topic_name(at.topic), partition_number(*at), Offset::Offset(offset));
     }
-    if let Err(error) = consumer.store_offsets(&list) {
-        // The partition was lost between the acknowledgement and now: its next owner repeats the work.
-        tracing::debug!(%error, "Offsets were not stored.");
-    }
+    list
 }
 
 pub(super) fn partition_number(at: TopicPartition) -> i32 {
@@ -352,7 +356,7 @@ impl Member {
         }
         let at = place(&self.connection, message.topic(), message.partition());
         let (Some(at), Ok(offset)) = (at, u64::try_from(message.offset())) else { return };
-        match self.positions.see(at, offset) {
+        match self.positions.see(at, offset, record::digest(message)) {
             Seen::New => {}
             Seen::Again => return,
             Seen::Rewound => self.begin_anew(consumer, at, offset),
@@ -370,6 +374,10 @@ impl Member {
         tracing::warn!(group = self.shared.group, %at, offset, "The log of a partition was cut; reading it from its new beginning.");
         self.shared.queue.revoke(&[at]);
         self.shared.queue.assign(&[at]);
+        // Of what is stored librdkafka commits only what lies beyond the last commit: until then a crash would skip what lies between.
+        if let Err(error) = consumer.commit(&list_of(&self.connection, &[(at, offset)]), CommitMode::Async) {
+            tracing::warn!(%error, %at, offset, "The beginning of a log that was cut could not be committed.");
+        }
         self.watch.forget(at);
         if self.paused.remove(&at) {
             self.set_paused(consumer, at, false);

@@ -49,6 +49,8 @@ const FIRST_CONTACT: Duration = Duration::from_secs(5);
 /// How long a call waits for topics that are not ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
 const PREPARE_RETRY: Duration = Duration::from_secs(1);
+/// How long until topics that a person has to repair are looked at again.
+const REFUSED_RETRY: Duration = Duration::from_secs(10);
 /// How long leaving may take; a consumer that takes longer ends by its session timeout.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(15);
 /// How often the brokers are asked whether they are there.
@@ -115,11 +117,13 @@ impl KafkaBus {
         });
         let faults = inner.connection.faults.clone();
         let preparing = prepare(Arc::downgrade(&inner), inner.connection.clone(), inner.closed.clone());
-        let preparing = tokio::spawn(faults.clone().guard("topics".into(), preparing));
+        tokio::spawn(faults.clone().guard("topics".into(), preparing));
         let watching = watch_health(Arc::downgrade(&inner), inner.closed.clone());
         tokio::spawn(faults.guard("health".into(), watching));
+        let mut topics = inner.topics.subscribe();
+        let known = async { topics.wait_for(|topics| !matches!(topics, Topics::Waiting(_))).await.map(drop) };
         // An error says that it takes longer; it goes on meanwhile.
-        let _ = tokio::time::timeout(FIRST_CONTACT, preparing).await;
+        let _ = tokio::time::timeout(FIRST_CONTACT, known).await;
         match &*inner.topics.borrow() {
             Topics::Refused(error) => return Err(error.clone()),
             Topics::Waiting(reason) => {
@@ -168,31 +172,34 @@ pub(super) async fn publish_beside(config: KafkaConfig, records: Vec<Record>) ->
     producer.publish(records, &partitions).await
 }
 
-/// Until the topics are ready or refused.
+/// Until the topics are ready. Refused ones are looked at again: whoever goes on without them, as ingest does, is not to wait for its next
+/// start when somebody has repaired them.
 async fn prepare(inner: Weak<Inner>, connection: Connection, closed: CancellationToken) {
+    let mut said = None;
     loop {
         let result = tokio::select! {
             () = closed.cancelled() => return,
             result = topics::prepare(&connection) => result,
         };
         let Some(inner) = inner.upgrade() else { return };
-        let (state, is_done) = match result {
-            Ok(partitions) => (Topics::Ready(Arc::new(partitions)), true),
+        let (state, again) = match result {
+            Ok(partitions) => (Topics::Ready(Arc::new(partitions)), None),
             Err(NotReady::Never(error)) => {
-                tracing::error!(%error, "The topics cannot be used.");
-                (Topics::Refused(error), true)
+                let problem = Some(error.to_string());
+                if std::mem::replace(&mut said, problem.clone()) != problem {
+                    tracing::error!(%error, "The topics cannot be used.");
+                }
+                (Topics::Refused(error), Some(REFUSED_RETRY))
             }
             Err(NotReady::Later(reason)) => {
                 connection.health.down(reason.clone());
-                (Topics::Waiting(reason), false)
+                (Topics::Waiting(reason), Some(PREPARE_RETRY))
             }
         };
         inner.topics.send_replace(state);
-        if is_done {
-            return;
-        }
         drop(inner);
-        tokio::time::sleep(PREPARE_RETRY).await;
+        let Some(again) = again else { return };
+        tokio::time::sleep(again).await;
     }
 }
 

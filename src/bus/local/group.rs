@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use super::assign::{MemberId, assign};
 use crate::{
-    bus::{DeliveryQueue, TopicPartition},
+    bus::{Consumes, DeliveryQueue, TopicPartition},
     events::Topic,
 };
 
@@ -25,7 +25,11 @@ pub struct StoredOffset {
     pub offset: u64,
 }
 
-pub(in crate::bus) struct Groups(Mutex<HashMap<String, Group>>);
+pub(in crate::bus) struct Groups {
+    groups: Mutex<HashMap<String, Group>>,
+    /// What is going to consume here, whether it has joined before or not.
+    expected: Vec<Consumes>,
+}
 
 #[derive(Default)]
 struct Group {
@@ -51,12 +55,12 @@ struct Member {
 }
 
 impl Groups {
-    pub(super) fn new(stored: Vec<StoredOffset>) -> Self {
+    pub(super) fn new(stored: Vec<StoredOffset>, expected: Vec<Consumes>) -> Self {
         let mut groups: HashMap<String, Group> = HashMap::new();
         for StoredOffset { group, at, offset } in stored {
             groups.entry(group).or_default().stored.insert(at, offset);
         }
-        Self(Mutex::new(groups))
+        Self { groups: Mutex::new(groups), expected }
     }
 
     pub(super) fn join(
@@ -179,9 +183,14 @@ impl Groups {
         self.lock().get(group)?.stored.get(&at).copied()
     }
 
-    /// What every group that knows the partition has behind it; none when no group does.
+    /// What every group that knows the partition, or is going to, has behind it; none when there is no such group.
     pub(in crate::bus) fn consumed(&self, at: TopicPartition) -> Option<u64> {
-        self.lock().values().filter_map(|group| group.stored.get(&at).copied()).min()
+        let groups = self.lock();
+        let has = |name: &str| groups.get(name).is_some_and(|group| group.stored.contains_key(&at));
+        if self.expected.iter().any(|of| of.topics.contains(&at.topic) && !has(of.group)) {
+            return Some(0);
+        }
+        groups.values().filter_map(|group| group.stored.get(&at).copied()).min()
     }
 
     /// How many records lie behind what each group with members has finished, by topic, where these are the ends of partitions.
@@ -245,7 +254,7 @@ impl Groups {
 
     /// No panic happens while the lock is held, so a poisoned one holds a whole state.
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Group>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -22,7 +22,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::member::Member;
 use super::{
-    Bus, BusError, DeliveryQueue, Membership, SubscribeOptions, Subscription, TopicPartition, check_record,
+    Bus, BusError, Consumes, DeliveryQueue, Membership, SubscribeOptions, Subscription, TopicPartition, check_record,
     faults::{self, Faults},
     partition_of, repaired_wakeups, set_lag,
 };
@@ -93,6 +93,8 @@ pub struct LocalOptions {
     pub store_interval: Duration,
     /// Whether the members go on.
     pub liveness: Liveness,
+    /// What this process is going to consume: retention leaves it what it has not consumed, even before it joins for the first time.
+    pub consumers: Vec<Consumes>,
 }
 
 impl Default for LocalOptions {
@@ -101,6 +103,7 @@ impl Default for LocalOptions {
             watch_interval: Duration::from_secs(1),
             store_interval: Duration::from_millis(200),
             liveness: Liveness::default(),
+            consumers: Vec::new(),
         }
     }
 }
@@ -154,7 +157,7 @@ impl<S: Storage> LocalBus<S> {
     ) -> Self {
         let core = Core {
             storage,
-            groups: Groups::new(offsets),
+            groups: Groups::new(offsets, options.consumers.clone()),
             clock,
             metrics,
             options,

@@ -110,7 +110,7 @@ pub static CONFIG_STATUS_WRITES: Counter<2> = Counter::new(
         ("kind", "`rule`, `runbook`, `notificationchannel`"),
         (
             "outcome",
-            "`written`, `not_found`, `conflict`, `already_exists`, `throttled`, `refused`, `malformed`, `unknown`",
+            "`written`, `not_found`, `conflict`, `already_exists`, `throttled`, `refused`, `malformed`, `failed`, `unknown`",
         ),
     ],
 );
@@ -263,8 +263,8 @@ pub static RETRIES: Counter<2> = Counter::new(
         ("service", SERVICES),
         (
             "reason",
-            "`not_found`, `conflict`, `already_exists`, `throttled`, `refused`, `malformed`, `unknown` (as the API server \
-             answered, or did not); `log`",
+            "`not_found`, `conflict`, `already_exists`, `throttled`, `refused`, `malformed`, `failed`, `unknown` (as the API \
+             server answered, or did not); `log`",
         ),
     ],
 );

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use eventpulse_oracle::Accepted;
+use eventpulse_oracle::{Accepted, BROKEN};
 use eventpulse_testkit::{
     alerts::{Alert, webhook},
     client,
@@ -40,6 +40,8 @@ pub(crate) struct Senders(Arc<Inner>);
 struct Inner {
     doors: Mutex<Vec<String>>,
     accepted: Mutex<Vec<Accepted>>,
+    broken: Mutex<Vec<String>>,
+    broken_sent: AtomicUsize,
     turn: AtomicUsize,
     paused: AtomicBool,
     unanswered: AtomicUsize,
@@ -61,6 +63,11 @@ impl Senders {
         lock(&self.0.accepted).clone()
     }
 
+    /// What was answered with 2xx and is no alert.
+    pub(crate) fn broken(&self) -> Vec<String> {
+        lock(&self.0.broken).clone()
+    }
+
     /// How often a request had to be sent again.
     pub(crate) fn unanswered(&self) -> usize {
         self.0.unanswered.load(Ordering::SeqCst)
@@ -80,9 +87,11 @@ impl Senders {
 
     /// One whose labels are none, until it is answered. Nothing but a dead letter comes of it.
     pub(crate) async fn send_invalid(&self) {
-        let mut body = webhook(&[Alert::firing("ChaosInvalid", now())]);
+        let name = format!("no {}", self.0.broken_sent.fetch_add(1, Ordering::SeqCst));
+        let mut body = webhook(&[Alert::firing("ChaosInvalid", now()).annotation(BROKEN, name.clone())]);
         body["alerts"][0]["labels"] = 7.into();
         self.post(&body).await;
+        lock(&self.0.broken).push(name);
     }
 
     async fn post(&self, body: &Value) {

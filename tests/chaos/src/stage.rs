@@ -409,6 +409,7 @@ impl Stage {
         records.extend(self.records().await?);
         Ok(Observed {
             accepted: self.senders.accepted(),
+            broken: self.senders.broken(),
             writes: self.etcd.changes()?.into_iter().map(|change| observe::write(change, &self.audit)).collect(),
             records,
             messages: self.shop.sink.received_on(HOOK).iter().map(observe::message).collect(),

@@ -1,13 +1,14 @@
 //! Promise 1: what was accepted is on alert.raised, and ends on alert.decided in one reason for each rule that it matched, or once
 //! where none did. The reason is one of the list, no later one contradicts it (docs/operations.md, the ledger), and the incident that it
-//! names is there.
+//! names is there. What was answered with 2xx and is no alert is on dead.letter.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::Value;
 
 use crate::{
-    Accepted, Findings, Observed, Record,
+    Accepted, BROKEN, Findings, Observed, Record,
     view::{rule_of, text},
 };
 
@@ -63,6 +64,21 @@ pub(crate) fn judge(observed: &Observed, found: &mut Findings) {
         }
     }
     each_incident_is_there(observed, found);
+    each_broken_one_has_its_letter(observed, found);
+}
+
+fn each_broken_one_has_its_letter(observed: &Observed, found: &mut Findings) {
+    if !observed.at_rest {
+        return;
+    }
+    let broken = |letter: &Record| {
+        let original: Value = serde_json::from_slice(&STANDARD.decode(text(&letter.data, "/data")).ok()?).ok()?;
+        Some(original["annotations"][BROKEN].as_str()?.to_owned())
+    };
+    let buried: BTreeSet<String> = observed.on("dead.letter").filter_map(broken).collect();
+    for alert in observed.broken.iter().filter(|alert| !buried.contains(*alert)) {
+        found.add(format!("what is no alert, {alert}, was answered with 2xx and is not on dead.letter"));
+    }
 }
 
 fn each_has_its_reasons(

@@ -27,6 +27,8 @@ pub use outcomes::Outcomes;
 pub struct Observed {
     /// Alerts that were answered with 2xx.
     pub accepted: Vec<Accepted>,
+    /// What was answered with 2xx and is no alert: the annotation [`BROKEN`] of each.
+    pub broken: Vec<String>,
     /// Changes of what the API server keeps.
     pub writes: Vec<Write>,
     /// What the log holds, topic by topic.
@@ -46,6 +48,9 @@ pub struct Observed {
     /// Whether every alert has ended and everything had time to come to rest.
     pub at_rest: bool,
 }
+
+/// The annotation that tells one alert that is none from another.
+pub const BROKEN: &str = "broken";
 
 /// What an incident asks for, by the rule that opens it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

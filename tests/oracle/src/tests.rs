@@ -1,5 +1,6 @@
 //! A small history that is as it should be, and what must not be, put into it one at a time.
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::json;
 
 use super::*;
@@ -77,8 +78,10 @@ fn good() -> Observed {
     let wants =
         |template: &str, event: &str| Told { channel: "ops".into(), template: template.into(), event: event.into() };
     let messages = vec![wants("IncidentOpened", "Opened"), wants("IncidentFailed", "Failed")];
+    let broken = STANDARD.encode(json!({"labels": 7, "annotations": {BROKEN: "no 1"}}).to_string());
     Observed {
         accepted: vec![accepted],
+        broken: vec!["no 1".into()],
         writes: vec![
             write(10, "incidents", "inc", None, Some(incident("Open"))),
             write(11, "actions", "act", None, Some(action("Running", ""))),
@@ -90,6 +93,7 @@ fn good() -> Observed {
         records: vec![
             record(9, "alert.raised", "e1", raised),
             record(10, "alert.decided", "e2", decided),
+            record(10, "dead.letter", "e8", json!({"reason": "InvalidAlert", "data": broken})),
             record(10, "incident.opened", "e3", opened),
             record(10, "action.requested", "e4", requested),
             record(10, "notification.requested", "e6", told),
@@ -140,6 +144,14 @@ fn an_alert_that_is_lost_or_has_no_reason_is_found() {
 }
 
 /// One more decision of the alert, for its rule.
+#[test]
+fn what_is_no_alert_and_became_no_dead_letter_is_found() {
+    must_find("no 1, was answered with 2xx", |observed| {
+        observed.records.retain(|record| record.topic != "dead.letter")
+    });
+    must_find("no 2, was answered with 2xx", |observed| observed.broken.push("no 2".into()));
+}
+
 fn decide_again(observed: &mut Observed, reason: &str, incident: &str) {
     let mut data = observed.records[1].data.clone();
     (data["reason"], data["incidentID"]) = (json!(reason), json!(incident));

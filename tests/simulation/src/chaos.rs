@@ -87,7 +87,7 @@ impl Plan {
 pub(crate) async fn rage(world: Arc<World>, fleet: Arc<Fleet>, plan: Plan) {
     loop {
         sleep(world.chance.time(Duration::ZERO, plan.every * 2)).await;
-        match world.chance.below(23) {
+        match world.chance.below(24) {
             0 | 1 => kill(&world, &fleet),
             2 => stop(&world, &fleet),
             3 => freeze(&world, &fleet).await,
@@ -111,6 +111,7 @@ pub(crate) async fn rage(world: Arc<World>, fleet: Arc<Fleet>, plan: Plan) {
             19 => cluster::suspend(&world).await,
             20 if plan.forgets => cluster::forget_group(&world),
             21 | 22 => slow(&world, &fleet).await,
+            23 => be_away(&world, Fault::WebhookAway).await,
             _ => {}
         }
     }
@@ -123,6 +124,7 @@ pub(crate) fn calm(world: &World, fleet: &Fleet) {
     world.set_crashes([]);
     world.freezes_patch.store(false, Ordering::SeqCst);
     world.api_is_away.store(false, Ordering::SeqCst);
+    world.webhook_is_away.store(false, Ordering::SeqCst);
     world.broker_is_away.store(false, Ordering::SeqCst);
     world.log.set_available(true);
     for rule in world.api.all(&collection("rules")) {
@@ -307,13 +309,16 @@ async fn again(world: &World) {
 async fn be_away(world: &World, what: Fault) {
     world.reached(what);
     world.timeline.note("", format_args!("{}", what.text()));
-    let broker = what == Fault::BrokerAway;
-    let flag = if broker { &world.broker_is_away } else { &world.api_is_away };
+    let flag = match what {
+        Fault::BrokerAway => &world.broker_is_away,
+        Fault::WebhookAway => &world.webhook_is_away,
+        _ => &world.api_is_away,
+    };
     flag.store(true, Ordering::SeqCst);
-    if broker {
-        world.log.set_available(false);
-    } else {
-        world.api.break_watches();
+    match what {
+        Fault::BrokerAway => world.log.set_available(false),
+        Fault::ApiServerAway => world.api.break_watches(),
+        _ => {}
     }
     sleep(world.chance.time(Duration::from_millis(50), Duration::from_secs(30))).await;
     flag.store(false, Ordering::SeqCst);

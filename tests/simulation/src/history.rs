@@ -198,6 +198,8 @@ fn observe(
 ) -> Observed {
     Observed {
         accepted: world.accepted().clone(),
+        // What is no alert becomes a dead letter in ingest, whose outbox is not in the simulator.
+        broken: Vec::new(),
         writes: world.api.commits().into_iter().map(write).collect(),
         records: world.published().clone(),
         messages: world.messages().clone(),

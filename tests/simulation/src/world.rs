@@ -60,6 +60,8 @@ pub(crate) struct World {
     crashes: Mutex<VecDeque<(u64, Moment)>>,
     effects: AtomicU64,
     pub api_is_away: AtomicBool,
+    /// The admission webhook of EventPulse's own kinds.
+    pub webhook_is_away: AtomicBool,
     pub broker_is_away: AtomicBool,
     /// The replica that patches a target next is frozen in the middle of it.
     pub freezes_patch: AtomicBool,
@@ -131,6 +133,7 @@ impl World {
             crashes: Mutex::default(),
             effects: AtomicU64::new(0),
             api_is_away: AtomicBool::new(false),
+            webhook_is_away: AtomicBool::new(false),
             broker_is_away: AtomicBool::new(false),
             freezes_patch: AtomicBool::new(false),
             published: Mutex::default(),

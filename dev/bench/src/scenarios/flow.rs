@@ -43,6 +43,8 @@ const LOOK: Duration = Duration::from_secs(10);
 /// When no target has been patched for so long, none will be.
 const STUCK: Duration = Duration::from_secs(60);
 const INCIDENT_MAX_KB: f64 = 32.0;
+/// Where nothing of it went, it would be four times as large at the end of a soak as after its first quarter.
+const ETCD_GROWS: f64 = 1.5;
 const MIB: f64 = 1024.0 * 1024.0;
 
 /// For how many seconds after its beginning each kind is kept here (docs/bounds.md): the TTL of a minute, or longer where a repetition
@@ -62,7 +64,8 @@ pub(super) struct Flow {
     span: Duration,
     /// From when on everything has its size.
     settled: Duration,
-    /// How many MiB an hour memory may grow from then on.
+    /// How many MiB an hour memory may grow from then on. One that has a goal for it is long enough for etcd to have its size, too: what
+    /// was written in ten minutes, as the API server compacts every five, and the objects.
     slope: Option<f64>,
 }
 
@@ -243,6 +246,11 @@ fn rows(outcome: &mut Outcome, how: &Flow, sizes: &Sizes, samples: &[Sample], la
             Row::new(format!("{what}, most"), most(points), "MiB")
                 .note(format!("{first:.1} at most until {settled:.0} s, {last:.1} at the end")),
         );
+    }
+    if how.slope.is_some() {
+        let grown = most(&sizes.etcd) / most(&before(&sizes.etcd, settled)).max(1.0);
+        let what = format!("etcd's file, most, as a multiple of the most until {settled:.0} s");
+        outcome.rows.push(Row::new(what, grown, "×").goal(Goal::AtMost(ETCD_GROWS)));
     }
     let memory: Vec<(f64, f64)> = samples.iter().map(|sample| (sample.at_s, sample.memory.resident_mib)).collect();
     outcome.rows.push(Row::new("resident, most", most(&memory), "MiB").goal(Goal::AtMost(150.0)));

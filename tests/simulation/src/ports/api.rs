@@ -156,8 +156,13 @@ impl ApiPort {
             world.reached(fault);
             made
         };
+        // Of a read it is only an answer that did not come.
+        let met_by_write = |fault, made| if about.is_write() { met(fault, made) } else { made };
         if world.api_is_away.load(Ordering::SeqCst) {
             return fate(Kind::Lost);
+        }
+        if world.webhook_is_away.load(Ordering::SeqCst) && about.is_write() && !about.is_patch_of_target() {
+            return met(Fault::WriteFailed, fate(Kind::Refused(500, "InternalError")));
         }
         let rates = world.rates();
         if !world.chance.permille(if about.is_patch_of_target() {
@@ -172,10 +177,10 @@ impl ApiPort {
         }
         match world.chance.below(8) {
             0 => met(Fault::RequestLost, fate(Kind::Lost)),
-            1 => met(Fault::AnswerLost, fate(Kind::AnswerLost)),
+            1 => met_by_write(Fault::AnswerLost, fate(Kind::AnswerLost)),
             2 => met(Fault::AnswerLate, Fate { after: world.too_long(), ..fate(Kind::Served) }),
-            3 => met(Fault::RequestLate, Fate { before: world.too_long(), ..fate(Kind::Served) }),
-            4 => met(Fault::AnsweredAfterCommit, fate(Kind::ServedAndAnswered(504, "Timeout"))),
+            3 => met_by_write(Fault::RequestLate, Fate { before: world.too_long(), ..fate(Kind::Served) }),
+            4 => met_by_write(Fault::AnsweredAfterCommit, fate(Kind::ServedAndAnswered(504, "Timeout"))),
             5 => met(Fault::Unavailable, fate(Kind::Refused(503, "ServiceUnavailable"))),
             6 => met(Fault::Throttled, fate(Kind::Refused(429, "TooManyRequests"))),
             _ if about.method == Method::PUT || about.method == Method::PATCH => {
