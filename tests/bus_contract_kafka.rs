@@ -330,6 +330,36 @@ fn a_consumer_that_cannot_read_its_topics_is_in_the_health() {
     });
 }
 
+/// What was read of a log says nothing of another one in its place: a group that has yet to finish the first record of that begins with it.
+#[test]
+fn the_place_of_a_group_in_a_log_that_is_gone_is_not_its_place_in_the_next_one() {
+    contract::run(async {
+        let harness = Kafka::fresh().await;
+        let bus = harness.bus();
+        let mut member = Member::join(&*bus, "rules", 100).await;
+        bus.publish(contract::records(0, 10)).await.unwrap();
+        member.until_messages(10).await;
+        member.finish();
+        let stored = async || harness.stored_offset("rules", contract::place(0)).await;
+        eventually("the offset is stored", async || stored().await == Some(10)).await;
+        let admin: AdminClient<DefaultClientContext> =
+            ClientConfig::new().set("bootstrap.servers", &harness.config.brokers).create().unwrap();
+        let name = format!("{}{}", harness.config.topic_prefix, contract::TOPIC.name());
+        let deleted = admin.delete_topics(&[&name], &AdminOptions::new()).await.unwrap();
+        assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
+        let partitions = i32::try_from(PARTITIONS).unwrap();
+        create(&admin, NewTopic::new(&name, partitions, TopicReplication::Fixed(1))).await;
+        eventually("publishing works", async || bus.publish(contract::records(0, 1)).await.is_ok()).await;
+        member.until("the record of the new log", |member| member.messages.iter().any(|m| m.offset == 0)).await;
+        for _ in 0..30 {
+            assert!(stored().await.is_none_or(|offset| offset == 0), "{:?}", stored().await);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        member.finish();
+        eventually("the offset of the new log is stored", async || stored().await == Some(1)).await;
+    });
+}
+
 /// With no broker there, the process starts, says what is wrong, and publishes as soon as there is one.
 #[test]
 fn a_bus_opens_without_brokers_and_says_so() {

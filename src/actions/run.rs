@@ -191,7 +191,7 @@ impl Actions {
             }
             let urgent = is_urgent(&work.request.incident.severity);
             let turn = self.targets.turn(&breaker_key(&work.request), urgent).await;
-            let working = (self.working.hold(waiting(self.working.take(urgent)).await), turn);
+            let working = (self.working.hold(waiting(self.working.take(urgent)).await, urgent), turn);
             if self.ctx.shutdown.is_cancelled() {
                 return Err(StoreError::Shutdown);
             }

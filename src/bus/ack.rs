@@ -161,6 +161,11 @@ impl AckTracker {
         self.lock().storable
     }
 
+    /// The first delivery that is not done.
+    pub fn first_open(&self) -> Option<u64> {
+        self.lock().open.first().copied()
+    }
+
     /// Deliveries that are not done, for backpressure.
     pub fn in_flight(&self) -> usize {
         self.lock().open.len()

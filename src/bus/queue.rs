@@ -115,6 +115,18 @@ impl DeliveryQueue {
         state.assigned.get(&at).map_or(0, |assignment| assignment.queued + assignment.tracker.in_flight())
     }
 
+    /// The first record of this partition that was handed over and is not acknowledged, one that waits included.
+    pub fn first_unfinished(&self, at: TopicPartition) -> Option<u64> {
+        let state = self.lock();
+        let open = state.assigned.get(&at).and_then(|assignment| assignment.tracker.first_open());
+        let waiting = state.events.iter().find_map(|event| match event {
+            Queued::Message { at: of, offset, .. } if *of == at => Some(*offset),
+            _ => None,
+        });
+        // What waits came later.
+        open.or(waiting)
+    }
+
     /// Hands a record over. False, and it is forgotten, when its partition is not assigned.
     pub fn push(&self, at: TopicPartition, offset: u64, timestamp: Timestamp, record: Record) -> bool {
         let mut state = self.lock();
@@ -286,8 +298,13 @@ mod tests {
         assert_eq!((queue.room(A), queue.in_flight()), (0, 2));
         second.ack.done();
         assert_eq!((queue.room(A), queue.take_storable()), (1, vec![]));
+        push(&queue, A, 2);
+        assert_eq!((queue.first_unfinished(A), queue.first_unfinished(B)), (Some(0), None));
         first.ack.done();
-        assert_eq!((queue.room(A), queue.take_storable()), (2, vec![(A, 2)]));
+        assert_eq!(queue.first_unfinished(A), Some(2), "it waits");
+        next_message(&queue).unwrap().ack.done();
+        assert_eq!(queue.first_unfinished(A), None);
+        assert_eq!((queue.room(A), queue.take_storable()), (2, vec![(A, 3)]));
         assert_eq!(queue.take_storable(), vec![]);
     }
 

@@ -79,7 +79,8 @@ impl Handler<NamespacedName, Waiting> for Incidents {
             Ok(()) => inbound.into_iter().for_each(|inbound| inbound.ack.done()),
             // Nothing is acknowledged: it comes again.
             Err(StoreError::Shutdown) => {}
-            Err(error @ StoreError::Refused { .. }) if inbound.len() <= 1 => {
+            // Where the server fails in writes it is none of them that is to blame.
+            Err(error) if inbound.len() <= 1 || error.is_of_the_server() => {
                 lines.in_scope(|| self.refuse(name, inbound, &error));
             }
             // One of several: each for itself, so that one that cannot be written takes no other with it.

@@ -126,6 +126,9 @@ impl Handler<NamespacedName, Input> for Sender {
                     for input in inputs {
                         self.refuse(name, input, message.clone()).instrument(lines.clone()).await;
                     }
+                    let again = self.ctx.clock.now().saturating_add(REFUSED_AGAIN).unwrap_or(Timestamp::MAX);
+                    let again = self.store.get(name).map(|_| again);
+                    self.due(|due| due.set_where_none(name, again));
                 }
             }
         }
@@ -245,6 +248,8 @@ impl Sender {
             self.due(|due| due.set(name, Some(view.deadline)));
             return Readiness::Busy;
         };
+        // It stands in no line any more: whatever becomes of this, its next time is the one that its state says.
+        self.due(|due| due.set(name, None));
         if view.tries > 0 && !self.lanes.may_retry(&channel, now) {
             let wait = RETRY_WAIT + self.ctx.random.up_to(RETRY_WAIT);
             let later = now.saturating_add(wait).unwrap_or(Timestamp::MAX);

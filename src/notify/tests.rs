@@ -426,6 +426,37 @@ async fn a_clock_that_is_set_back_under_a_line_takes_no_try_away() {
     running.stop().await;
 }
 
+/// Its turn came in time, and by the clock as it is when the claim is written at last it is too early.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_set_back_while_a_claim_is_written_takes_no_try_away() {
+    let (api, bus, sink) = world("1s").await;
+    sink.always(HOOK, Some(Answer::hang()));
+    let running = Running::start(&api, &bus, 1, 0);
+    let [first, second, third] = ["a", "b", "c"].map(|event| request("hook", event));
+    for holder in [&first, &second] {
+        running.ask(holder, "a").await;
+        running.in_phase(holder, NotificationPhase::Sending).await;
+    }
+    running.ask(&third, "a").await;
+    running.in_phase(&third, NotificationPhase::Waiting).await;
+    let (clock, set_back) = (Arc::clone(&running.test.clock), Arc::new(AtomicBool::new(false)));
+    let (is_set_back, name) = (Arc::clone(&set_back), third.notification_id.to_string());
+    api.on_request(move |call| {
+        if call.method == "PUT" && call.path.ends_with(&name) && !set_back.swap(true, Ordering::SeqCst) {
+            clock.advance(SignedDuration::from_secs(-600));
+            return Fault::Answer(500);
+        }
+        Fault::None
+    });
+    sink.always(HOOK, None);
+    until("a clock that is set back", || is_set_back.load(Ordering::SeqCst).then_some(())).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(running.object(&third).unwrap().spec.tries, 0);
+    running.advance(700);
+    running.in_phase(&third, NotificationPhase::Delivered).await;
+    running.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_line_goes_on_past_one_that_was_deleted_while_it_stood_there() {
     let (api, bus, sink) = world("1s").await;

@@ -441,10 +441,15 @@ impl Handler<NamespacedName, Work> for Groups {
                     }
                 }
                 Err(StoreError::Shutdown) => return,
-                Err(StoreError::Refused { .. }) if batch.len() > 1 => singly = true,
+                // Where the server fails in writes it is none of them that is to blame.
+                Err(error @ StoreError::Refused { .. }) if batch.len() > 1 && !error.is_of_the_server() => {
+                    singly = true
+                }
                 Err(StoreError::Refused { failure, .. }) => {
-                    let work = rest.remove(0);
-                    self.refuse(work, &failure).await;
+                    let count = batch.len();
+                    for work in rest.drain(..count) {
+                        self.refuse(work, &failure).await;
+                    }
                 }
             }
         }

@@ -147,7 +147,7 @@ where
             if !self.linger.is_zero() && self.lock().get(&key).is_some_and(|inputs| !inputs.is_empty()) {
                 tokio::time::sleep(self.linger).await;
             }
-            let place = tokio::select! {
+            let (place, urgent) = tokio::select! {
                 biased;
                 () = self.shutdown.cancelled() => {
                     // What waits was not begun: it comes again.
@@ -175,7 +175,7 @@ where
             self.metrics.gauge(&MAILBOX_INPUTS, [self.name]).dec_by(count);
             let began = Instant::now();
             let work = places::work(async {
-                let _place = self.places.hold(place);
+                let _place = self.places.hold(place, urgent);
                 self.handler.handle(&key, inputs).await;
             });
             self.tasks.liveness().follow(self.name, WORK_BOUND, work).await;
@@ -183,12 +183,13 @@ where
         }
     }
 
-    async fn place(&self, key: &K) -> Option<OwnedSemaphorePermit> {
+    /// And whether what waits for the key is urgent, as far as it was asked.
+    async fn place(&self, key: &K) -> (Option<OwnedSemaphorePermit>, bool) {
         if let Some(free) = self.places.take_free() {
-            return Some(free);
+            return (Some(free), false);
         }
         let urgent = self.lock().get(key).is_some_and(|inputs| self.handler.is_urgent(key, inputs));
-        self.places.take(urgent).await
+        (self.places.take(urgent).await, urgent)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<K, Vec<I>>> {

@@ -11,6 +11,7 @@ pub mod consume;
 pub mod context;
 pub mod directory_lock;
 pub mod disk_room;
+pub mod failing;
 pub mod group_commit;
 pub mod health;
 pub mod http_server;

@@ -6,6 +6,8 @@ use std::{cell::RefCell, sync::Arc};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::liveness::waiting;
+
 /// See the module's text.
 ///
 /// All that is urgent stands in the line for a place. Of what is not, only the first one does, and the others wait behind it: so one that
@@ -53,6 +55,7 @@ tokio::task_local! {
 struct Held {
     by: u64,
     places: Arc<Places>,
+    urgent: bool,
     /// None while it is another's.
     permit: Option<OwnedSemaphorePermit>,
 }
@@ -80,13 +83,13 @@ impl Drop for Hold {
 }
 
 impl Places {
-    /// Holds a place of these.
-    pub fn hold(self: &Arc<Self>, permit: Option<OwnedSemaphorePermit>) -> Hold {
+    /// Holds a place of these, which is taken again as it was taken: before others where it is urgent.
+    pub fn hold(self: &Arc<Self>, permit: Option<OwnedSemaphorePermit>, urgent: bool) -> Hold {
         let mut permit = permit;
         let by = HELD.try_with(|held| {
             let mut held = held.borrow_mut();
             let by = held.last().map_or(0, |last| last.by + 1);
-            held.push(Held { by, places: Arc::clone(self), permit: permit.take() });
+            held.push(Held { by, places: Arc::clone(self), urgent, permit: permit.take() });
             by
         });
         Hold { by: by.ok(), _own: permit }
@@ -98,14 +101,13 @@ impl Places {
 pub async fn without_places<T>(wait: impl Future<Output = T>) -> T {
     let give_back = |held: &RefCell<Vec<Held>>| {
         let mut held = held.borrow_mut();
-        let taken =
-            held.iter_mut().filter_map(|place| place.permit.take().map(|_| (place.by, Arc::clone(&place.places))));
-        taken.collect::<Vec<_>>()
+        let given = |place: &mut Held| Some((place.permit.take()?, place.by, Arc::clone(&place.places), place.urgent));
+        held.iter_mut().filter_map(given).map(|(_, by, places, urgent)| (by, places, urgent)).collect::<Vec<_>>()
     };
     let given_back = HELD.try_with(give_back).unwrap_or_default();
     let waited = wait.await;
-    for (by, places) in given_back {
-        let permit = places.take(false).await;
+    for (by, places, urgent) in given_back {
+        let permit = waiting(places.take(urgent)).await;
         let _ = HELD.try_with(|held| {
             if let Some(place) = held.borrow_mut().iter_mut().find(|place| place.by == by) {
                 place.permit = permit;
@@ -178,8 +180,8 @@ mod tests {
         let taken = || (many.taken(), few.taken());
         let (wait, go_on) = (Semaphore::new(0), Semaphore::new(0));
         let one = work(async {
-            let _first = many.hold(many.take(false).await);
-            let second = few.hold(few.take(true).await);
+            let _first = many.hold(many.take(false).await, false);
+            let second = few.hold(few.take(true).await, true);
             without_places(async { drop(wait.acquire().await) }).await;
             drop(go_on.acquire().await);
             drop(second);
@@ -190,7 +192,7 @@ mod tests {
         tokio::pin!(one);
         assert!(futures::poll!(&mut one).is_pending());
         assert_eq!(taken(), (0, 0));
-        let others = few.hold(few.take(false).await);
+        let others = few.hold(few.take(false).await, false);
         wait.add_permits(1);
         assert!(futures::poll!(&mut one).is_pending());
         assert_eq!(taken(), (1, 1), "one of the two is another's");
@@ -206,7 +208,7 @@ mod tests {
     async fn a_piece_of_work_that_is_dropped_leaves_no_place_taken() {
         let places = Arc::new(Places::new(1));
         let mut pending = Box::pin(work(async {
-            let _place = places.hold(places.take(false).await);
+            let _place = places.hold(places.take(false).await, false);
             std::future::pending::<()>().await;
         }));
         assert!(futures::poll!(&mut pending).is_pending());

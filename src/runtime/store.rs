@@ -28,6 +28,7 @@ use tokio::{
 use super::{
     ApiFailure, Context, WatchCache,
     consume::publish_until_acknowledged,
+    failing::{FAILED_BACKOFF_MAX, FAILED_MAX, Failing, Operation, Pause},
     kube_api::{CALL_TIMEOUT, ask, find},
     metrics::catalogue::RETRIES,
     places::without_places,
@@ -53,13 +54,6 @@ const TIDY_SPAN: Duration = Duration::from_millis(500);
 const TIDY_TIMEOUT: Duration = Duration::from_secs(5);
 const BACKOFF_INITIAL: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
-/// The same for a write in which the server fails: there may be thousands of them, and each asks whatever makes it fail.
-const FAILED_BACKOFF_MAX: Duration = Duration::from_secs(30);
-/// For how long a write is tried in which the server fails. Well within the time that the topics keep what it was decided from, so that
-/// this can still end by name.
-const FAILED_MAX: Duration = Duration::from_secs(6 * 3600);
-/// How often a write is tried again at least, where one in its namespace was given up.
-const FAILED_RETRIES_LEAST: u32 = 3;
 
 /// Who goes first at the API server ([`RightOfWay`](super::RightOfWay)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,26 +143,40 @@ pub enum StoreError {
     Shutdown,
 }
 
+impl StoreError {
+    /// Whether it was given up because the server failed in it for too long, whatever it was.
+    pub fn is_of_the_server(&self) -> bool {
+        matches!(self, StoreError::Refused { failure: ApiFailure::Failed(_), .. })
+    }
+}
+
 /// The objects of one owned kind.
 pub struct Store<K> {
     ctx: Context,
     cache: Arc<WatchCache<K>>,
     /// By object: ids of outbox entries whose acknowledgement this writer has seen.
     acknowledged: Mutex<HashMap<NamespacedName, HashSet<String>>>,
-    /// Namespaces in which a write was given up, and none has succeeded since: there none is waited for any more.
-    given_up: Mutex<HashSet<String>>,
+    failing: Failing,
 }
 
 enum Attempt<K> {
     Written(Arc<K>),
     Again,
+    /// For too long the server has failed in it. Whether it took effect nobody knows.
+    GivenUp(ApiFailure),
+}
+
+impl<K> Attempt<K> {
+    fn given_up(self) -> Option<ApiFailure> {
+        if let Attempt::GivenUp(failure) = self { Some(failure) } else { None }
+    }
 }
 
 /// How often a write was tried.
 #[derive(Default)]
 struct Tries {
     retries: u32,
-    /// How long it has waited after the server had failed in it.
+    /// How long it has been tried since the server failed in it for the first time.
     failed: Duration,
 }
 
@@ -179,7 +187,7 @@ impl<K: Owned> Store<K> {
             ctx: ctx.clone(),
             cache: WatchCache::projected(K::forget_unread),
             acknowledged: Mutex::default(),
-            given_up: Mutex::default(),
+            failing: Failing::new(&ctx.shutdown),
         })
     }
 
@@ -233,8 +241,13 @@ impl<K: Owned> Store<K> {
         let mut current = self.get(name);
         let mut fresh = false;
         let mut tries = Tries::default();
+        let mut given_up: Option<ApiFailure> = None;
         loop {
-            let (object, publish) = match decide(current.as_deref()) {
+            let step = decide(current.as_deref());
+            if let (Step::Write { .. } | Step::WriteMain { .. }, Some(failure)) = (&step, &given_up) {
+                return Err(refused::<K>(name, failure.clone()));
+            }
+            let (object, publish) = match step {
                 Step::Nothing { .. } if !fresh => {
                     current = self.fetch(name).await?;
                     fresh = true;
@@ -245,7 +258,8 @@ impl<K: Owned> Store<K> {
                 }
                 Step::WriteMain { object } => match self.write_main(name, object, &mut tries).await? {
                     Attempt::Written(object) => return Ok(Some(object)),
-                    Attempt::Again => {
+                    attempt => {
+                        given_up = attempt.given_up();
                         current = self.fetch(name).await?;
                         fresh = true;
                         continue;
@@ -259,12 +273,18 @@ impl<K: Owned> Store<K> {
                     self.publish_outbox(name, object.outbox()).await?;
                     return Ok(Some(object));
                 }
-                Attempt::Again => {
+                attempt => {
+                    given_up = attempt.given_up();
                     current = self.fetch(name).await?;
                     fresh = true;
                 }
             }
         }
+    }
+
+    /// Where the server fails in writes of this kind.
+    pub fn failing(&self) -> &Failing {
+        &self.failing
     }
 
     /// Publishes what objects of ours still have to say, for every outbox that is older than [`SWEEP_AGE`], and then clears what is
@@ -335,11 +355,12 @@ impl<K: Owned> Store<K> {
         reached(Point::BeforeClear, &K::kind(&()));
         match timeout(TIDY_TIMEOUT, self.transact(&name, decide)).await {
             Ok(Err(StoreError::Shutdown)) => Err(StoreError::Shutdown),
-            Ok(Ok(_) | Err(StoreError::Refused { .. })) => {
+            Ok(Ok(_)) => {
                 reached(Point::Cleared, &K::kind(&()));
                 Ok(true)
             }
-            Err(_) => {
+            Ok(Err(error)) if !error.is_of_the_server() => Ok(true),
+            Ok(Err(_)) | Err(_) => {
                 tracing::warn!(kind = %K::kind(&()), object = %name, "It cannot be written now; it is tried again later.");
                 stuck.insert(name.namespace);
                 Ok(false)
@@ -354,7 +375,9 @@ impl<K: Owned> Store<K> {
             Preconditions { uid: object.meta().uid.clone(), resource_version: object.meta().resource_version.clone() };
         let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
         reached(Point::BeforeDelete, &K::kind(&()));
-        match self.ask(Rank::LAST, self.api(&name).delete(&name.name, &params)).await {
+        let api = self.api(&name);
+        let delete = Box::pin(self.ask(Rank::LAST, api.delete(&name.name, &params)));
+        match self.failing.write(&name.namespace, Operation::Delete, Duration::ZERO, delete).await.0 {
             Ok(_) => {
                 reached(Point::Deleted, &K::kind(&()));
                 self.acknowledged().remove(&name);
@@ -413,14 +436,14 @@ impl<K: Owned> Store<K> {
             Some(current) => version_of(current).to_string(),
             None => {
                 reached(Point::BeforeCreate, &K::kind(&()));
-                let created = match self.ask(rank, api.create(&params, &object)).await {
+                let create = Box::pin(self.ask(rank, api.create(&params, &object)));
+                let created = match self.in_turn(name, Operation::Create, tries, create).await {
                     Ok(created) => created,
                     // What is not found is the namespace: waiting for one that is gone would hold up its partition for ever.
-                    Err(failure @ ApiFailure::NotFound(_)) => return Err(refused::<K>(name, failure)),
-                    Err(failure) => return self.not_written(name, failure, tries).await,
+                    Err((failure @ ApiFailure::NotFound(_), _)) => return Err(refused::<K>(name, failure)),
+                    Err((failure, pause)) => return self.not_written(name, failure, pause, tries).await,
                 };
                 reached(Point::Created, &K::kind(&()));
-                lock(&self.given_up).remove(&name.namespace);
                 let stored = self.cache.upsert(created);
                 if !K::STATUS_SUBRESOURCE {
                     return Ok(Attempt::Written(stored));
@@ -438,22 +461,23 @@ impl<K: Owned> Store<K> {
         // Memory has only a part of them; of what a write does not say the API server keeps all.
         object.meta_mut().managed_fields = None;
         reached(Point::BeforeWrite, &K::kind(&()));
-        let result = if K::STATUS_SUBRESOURCE {
-            self.ask(rank, api.replace_status(&name.name, &params, &object)).await
-        } else {
-            self.ask(rank, api.replace(&name.name, &params, &object)).await
-        };
-        match result {
+        let replace = Box::pin(async {
+            if K::STATUS_SUBRESOURCE {
+                self.ask(rank, api.replace_status(&name.name, &params, &object)).await
+            } else {
+                self.ask(rank, api.replace(&name.name, &params, &object)).await
+            }
+        });
+        match self.in_turn(name, Operation::State, tries, replace).await {
             Ok(mut stored) => {
                 reached(Point::Written, &K::kind(&()));
                 self.forget_cleared(name, &stored);
-                lock(&self.given_up).remove(&name.namespace);
                 if let Some(unwritten) = unwritten {
                     stored.set_outbox(unwritten);
                 }
                 Ok(Attempt::Written(self.cache.upsert(stored)))
             }
-            Err(failure) => self.not_written(name, failure, tries).await,
+            Err((failure, pause)) => self.not_written(name, failure, pause, tries).await,
         }
     }
 
@@ -465,13 +489,34 @@ impl<K: Owned> Store<K> {
     ) -> Result<Attempt<K>, StoreError> {
         object.meta_mut().managed_fields = None;
         reached(Point::BeforeRelease, "");
-        match self.ask(Rank::LAST, self.api(name).replace(&name.name, &PostParams::default(), &object)).await {
+        let (api, params) = (self.api(name), PostParams::default());
+        let replace = Box::pin(self.ask(Rank::LAST, api.replace(&name.name, &params, &object)));
+        match self.in_turn(name, Operation::Main, tries, replace).await {
             Ok(stored) => {
                 reached(Point::Released, "");
                 Ok(Attempt::Written(self.cache.upsert(stored)))
             }
-            Err(failure) => self.not_written(name, failure, tries).await,
+            Err((failure, pause)) => self.not_written(name, failure, pause, tries).await,
         }
+    }
+
+    /// A write, and what there is to do before the next one when it fails.
+    async fn in_turn<T>(
+        &self,
+        name: &NamespacedName,
+        operation: Operation,
+        tries: &mut Tries,
+        write: impl Future<Output = Result<T, ApiFailure>>,
+    ) -> Result<T, (ApiFailure, Pause)> {
+        let began = Instant::now();
+        let patience = FAILED_MAX.saturating_sub(tries.failed);
+        let (result, pause) = self.failing.write(&name.namespace, operation, patience, write).await;
+        result.map_err(|failure| {
+            if let ApiFailure::Failed(_) = failure {
+                tries.failed += began.elapsed();
+            }
+            (failure, pause)
+        })
     }
 
     /// What a failed write means: refused for good, or read and decide again, after a wait where the server needs one. An unknown
@@ -480,6 +525,7 @@ impl<K: Owned> Store<K> {
         &self,
         name: &NamespacedName,
         failure: ApiFailure,
+        mut pause: Pause,
         tries: &mut Tries,
     ) -> Result<Attempt<K>, StoreError> {
         match failure {
@@ -488,14 +534,10 @@ impl<K: Owned> Store<K> {
                 tries.retries += 1;
                 Ok(Attempt::Again)
             }
+            failure @ ApiFailure::Failed(_) if pause.is_given_up => Ok(Attempt::GivenUp(failure)),
             failure @ ApiFailure::Failed(_) => {
-                let is_given_up = lock(&self.given_up).contains(&name.namespace);
-                if tries.failed >= FAILED_MAX || is_given_up && tries.retries >= FAILED_RETRIES_LEAST {
-                    lock(&self.given_up).insert(name.namespace.clone());
-                    return Err(refused::<K>(name, failure));
-                }
                 let began = Instant::now();
-                without_places(back_off(&self.ctx, &failure, &mut tries.retries, FAILED_BACKOFF_MAX)).await?;
+                without_places(back_off(&self.ctx, &failure, &mut pause.times, FAILED_BACKOFF_MAX)).await?;
                 tries.failed += began.elapsed();
                 Ok(Attempt::Again)
             }

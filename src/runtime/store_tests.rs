@@ -279,7 +279,7 @@ async fn a_write_that_the_server_fails_in_leaves_its_place_to_others_and_ends_by
     let places = Arc::new(Places::new(1));
     let began = Instant::now();
     let mut written = Box::pin(places::work(async {
-        let _place = places.hold(places.take(false).await);
+        let _place = places.hold(places.take(false).await, false);
         write(&here).await
     }));
     assert!(timeout(FAILED_MAX / 2, written.as_mut()).await.is_err());
@@ -290,9 +290,39 @@ async fn a_write_that_the_server_fails_in_leaves_its_place_to_others_and_ends_by
     let began = Instant::now();
     assert!(is_refused(write(&here).await));
     assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    test.api.no_faults();
+    assert!(is_refused(write(&here).await), "nothing is tried for a while");
+    fails();
     assert!(waits(&elsewhere).await, "another namespace's");
     test.api.no_faults();
+    tokio::time::sleep(FAILED_BACKOFF_MAX).await;
     assert!(write(&here).await.is_ok());
     fails();
     assert!(waits(&here).await, "it could be written meanwhile");
+}
+
+/// Its answer was 500, and it took effect: then it is not refused.
+#[tokio::test(start_paused = true)]
+async fn what_was_given_up_is_read_once_more() {
+    let test = test_context();
+    let store = Store::<AlertGroup>::new(&test.ctx);
+    let api = test.api.clone();
+    test.api.on_request(move |seen| {
+        if seen.method == "GET" {
+            return Fault::None;
+        }
+        api.put(GROUPS, serde_json::to_value(group()).unwrap());
+        Fault::Answer(500)
+    });
+    // Another one was given up, so that the next try is the last.
+    let fails = async { Err::<(), _>(ApiFailure::Failed(String::new())) };
+    let (_, pause) = store.failing().write("shop", Operation::Create, Duration::ZERO, fails).await;
+    assert!(pause.is_given_up);
+    let name = name();
+    let written = store.transact(&name, |current| match current {
+        Some(_) => Step::Unchanged { publish: Vec::new() },
+        None => Step::Write { object: group(), publish: Vec::new() },
+    });
+    tokio::time::sleep(FAILED_BACKOFF_MAX).await;
+    assert!(written.await.unwrap().is_some());
 }

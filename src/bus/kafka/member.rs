@@ -299,7 +299,8 @@ impl Member {
                 let polled = consumer.poll(timeout);
                 self.follow_rebalance(consumer);
                 match polled {
-                    Some(Ok(message)) => self.take(consumer, &message),
+                    Some(Ok(message)) if !self.take(consumer, &message) => return End::Rebuild,
+                    Some(Ok(_)) => {}
                     Some(Err(error)) if self.is_fatal(&error) => return End::Rebuild,
                     Some(Err(_)) => {}
                     None => break,
@@ -349,17 +350,19 @@ impl Member {
         }
     }
 
-    fn take(&mut self, consumer: &BaseConsumer<Context>, message: &BorrowedMessage<'_>) {
+    /// False when a new consumer has to be made.
+    fn take(&mut self, consumer: &BaseConsumer<Context>, message: &BorrowedMessage<'_>) -> bool {
         if self.is_deaf || self.shared.deafen.swap(false, Ordering::SeqCst) {
             self.is_deaf = true;
-            return;
+            return true;
         }
         let at = place(&self.connection, message.topic(), message.partition());
-        let (Some(at), Ok(offset)) = (at, u64::try_from(message.offset())) else { return };
+        let (Some(at), Ok(offset)) = (at, u64::try_from(message.offset())) else { return true };
         match self.positions.see(at, offset, record::digest(message)) {
             Seen::New => {}
-            Seen::Again => return,
-            Seen::Rewound => self.begin_anew(consumer, at, offset),
+            Seen::Again => return true,
+            Seen::Rewound if !self.begin_anew(consumer, at, offset) => return false,
+            Seen::Rewound => {}
         }
         let (record, timestamp) = record::read(at.topic, message);
         self.shared.queue.push(at, offset, timestamp, record);
@@ -367,21 +370,28 @@ impl Member {
             self.positions.pause(at);
             self.set_paused(consumer, at, true);
         }
+        true
     }
 
-    /// What is acknowledged of the old log from now on must not be stored as an offset of the new one.
-    fn begin_anew(&mut self, consumer: &BaseConsumer<Context>, at: TopicPartition, offset: u64) {
+    /// What is acknowledged of the old log from now on must not be stored as an offset of the new one. False where records before the cut
+    /// are unfinished: this consumer has read past them, and a new one is to begin with them.
+    fn begin_anew(&mut self, consumer: &BaseConsumer<Context>, at: TopicPartition, offset: u64) -> bool {
         tracing::warn!(group = self.shared.group, %at, offset, "The log of a partition was cut; reading it from its new beginning.");
+        let unfinished = self.shared.queue.first_unfinished(at).filter(|first| *first < offset);
+        let begin = [(at, unfinished.unwrap_or(offset))];
         self.shared.queue.revoke(&[at]);
         self.shared.queue.assign(&[at]);
-        // Of what is stored librdkafka commits only what lies beyond the last commit: until then a crash would skip what lies between.
-        if let Err(error) = consumer.commit(&list_of(&self.connection, &[(at, offset)]), CommitMode::Async) {
+        // Of what is stored librdkafka commits, by itself, only what lies beyond the last commit; and what is stored of the old log it would
+        // commit again. Either way a crash would skip what lies between.
+        store(consumer, &self.connection, &begin);
+        if let Err(error) = consumer.commit(&list_of(&self.connection, &begin), CommitMode::Async) {
             tracing::warn!(%error, %at, offset, "The beginning of a log that was cut could not be committed.");
         }
         self.watch.forget(at);
         if self.paused.remove(&at) {
             self.set_paused(consumer, at, false);
         }
+        unfinished.is_none()
     }
 
     /// A topic that is deleted takes its groups' offsets along, and nothing else tells of it: a consumer goes on where it stood, past

@@ -50,7 +50,7 @@ const FIRST_CONTACT: Duration = Duration::from_secs(5);
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
 const PREPARE_RETRY: Duration = Duration::from_secs(1);
 /// How long until topics that a person has to repair are looked at again.
-const REFUSED_RETRY: Duration = Duration::from_secs(10);
+const REFUSED_RETRY: Duration = Duration::from_secs(30);
 /// How long leaving may take; a consumer that takes longer ends by its session timeout.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(15);
 /// How often the brokers are asked whether they are there.

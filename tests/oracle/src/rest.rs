@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::{
@@ -43,6 +44,9 @@ fn ends(observed: &Observed, kind: &str, path: &str, ends: &[&str], found: &mut 
     }
 }
 
+/// However often they are killed, frozen or cut off, services have read by then what is on the log, in seconds.
+const HEARD_WITHIN: i64 = 120;
+
 /// Incident, channel, template and occurrence of each message that was asked for.
 fn messages_asked_for(observed: &Observed) -> BTreeSet<[&str; 4]> {
     let of = ["/incident/incidentID", "/channel", "/template", "/occurrence"];
@@ -75,18 +79,11 @@ fn openings(observed: &Observed, found: &mut Findings) {
 
 /// An incident that failed or is over has people told of it where its rule wants that, unless somebody suspended the rule: then it says
 /// nothing. Of a failure that was over before the rules had heard of it nobody is told: they read their topics in no order, and what they
-/// heard first is that it is over (docs/resources/rule.md).
+/// heard first is that it is over (docs/resources/rule.md). Where it lasted for longer than [`HEARD_WITHIN`] they have heard of it.
 fn later_messages(observed: &Observed, found: &mut Findings) {
     let asked = messages_asked_for(observed);
     let suspended = observed.suspended_rules();
-    let failed_last =
-        observed.last_of("incidents").into_iter().filter(|(_, (last, _))| text(last, "/status/phase") == "Failed");
-    let failed_for_rules = observed.writes_of("alertgroups").filter_map(|write| write.after.as_deref());
-    let failed_for_rules = failed_for_rules.filter(|group| text(group, "/spec/episode/phase") == "Failed");
-    let failed: BTreeSet<&str> = failed_last
-        .map(|((_, name), _)| name.as_str())
-        .chain(failed_for_rules.map(|group| text(group, "/spec/episode/incidentID")))
-        .collect();
+    let failed = failed_as_the_rules_know(observed);
     let mut reached: BTreeSet<(&str, &str, String)> = BTreeSet::new();
     for write in observed.writes_of("incidents") {
         let Some(incident) = &write.after else { continue };
@@ -107,6 +104,28 @@ fn later_messages(observed: &Observed, found: &mut Findings) {
             }
         }
     }
+}
+
+/// Incidents that failed, by what the rules wrote themselves, or for so long that they must have heard of it.
+fn failed_as_the_rules_know(observed: &Observed) -> BTreeSet<&str> {
+    let groups = observed.writes_of("alertgroups").filter_map(|write| write.after.as_deref());
+    let told = groups.filter(|group| text(group, "/spec/episode/phase") == "Failed");
+    let mut failed: BTreeSet<&str> = told.map(|group| text(group, "/spec/episode/incidentID")).collect();
+    let mut since: BTreeMap<&str, Timestamp> = BTreeMap::new();
+    for write in observed.writes_of("incidents") {
+        let Some(incident) = &write.after else { continue };
+        let name = write.object.1.as_str();
+        match text(incident, "/status/phase") {
+            "Failed" => drop(since.entry(name).or_insert(write.at)),
+            "Resolved" => {
+                let lasted = since.remove(name).map(|since| write.at.duration_since(since).as_secs());
+                failed.extend(lasted.filter(|seconds| *seconds > HEARD_WITHIN).map(|_| name));
+            }
+            _ => {}
+        }
+    }
+    failed.extend(since.into_keys());
+    failed
 }
 
 /// Whatever was asked for has an object of its own, or an event that says why not.

@@ -427,6 +427,10 @@ fn what_ended_and_was_not_told_is_found() {
         observed.writes.insert(5, write(19, "incidents", "inc", Some(incident("Open")), Some(incident("Failed"))));
     };
     assert_eq!(found(failed_meanwhile), Vec::<String>::new());
+    must_find("inc is Failed, and the message IncidentFailed to ops was never asked for", |observed| {
+        failed_meanwhile(observed);
+        observed.writes.last_mut().unwrap().at = at(19 + 121);
+    });
     let failed = |observed: &mut Observed| {
         failed_meanwhile(observed);
         let group = json!({"spec": {"episode": {"incidentID": "inc", "phase": "Failed"}}});
