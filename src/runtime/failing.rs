@@ -23,7 +23,7 @@ use super::{ApiFailure, liveness::waiting, places::without_places};
 /// this can still end by name.
 pub const FAILED_MAX: Duration = Duration::from_secs(6 * 3600);
 /// The longest pause between two tries; and how often one is made where writes were given up.
-pub const FAILED_BACKOFF_MAX: Duration = Duration::from_secs(30);
+pub const FAILED_BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// After so long without a try a trouble is forgotten: its namespace may be gone.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(24 * 3600);
 

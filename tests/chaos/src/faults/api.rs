@@ -21,6 +21,8 @@ use crate::{observe::etcd, setting::Setting, stage::Stage};
 
 /// Nothing goes on for so long after a cut.
 const CUT: Duration = Duration::from_secs(1);
+/// Longer than a write is waited for.
+const SLOW: Duration = Duration::from_secs(12);
 /// As late as the issue of a lost packet can be.
 const LATE: Duration = Duration::from_secs(30);
 const PROBES: usize = 4;
@@ -75,6 +77,15 @@ pub(super) async fn gateway_timeouts(stage: &mut Stage, lasts: Duration) -> Resu
 pub(super) async fn answers(stage: &mut Stage, lasts: Duration, status: u16) -> Result<Struck> {
     let fault = if status == 429 { ProxyFault::AnswerRetryAfter(429, 1) } else { ProxyFault::Answer(status) };
     strike(stage, lasts, || every(3, call()), fault).await
+}
+
+/// The admission webhook of EventPulse's own kinds is away, and then so slow that a write takes effect when its sender has given it up.
+pub(super) async fn webhook_away(stage: &mut Stage, lasts: Duration) -> Result<Struck> {
+    let own = || write().path_contains("/apis/eventpulse.io/");
+    let away = strike(stage, lasts / 2, own, ProxyFault::Answer(500)).await?;
+    let slow = strike(stage, lasts / 2, own, ProxyFault::Delay(SLOW)).await?;
+    sleep(SLOW).await;
+    Ok(away.and(slow))
 }
 
 pub(super) async fn late_patches(stage: &mut Stage, lasts: Duration) -> Result<Struck> {

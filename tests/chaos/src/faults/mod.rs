@@ -67,6 +67,13 @@ impl Struck {
         Self { times, recovered: Vec::new() }
     }
 
+    /// And what struck after it.
+    fn and(mut self, next: Self) -> Self {
+        self.times += next.times;
+        self.recovered.extend(next.recovered);
+        self
+    }
+
     fn recovered(mut self, what: &'static str, after: Duration) -> Self {
         self.recovered.push(Recovery { what, after, wanted: None });
         self
@@ -147,6 +154,7 @@ faults! {
     "api-429"              BOTH      20  4 load api::answers(429)                         "every third call: 429 with Retry-After"
     "api-503"              BOTH      20  4 load api::answers(503)                         "every third call: 503"
     "api-504"              BOTH      20  4 load api::answers(504)                         "every third call: 504, and never done"
+    "webhook-away"         BOTH      60  8 load api::webhook_away()                       "every write of our own kinds: 500, then too late to be waited for"
     "patch-503"            BOTH      30 30 load api::breakers()                           "every PATCH of a target: 503, until breakers open"
     "patch-delayed"        BOTH      60  - load api::late_patches()                       "every second PATCH of a target arrives 30 s late"
     "patch-twice"          BOTH      20  5 load api::twice()                              "every PATCH of a target arrives twice"
