@@ -1,7 +1,7 @@
 //! The claim: the Action exists before anything is sent, and only one can be created of each id (promise 2).
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeSet, HashMap},
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -11,7 +11,7 @@ use kube::{
     Api,
     api::{ObjectMeta, PostParams},
 };
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use super::{
     look::Asked,
@@ -29,7 +29,7 @@ use crate::{
     mutants::{Mutant, mutated},
     runtime::{
         ApiFailure, StoreError,
-        failing::{FAILED_MAX, Operation},
+        failing::Operation,
         kube_api::{CALL_TIMEOUT, ask},
         places::without_places,
         random::exponential,
@@ -39,8 +39,6 @@ use crate::{
 /// How long the read for a plan may hold up a claim.
 const FIRST_PLAN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long until an Action that could not be written is taken up again.
-const REFUSED_AGAIN: Duration = Duration::from_secs(30);
 /// How young a request is that can hardly come for the second time, after a crash.
 const JUST_NOW: SignedDuration = SignedDuration::from_secs(2);
 
@@ -84,8 +82,6 @@ impl Turn {
 pub(super) struct Queues {
     waiting: Mutex<HashMap<TargetKey, BTreeSet<Turn>>>,
     fresh: Mutex<HashMap<NamespacedName, Planned>>,
-    /// Those that could not be written, and when.
-    refused: Mutex<HashMap<NamespacedName, Instant>>,
 }
 
 impl Queues {
@@ -123,17 +119,6 @@ impl Queues {
     /// How many actions are under way or wait.
     pub(super) fn len(&self) -> usize {
         lock(&self.waiting).values().map(BTreeSet::len).sum()
-    }
-
-    /// It is left alone for [`REFUSED_AGAIN`].
-    pub(super) fn refused(&self, name: NamespacedName) {
-        lock(&self.refused).insert(name, Instant::now());
-    }
-
-    pub(super) fn left_alone(&self) -> HashSet<NamespacedName> {
-        let mut refused = lock(&self.refused);
-        refused.retain(|_, at| at.elapsed() < REFUSED_AGAIN);
-        refused.keys().cloned().collect()
     }
 
     pub(super) fn keep_plan(&self, name: NamespacedName, planned: Planned) {
@@ -259,11 +244,8 @@ impl Actions {
             reached(Point::BeforeCreate, "Action");
             let create = ask(&self.ctx.health, CALL_TIMEOUT, api.create(&params, action));
             let create = Box::pin(self.ctx.way.first_write(urgent, create));
-            let create = self.store.failing().write(&name.namespace, Operation::Create, FAILED_MAX, create);
-            let left = wait_until(give_up_at, self.ctx.clock.now()) + CALL_TIMEOUT;
-            let Ok((created, pause)) = timeout(left, create).await else {
-                return Claim::Refused(ApiFailure::Failed("no try succeeded until the deadline".into()));
-            };
+            let left = wait_until(give_up_at, self.ctx.clock.now());
+            let (created, pause) = self.store.failing().write(&name.namespace, Operation::Create, left, create).await;
             if created.is_ok() {
                 reached(Point::Created, "Action");
             }
@@ -282,16 +264,13 @@ impl Actions {
                 Err(failure @ (ApiFailure::Refused { .. } | ApiFailure::NotFound(_))) => {
                     return Claim::Refused(failure);
                 }
-                Err(failure @ ApiFailure::Failed(_)) => {
-                    // It may have taken effect, and whether the server works at all only a read tells.
-                    if let Ok(Ok(Some(existing))) = timeout(CALL_TIMEOUT, self.store.fetch(name)).await {
-                        return Claim::Exists(Box::new(existing.as_ref().clone()));
-                    }
-                    if pause.is_given_up {
-                        return Claim::Refused(failure);
-                    }
-                    problem = Some(failure);
-                }
+                // It may have taken effect all the same.
+                Err(failure) if pause.is_given_up => match self.store.fetch(name).await {
+                    Ok(Some(existing)) => return Claim::Exists(Box::new(existing.as_ref().clone())),
+                    Ok(None) => return Claim::Refused(failure),
+                    Err(StoreError::Refused { failure, .. }) => return Claim::Refused(failure),
+                    Err(StoreError::Shutdown) => return Claim::Shutdown,
+                },
                 Err(failure) => problem = Some(failure),
             }
             if let Err(none) = self.try_later(problem, give_up_at, &mut retry).await {

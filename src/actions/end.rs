@@ -58,8 +58,9 @@ impl Actions {
             ..work.status()
         };
         // The effect is in the ring: whatever somebody else has written meanwhile, this is how it ended.
-        if self.finish(work, status, event, true).await? {
-            self.count(work, "completed", what.as_deref().unwrap_or_default());
+        let is_new = self.finish(work, status, event, true).await?;
+        self.count(work, "completed", what.as_deref().unwrap_or_default());
+        if is_new {
             if let Some(accepted_at) = work.request.incident.accepted_at {
                 let trace = work.action.spec.traceparent.as_deref();
                 self.ctx.metrics.observe_between(&ALERT_TO_ACTION, [], (accepted_at, now), trace);
@@ -120,8 +121,9 @@ impl Actions {
             finished_at: Some(now),
             ..work.status()
         };
-        if self.finish(work, status, event, false).await? {
-            self.count(work, if skipped { "skipped" } else { "failed" }, &told);
+        let is_new = self.finish(work, status, event, false).await?;
+        self.count(work, if skipped { "skipped" } else { "failed" }, &told);
+        if is_new {
             self.say(work, if skipped { Reason::ActionSkipped } else { Reason::ActionFailed }, &told, now);
         }
         Ok(())

@@ -342,7 +342,6 @@ impl Handler<TargetKey, ()> for Runner {
                     lines.in_scope(|| {
                         tracing::error!(action = %name, %error, "An Action cannot be written; it is tried again later.");
                     });
-                    self.0.queues.refused(name);
                     self.0.queues.remove(key, &turn.action);
                 }
             }
@@ -398,10 +397,8 @@ impl Keeper {
 
     fn take_up(&self) {
         let takeovers = *self.actions.ownership.takeovers().borrow();
-        let left_alone = self.actions.queues.left_alone();
         for action in self.actions.store.list() {
-            let is_left_alone = || left_alone.contains(&name_of(action.as_ref()));
-            if !is_terminal(&action) && self.owns(&action) && !is_left_alone() {
+            if !is_terminal(&action) && self.owns(&action) {
                 let key = TargetKey::of(&action);
                 self.actions.queues.add(&key, Turn::of(&action));
                 self.runner.send(key, ());

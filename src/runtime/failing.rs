@@ -52,6 +52,8 @@ type Key = (String, Operation);
 
 #[derive(Debug)]
 struct Trouble {
+    /// Nothing has succeeded since.
+    since: Instant,
     /// Closed when writes succeed again, or are given up.
     turn: Arc<Semaphore>,
     is_given_up: bool,
@@ -80,7 +82,7 @@ pub struct Pause {
 impl Trouble {
     fn new(failure: &ApiFailure, is_given_up: bool) -> Arc<Self> {
         let last = Mutex::new(Last { failure: failure.clone(), at: Instant::now(), times: 0 });
-        Arc::new(Self { turn: Arc::new(Semaphore::new(1)), is_given_up, last })
+        Arc::new(Self { since: Instant::now(), turn: Arc::new(Semaphore::new(1)), is_given_up, last })
     }
 
     fn last(&self) -> MutexGuard<'_, Last> {
@@ -125,11 +127,16 @@ impl Failing {
             }
         };
         let result = write.await;
-        let Err(failure @ ApiFailure::Failed(_)) = &result else {
-            self.works(&key);
-            return (result, Pause::default());
+        let pause = match &result {
+            // That it is there already is found after all webhooks have let the write through.
+            Ok(_) | Err(ApiFailure::AlreadyExists(_)) => {
+                self.works(&key);
+                Pause::default()
+            }
+            Err(failure @ ApiFailure::Failed(_)) => self.fails(key, failure, turn, began.elapsed() >= patience),
+            // It says nothing of what fails.
+            Err(_) => Pause::default(),
         };
-        let pause = self.fails(key, failure, turn, began.elapsed() >= patience);
         (result, pause)
     }
 
@@ -182,17 +189,18 @@ impl Failing {
         Pause { is_given_up: too_long || trouble.is_given_up, times, _turn: Some(turn) }
     }
 
-    /// Nobody waits there any more. Gives the last failure.
+    /// A write is given up; and where nothing else has succeeded for long either, nobody waits there any more. Gives the last failure.
     fn give_up(&self, key: &Key, trouble: &Arc<Trouble>) -> ApiFailure {
         let failure = trouble.last().failure.clone();
+        let is_all = key.1 == Operation::Delete || trouble.since.elapsed() >= FAILED_MAX / 2;
         let mut troubles = lock(&self.troubles);
         // Somebody else may have done it, or succeeded.
-        if troubles.get(key).is_some_and(|known| Arc::ptr_eq(known, trouble)) && !trouble.is_given_up {
+        let is_known = troubles.get(key).is_some_and(|known| Arc::ptr_eq(known, trouble));
+        if is_all && is_known && !trouble.is_given_up {
             tracing::warn!(namespace = key.0, operation = ?key.1, %failure, "Writes are given up; their inputs end as refused until one succeeds.");
             troubles.insert(key.clone(), Trouble::new(&failure, true));
+            trouble.turn.close();
         }
-        drop(troubles);
-        trouble.turn.close();
         failure
     }
 
@@ -315,6 +323,49 @@ mod tests {
         });
         assert_eq!((probe, beside), (true, false), "one at a time");
         assert!(webhook.write(&failing, "shop", FAILED_MAX).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_many_that_are_given_up_at_once_one_is_tried_again() {
+        let (failing, webhook) = (failing(), Webhook::default());
+        let delete = || failing.write("shop", Operation::Delete, Duration::ZERO, webhook.call());
+        let all = join_all((0..8).map(|_| delete())).await;
+        assert!(all.iter().all(|(result, pause)| result.is_err() && pause.is_given_up));
+        webhook.works.store(true, Ordering::SeqCst);
+        assert!(delete().await.0.is_err(), "not yet");
+        sleep(FAILED_BACKOFF_MAX).await;
+        assert!(delete().await.0.is_ok() && delete().await.0.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_always_fails_ends_alone_where_others_succeed() {
+        let (failing, broken, well) = (failing(), Webhook::default(), Webhook::default());
+        well.works.store(true, Ordering::SeqCst);
+        let others = async {
+            loop {
+                assert!(well.write(&failing, "shop", FAILED_MAX).await);
+                sleep(Duration::from_secs(3600)).await;
+            }
+        };
+        tokio::select! {
+            written = broken.write(&failing, "shop", FAILED_MAX) => assert!(!written),
+            () = others => {}
+        }
+        assert!(well.write(&failing, "shop", FAILED_MAX).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_success_lets_all_go_at_once() {
+        let (failing, webhook) = (failing(), Webhook::default());
+        let _ = failing.write("shop", Operation::Create, FAILED_MAX, webhook.call()).await;
+        let answer = async |answer: Result<(), ApiFailure>| {
+            let _ = failing.write("shop", Operation::Create, FAILED_MAX, async { answer }).await;
+            lock(&failing.troubles).len()
+        };
+        for failure in [ApiFailure::Conflict, ApiFailure::Unknown, ApiFailure::NotFound] {
+            assert_eq!(answer(Err(failure("before any webhook is called".into()))).await, 1);
+        }
+        assert_eq!(answer(Ok(())).await, 0);
     }
 
     #[tokio::test(start_paused = true)]

@@ -37,8 +37,8 @@ type Key = (&'static str, &'static str);
 /// How a part is doing.
 #[derive(Clone, Debug)]
 enum State {
-    /// It works; and what there is to know of it.
-    Ready(Option<String>),
+    /// It works; what there is to know of it, and when it was last told.
+    Ready(Option<String>, Instant),
     /// It does not: why, and since when.
     NotReady(String, Instant),
 }
@@ -46,7 +46,7 @@ enum State {
 impl State {
     fn reason(&self) -> Option<&str> {
         match self {
-            State::Ready(_) => None,
+            State::Ready(..) => None,
             State::NotReady(reason, _) => Some(reason),
         }
     }
@@ -128,9 +128,9 @@ impl Health {
                 State::NotReady(reason, since) => {
                     Some(format!("[-] {service}/{part}: {reason} (for {} s)", since.elapsed().as_secs()))
                 }
-                State::Ready(Some(note)) if all => Some(format!("[+] {service}/{part}: {note}")),
-                State::Ready(None) if all => Some(format!("[+] {service}/{part}")),
-                State::Ready(_) => None,
+                State::Ready(Some(note), _) if all => Some(format!("[+] {service}/{part}: {note}")),
+                State::Ready(None, _) if all => Some(format!("[+] {service}/{part}")),
+                State::Ready(..) => None,
             });
         let troubles = said.troubles.iter().filter(|(key, _)| wanted(key));
         parts.chain(troubles.map(|((service, part), text)| format!("[!] {service}/{part}: {text}"))).collect()
@@ -174,7 +174,7 @@ impl ServiceHealth {
     fn set_ready(&self, part: &'static str, note: Option<String>) {
         let is_back = {
             let mut said = self.all.lock();
-            let before = said.parts.insert((self.service, part), State::Ready(note));
+            let before = said.parts.insert((self.service, part), State::Ready(note, Instant::now()));
             let is_back = before.is_some_and(|state| state.reason().is_some());
             if is_back && let Some(returns) = said.returns.get(&(self.service, part)) {
                 returns.send_modify(|count| *count += 1);
@@ -194,6 +194,12 @@ impl ServiceHealth {
     /// Whether this part works, as far as anybody has said.
     pub fn works(&self, part: &'static str) -> bool {
         self.all.lock().parts.get(&(self.service, part)).is_none_or(|state| state.reason().is_none())
+    }
+
+    /// Whether somebody has said since then that this part works, and nobody that it does not.
+    pub fn has_worked_since(&self, part: &'static str, then: Instant) -> bool {
+        let said = self.all.lock();
+        matches!(said.parts.get(&(self.service, part)), Some(State::Ready(_, at)) if *at >= then)
     }
 
     /// Counts from now on how often this part works again after it did not.
@@ -218,7 +224,7 @@ impl ServiceHealth {
             let before = said.parts.get(&(self.service, part));
             let since = match before {
                 Some(State::NotReady(_, since)) => *since,
-                Some(State::Ready(_)) | None => Instant::now(),
+                Some(State::Ready(..)) | None => Instant::now(),
             };
             let is_new = before.and_then(State::reason) != Some(&reason);
             said.parts.insert((self.service, part), State::NotReady(reason.clone(), since));

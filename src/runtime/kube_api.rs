@@ -1,6 +1,10 @@
 //! Calls to the API server: clients without hidden retries, a deadline on every call, and what an error means for the caller.
 
-use std::{fmt::Debug, future::Future, time::Duration};
+use std::{
+    fmt::Debug,
+    future::Future,
+    time::{Duration, Instant},
+};
 
 use hyper::header::{HeaderValue, USER_AGENT};
 use kube::{Api, Client, Config, Error, client::ClientBuilder, core::Status};
@@ -55,8 +59,9 @@ pub enum ApiFailure {
     /// The answer could not be read as the object that it should be.
     #[error("malformed object: {0}")]
     Malformed(String),
-    /// The server itself says that it failed in this call (500), or of a write that is [`ask`]ed for does not say anything in time, like one
-    /// whose admission webhook is away or slow: nobody knows whether it took effect, and it is no word about calls for other objects.
+    /// The server itself says that it failed in this call (500), or does not say anything in time of one that is [`ask`]ed for while it
+    /// answers others, like a write whose admission webhook is away or slow: nobody knows whether it took effect, and it is no word about
+    /// calls for other objects.
     #[error("failed: {0}")]
     Failed(String),
     /// Another 5xx, a time-out or a broken connection: nobody knows whether the call took effect.
@@ -139,16 +144,23 @@ pub async fn call<T>(timeout: Duration, future: impl Future<Output = kube::Resul
     })
 }
 
-/// The same, and readiness tells by the part `api server` whether it can be worked with. Whatever it answers but 429, it can. For
-/// writes: that one failed, or had no answer in time, is no word about others, so a read should follow it; reads and watches tell whether
-/// the server works.
+/// The same, and readiness tells by the part `api server` whether it can be worked with. Whatever it answers but 429, it can. That it
+/// failed in a call for one object is no word about the others, nor is it that a call had no answer in time while others had: reads tell
+/// whether the server works.
 pub async fn ask<T>(
     health: &ServiceHealth,
     timeout: Duration,
     future: impl Future<Output = kube::Result<T>>,
 ) -> Result<T, ApiFailure> {
-    let late = |_| Err(ApiFailure::Failed(format!("no answer within {} ms", timeout.as_millis())));
-    let result = tokio::time::timeout(timeout, call(Duration::MAX, Box::pin(future))).await.unwrap_or_else(late);
+    let began = Instant::now();
+    let result = match tokio::time::timeout(timeout, call(Duration::MAX, Box::pin(future))).await {
+        Ok(result) => result,
+        Err(_) => {
+            let what = format!("no answer within {} ms", timeout.as_millis());
+            let works = health.has_worked_since(API_SERVER, began);
+            Err(if works { ApiFailure::Failed(what) } else { ApiFailure::Unknown(what) })
+        }
+    };
     match &result {
         Err(failure @ ApiFailure::Failed(_)) => health.trouble(API_SERVER, Some(failure.to_string())),
         _ => {

@@ -95,8 +95,8 @@ impl RightOfWay {
     /// A write of an object of ours on the way to a target. It waits for others of its kind alone, and one that is urgent goes before
     /// those that are not.
     pub async fn first_write<T>(&self, urgent: bool, call: impl Future<Output = T>) -> T {
-        let _place = waiting(self.0.first_writes.take(urgent)).await;
-        self.first(call).await
+        let place = waiting(self.0.first_writes.take(urgent)).await;
+        while_quick(place, self.first(call)).await
     }
 
     /// Any other call on the way to a target. It waits for nothing; whoever makes it bounds how many there are.
@@ -110,19 +110,14 @@ impl RightOfWay {
     }
 
     async fn under_way<T>(&self, under_way: FirstCall, call: impl Future<Output = T>) -> T {
-        tokio::pin!(call);
-        if let Ok(answer) = timeout_at(Instant::now() + SLOW, &mut call).await {
-            return answer;
-        }
-        drop(under_way);
-        call.await
+        while_quick(under_way, call).await
     }
 
     /// A call that keeps the record. It lets those go first that are on the way to a target, and of its own kind those that people are told
     /// after.
     pub async fn record<T>(&self, precedes_message: bool, call: impl Future<Output = T>) -> T {
-        let _place = waiting(self.place(precedes_message)).await;
-        call.await
+        let place = waiting(self.place(precedes_message)).await;
+        while_quick(place, call).await
     }
 
     /// The same before something that is no call to the API server and may take long: it takes no place of the records.
@@ -182,6 +177,16 @@ impl RightOfWay {
             }
         }
     }
+}
+
+/// Holds what is held until the call is over, or takes its time: what makes it slow, like a webhook, is to hold up none of the others.
+async fn while_quick<T>(held: impl Sized, call: impl Future<Output = T>) -> T {
+    tokio::pin!(call);
+    if let Ok(answer) = timeout_at(Instant::now() + SLOW, &mut call).await {
+        return answer;
+    }
+    drop(held);
+    call.await
 }
 
 impl Inner {

@@ -525,7 +525,7 @@ impl<K: Owned> Store<K> {
         &self,
         name: &NamespacedName,
         failure: ApiFailure,
-        mut pause: Pause,
+        pause: Pause,
         tries: &mut Tries,
     ) -> Result<Attempt<K>, StoreError> {
         match failure {
@@ -537,7 +537,9 @@ impl<K: Owned> Store<K> {
             failure @ ApiFailure::Failed(_) if pause.is_given_up => Ok(Attempt::GivenUp(failure)),
             failure @ ApiFailure::Failed(_) => {
                 let began = Instant::now();
-                without_places(back_off(&self.ctx, &failure, &mut pause.times, FAILED_BACKOFF_MAX)).await?;
+                // Alone or in turn with others.
+                tries.retries = tries.retries.max(pause.times);
+                without_places(back_off(&self.ctx, &failure, &mut tries.retries, FAILED_BACKOFF_MAX)).await?;
                 tries.failed += began.elapsed();
                 Ok(Attempt::Again)
             }

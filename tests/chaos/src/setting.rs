@@ -123,6 +123,8 @@ impl Setting {
         Possible {
             actions: vec!["Refused", "RetriesExhausted"],
             refusing_channels: vec![REFUSING],
+            // The longest that the broker is stopped, and as much again as it takes to join.
+            deaf_s: 420,
             ..Possible::default()
         }
     }

@@ -83,6 +83,8 @@ pub struct Possible {
     pub refusing_channels: Vec<&'static str>,
     /// Reasons of actions that did not take effect, beyond those whose cause is seen: `Refused`, `RetriesExhausted`.
     pub actions: Vec<&'static str>,
+    /// For how long, in seconds, one service may not hear what another one hears.
+    pub deaf_s: i64,
 }
 
 /// An alert that was answered with 2xx. A distinct one is what all four of the first fields make.

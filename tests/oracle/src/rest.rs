@@ -44,9 +44,6 @@ fn ends(observed: &Observed, kind: &str, path: &str, ends: &[&str], found: &mut 
     }
 }
 
-/// However often they are killed, frozen or cut off, services have read by then what is on the log, in seconds.
-const HEARD_WITHIN: i64 = 120;
-
 /// Incident, channel, template and occurrence of each message that was asked for.
 fn messages_asked_for(observed: &Observed) -> BTreeSet<[&str; 4]> {
     let of = ["/incident/incidentID", "/channel", "/template", "/occurrence"];
@@ -79,7 +76,8 @@ fn openings(observed: &Observed, found: &mut Findings) {
 
 /// An incident that failed or is over has people told of it where its rule wants that, unless somebody suspended the rule: then it says
 /// nothing. Of a failure that was over before the rules had heard of it nobody is told: they read their topics in no order, and what they
-/// heard first is that it is over (docs/resources/rule.md). Where it lasted for longer than [`HEARD_WITHIN`] they have heard of it.
+/// heard first is that it is over (docs/resources/rule.md). Where it lasted for longer than a service can be deaf they
+/// have heard of it.
 fn later_messages(observed: &Observed, found: &mut Findings) {
     let asked = messages_asked_for(observed);
     let suspended = observed.suspended_rules();
@@ -119,7 +117,7 @@ fn failed_as_the_rules_know(observed: &Observed) -> BTreeSet<&str> {
             "Failed" => drop(since.entry(name).or_insert(write.at)),
             "Resolved" => {
                 let lasted = since.remove(name).map(|since| write.at.duration_since(since).as_secs());
-                failed.extend(lasted.filter(|seconds| *seconds > HEARD_WITHIN).map(|_| name));
+                failed.extend(lasted.filter(|seconds| *seconds > observed.possible.deaf_s).map(|_| name));
             }
             _ => {}
         }

@@ -104,7 +104,7 @@ fn good() -> Observed {
         repeated_at: Some(at(100)),
         rules_of: Some([("CPUHigh".to_owned(), vec!["shop/cpu-high".to_owned()])].into()),
         asks_of: [("shop/cpu-high".to_owned(), Asks { step: Some("scale".into()), messages, cooldown: true })].into(),
-        possible: Possible::default(),
+        possible: Possible { deaf_s: 120, ..Possible::default() },
         clocks_agree: true,
         at_rest: true,
     }

@@ -28,6 +28,8 @@ use crate::{
 const GROUPS: [&str; 4] = ["rules", "actions", "incidents", "notify"];
 /// How far a group may be set back.
 const REWIND_MAX: usize = 12;
+/// Frozen for as long as one can be, killed right after, and slow then; in seconds.
+const DEAF_S: i64 = 120;
 /// How long a patch is waited for that is to be interrupted.
 const PATCH_COMES_WITHIN_S: u32 = 20;
 
@@ -67,6 +69,7 @@ impl Plan {
         Possible {
             alerts: if self.clocks { vec!["stale"] } else { Vec::new() },
             actions: if calls_fail { vec!["Refused", "RetriesExhausted"] } else { Vec::new() },
+            deaf_s: DEAF_S,
             ..Possible::default()
         }
     }

@@ -11,7 +11,7 @@ use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
 
 /// What the services say to each other, and what nobody could read.
-pub(crate) const TOPICS: [&str; 11] = [
+pub(crate) const TOPICS: [&str; 12] = [
     "alert.raised",
     "alert.decided",
     "incident.opened",
@@ -23,6 +23,7 @@ pub(crate) const TOPICS: [&str; 11] = [
     "notification.requested",
     "notification.delivered",
     "notification.failed",
+    "dead.letter",
 ];
 /// Below a data directory.
 pub(crate) const FILE: &str = "log/log.sqlite";
