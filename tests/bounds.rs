@@ -205,8 +205,8 @@ const NO_BOUNDS: [(&str, &str); 33] = [
     ("rules/decide/alerts.rs:COUNT_MAX", "a number that takes the same room however large it is"),
     ("runtime/group_commit.rs:HEAD_BYTES", "the head of SQLite's file"),
     ("runtime/kube_api.rs:FOREIGN_TEXT_MAX", "of an error for people, which a status bounds"),
-    ("runtime/store.rs:SWEEP_PUBLISH_BATCH", "how much of a sweep is done at once"),
-    ("runtime/store.rs:TIDY_MAX", "how much of a sweep is done at once"),
+    ("runtime/store/upkeep.rs:SWEEP_PUBLISH_BATCH", "how much of a sweep is done at once"),
+    ("runtime/store/upkeep.rs:TIDY_MAX", "how much of a sweep is done at once"),
     ("runtime/watch_cache.rs:EARLY_ENDS_MAX", "when a watch is taken for none"),
     ("runtime/watch_cache.rs:SILENCE_MAX", "when a watch is taken for broken"),
 ];

@@ -1,10 +1,14 @@
 use serde_json::json;
+use tokio::time::timeout;
 
-use super::*;
+use super::{
+    upkeep::{CLEAR_AGE, SWEEP_AGE},
+    *,
+};
 use crate::{
     api::v1alpha1::AlertGroup,
     bus::MemoryBus,
-    events::{AlertRaised, AlertStatus, EventId, example},
+    events::{AlertRaised, AlertStatus, EventId, Topic, example},
     mutants,
     runtime::places::{self, Places},
     testing::{Fault, TestContext},

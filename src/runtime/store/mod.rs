@@ -7,6 +7,13 @@
 //!
 //! A write removes only entries whose acknowledgement its own writer has seen. All others are carried over, and published with
 //! the writer's own (promises 1 and 5).
+//!
+//! Here are the decision and the write; [`outbox`] is what an object still has to say, [`upkeep`] what is done with many now and then.
+
+mod outbox;
+#[cfg(test)]
+mod tests;
+mod upkeep;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -14,44 +21,26 @@ use std::{
     time::Duration,
 };
 
-use jiff::SignedDuration;
-use kube::{
-    Api,
-    api::{DeleteParams, PostParams, Preconditions},
-};
+use kube::{Api, api::PostParams};
 use serde::Serialize;
-use tokio::{
-    sync::broadcast,
-    time::{Instant, timeout},
-};
+use tokio::{sync::broadcast, time::Instant};
 
 use super::{
     ApiFailure, Context, WatchCache,
-    consume::publish_until_acknowledged,
     failing::{FAILED_BACKOFF_MAX, FAILED_MAX, Failing, Operation, Pause},
     kube_api::{CALL_TIMEOUT, ask, find},
     metrics::catalogue::RETRIES,
     places::without_places,
     random::exponential,
-    watch_cache::{Cached, forget_managed_fields, name_of, version_of},
+    watch_cache::{Cached, forget_managed_fields, version_of},
 };
 use crate::{
     api::v1alpha1::{OUTBOX_MAX, OutboxEntry},
     crash_points::{Point, reached},
-    events::{Event, NamespacedName, Record, Topic},
+    events::{Event, NamespacedName},
     mutants::{Mutant, mutated},
 };
 
-/// An outbox that is older than this is published and cleared by the holder of its partition.
-pub const SWEEP_AGE: SignedDuration = SignedDuration::from_secs(2);
-/// An outbox that is older than this is cleared however much else there is to do.
-const CLEAR_AGE: SignedDuration = SignedDuration::from_mins(10);
-/// How many objects' outboxes a sweep publishes together.
-const SWEEP_PUBLISH_BATCH: usize = 256;
-/// How many objects are tidied at most in one go, how long that may go on, and how long one may take.
-const TIDY_MAX: usize = 512;
-const TIDY_SPAN: Duration = Duration::from_millis(500);
-const TIDY_TIMEOUT: Duration = Duration::from_secs(5);
 const BACKOFF_INITIAL: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
@@ -287,135 +276,6 @@ impl<K: Owned> Store<K> {
         &self.failing
     }
 
-    /// Publishes what objects of ours still have to say, for every outbox that is older than [`SWEEP_AGE`], and then clears what is
-    /// acknowledged: when there is little else to do, because that is only tidiness, but in the end also when there is not. Called every
-    /// now and then, and after a takeover.
-    pub async fn sweep(&self, owns: impl Fn(&K) -> bool) -> Result<(), StoreError> {
-        self.forget_what_others_cleared();
-        let now = self.ctx.clock.now();
-        let is_older = |object: &K, than: SignedDuration| {
-            let oldest = object.outbox().iter().map(|entry| entry.time).min();
-            oldest.is_some_and(|oldest| now.duration_since(oldest) >= than)
-        };
-        let mut due = self.list();
-        due.retain(|object| is_older(object, SWEEP_AGE) && owns(object) && !mutated(Mutant::TakeoverNotPublished));
-        for objects in due.chunks(SWEEP_PUBLISH_BATCH) {
-            self.publish_outboxes(objects.iter().map(|object| (name_of(object.as_ref()), object.outbox()))).await?;
-        }
-        let is_calm = self.ctx.way.is_calm();
-        let of = due.iter().filter(|object| is_calm || is_older(object.as_ref(), CLEAR_AGE));
-        let names = of.map(|object| name_of(object.as_ref())).collect();
-        self.tidy(names, |current| match current {
-            Some(object) if !object.outbox().is_empty() => Step::Write { object: object.clone(), publish: Vec::new() },
-            _ => Step::Unchanged { publish: Vec::new() },
-        })
-        .await
-    }
-
-    /// Does to many objects what nobody waits for, one after the other, and a part of them at a time. What cannot be done soon is left for
-    /// the next time, and with it the rest of its namespace: one in which nothing can be written holds up no other.
-    pub async fn tidy(
-        &self,
-        mut names: Vec<NamespacedName>,
-        decide: impl Fn(Option<&K>) -> Step<K> + Sync,
-    ) -> Result<(), StoreError> {
-        // Another order each time, so that those in front are not always the same.
-        let start = self.ctx.random.next_u64() % names.len().max(1) as u64;
-        names.rotate_left(usize::try_from(start).unwrap_or(0));
-        names.truncate(TIDY_MAX);
-        let mut stuck = HashSet::new();
-        let mut until = Instant::now() + TIDY_SPAN;
-        for name in names {
-            if Instant::now() >= until {
-                // Whoever tidies has more to do than this.
-                break;
-            }
-            let begin = Instant::now();
-            if !self.tidy_one(name, &decide, &mut stuck).await? {
-                until += begin.elapsed();
-            }
-        }
-        Ok(())
-    }
-
-    /// False when it cannot be written now.
-    async fn tidy_one(
-        &self,
-        name: NamespacedName,
-        decide: &(impl Fn(Option<&K>) -> Step<K> + Sync),
-        stuck: &mut HashSet<String>,
-    ) -> Result<bool, StoreError> {
-        if self.ctx.shutdown.is_cancelled() {
-            return Err(StoreError::Shutdown);
-        }
-        if stuck.contains(&name.namespace) {
-            return Ok(false);
-        }
-        let _turn = self.ctx.way.tidy().await;
-        reached(Point::BeforeClear, &K::kind(&()));
-        match timeout(TIDY_TIMEOUT, self.transact(&name, decide)).await {
-            Ok(Err(StoreError::Shutdown)) => Err(StoreError::Shutdown),
-            Ok(Ok(_)) => {
-                reached(Point::Cleared, &K::kind(&()));
-                Ok(true)
-            }
-            Ok(Err(error)) if !error.is_of_the_server() => Ok(true),
-            Ok(Err(_)) | Err(_) => {
-                tracing::warn!(kind = %K::kind(&()), object = %name, "It cannot be written now; it is tried again later.");
-                stuck.insert(name.namespace);
-                Ok(false)
-            }
-        }
-    }
-
-    /// Deletes this very version of the object; one that is gone or has changed is left alone. True when it was deleted.
-    pub async fn delete(&self, object: &K) -> Result<bool, StoreError> {
-        let name = name_of(object);
-        let preconditions =
-            Preconditions { uid: object.meta().uid.clone(), resource_version: object.meta().resource_version.clone() };
-        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-        reached(Point::BeforeDelete, &K::kind(&()));
-        let api = self.api(&name);
-        let delete = Box::pin(self.ask(Rank::LAST, api.delete(&name.name, &params)));
-        match self.failing.write(&name.namespace, Operation::Delete, Duration::ZERO, delete).await.0 {
-            Ok(_) => {
-                reached(Point::Deleted, &K::kind(&()));
-                self.acknowledged().remove(&name);
-                Ok(true)
-            }
-            Err(ApiFailure::NotFound(_)) => {
-                self.cache.remove(&name, version_of(object));
-                Ok(false)
-            }
-            Err(failure @ ApiFailure::Refused { .. }) => Err(refused::<K>(&name, failure)),
-            Err(_) => Ok(false),
-        }
-    }
-
-    /// Step 1's outbox: everything of the state it was decided from whose acknowledgement was not seen, and the new entries.
-    /// None when the bound makes it necessary to publish first and decide again.
-    async fn next_outbox(
-        &self,
-        name: &NamespacedName,
-        current: Option<&K>,
-        publish: &[Event],
-    ) -> Result<Option<Vec<OutboxEntry>>, StoreError> {
-        let carried: Vec<OutboxEntry> = {
-            let acknowledged = self.acknowledged();
-            let seen = acknowledged.get(name);
-            let entries = current.map(Owned::outbox).unwrap_or_default();
-            let is_carried = |entry: &&OutboxEntry| !seen.is_some_and(|seen| seen.contains(&entry.id));
-            entries.iter().filter(is_carried).filter(|_| !mutated(Mutant::OthersEntriesDropped)).cloned().collect()
-        };
-        let new = entries_of(publish).into_iter().filter(|entry| !carried.iter().any(|old| old.id == entry.id));
-        let outbox: Vec<OutboxEntry> = carried.iter().cloned().chain(new).collect();
-        if outbox.len() > K::OUTBOX_LIMIT && !carried.is_empty() {
-            self.publish_outbox(name, &carried).await?;
-            return Ok(None);
-        }
-        Ok(Some(outbox))
-    }
-
     async fn write(
         &self,
         name: &NamespacedName,
@@ -550,101 +410,6 @@ impl<K: Owned> Store<K> {
         }
     }
 
-    async fn publish_unchanged(
-        &self,
-        name: &NamespacedName,
-        current: Option<Arc<K>>,
-        publish: Vec<Event>,
-    ) -> Result<Option<Arc<K>>, StoreError> {
-        // An input that comes again after a crash changes nothing, but what its first coming had to say may not be out yet.
-        let outstanding: Vec<OutboxEntry> = {
-            let acknowledged = self.acknowledged();
-            let seen = acknowledged.get(name);
-            let entries = current.as_deref().map(Owned::outbox).unwrap_or_default();
-            entries.iter().filter(|entry| !seen.is_some_and(|seen| seen.contains(&entry.id))).cloned().collect()
-        };
-        self.publish_outbox(name, &outstanding).await?;
-        self.publish_records(entries_of(&publish).iter().filter_map(|entry| self.record(entry)).collect()).await?;
-        Ok(current)
-    }
-
-    async fn publish_outbox(&self, name: &NamespacedName, entries: &[OutboxEntry]) -> Result<(), StoreError> {
-        self.publish_outboxes(std::iter::once((name.clone(), entries))).await
-    }
-
-    /// What of these outboxes this writer has not seen acknowledged, in one go.
-    async fn publish_outboxes<'a>(
-        &self,
-        outboxes: impl Iterator<Item = (NamespacedName, &'a [OutboxEntry])>,
-    ) -> Result<(), StoreError> {
-        let unseen: Vec<(NamespacedName, Vec<&OutboxEntry>)> = {
-            let acknowledged = self.acknowledged();
-            outboxes
-                .map(|(name, entries)| {
-                    let seen = acknowledged.get(&name);
-                    let unseen = entries.iter().filter(|entry| !seen.is_some_and(|seen| seen.contains(&entry.id)));
-                    let unseen = unseen.collect();
-                    (name, unseen)
-                })
-                .collect()
-        };
-        if mutated(Mutant::ClearedBeforeAcknowledged) {
-            self.note_acknowledged(&unseen);
-        }
-        let entries = unseen.iter().flat_map(|(_, entries)| entries);
-        self.publish_records(entries.filter_map(|entry| self.record(entry)).collect()).await?;
-        self.note_acknowledged(&unseen);
-        Ok(())
-    }
-
-    fn note_acknowledged(&self, seen: &[(NamespacedName, Vec<&OutboxEntry>)]) {
-        let mut acknowledged = self.acknowledged();
-        for (name, entries) in seen.iter().filter(|(_, entries)| !entries.is_empty()) {
-            acknowledged.entry(name.clone()).or_default().extend(entries.iter().map(|entry| entry.id.clone()));
-        }
-    }
-
-    /// What is on the way to a target goes first and alone, so that the work on everything else does not hold it up.
-    async fn publish_records(&self, records: Vec<Record>) -> Result<(), StoreError> {
-        let (first, rest): (Vec<_>, Vec<_>) =
-            records.into_iter().partition(|record| record.topic == Topic::ActionRequested);
-        if first.is_empty() {
-            return self.publish_together(rest).await;
-        }
-        self.publish_together(first).await?;
-        self.ctx.way.let_pass(rest.iter().any(|record| record.topic == Topic::NotificationRequested)).await;
-        self.publish_together(rest).await
-    }
-
-    async fn publish_together(&self, records: Vec<Record>) -> Result<(), StoreError> {
-        if records.is_empty() || publish_until_acknowledged(&self.ctx, records).await {
-            Ok(())
-        } else {
-            Err(StoreError::Shutdown)
-        }
-    }
-
-    /// An entry that somebody has edited into nonsense is said and left out; it must not hold up the others.
-    fn record(&self, entry: &OutboxEntry) -> Option<Record> {
-        entry
-            .to_record(&self.ctx.source())
-            .inspect_err(|error| tracing::error!(%error, "An outbox holds an entry that is no event; it is dropped."))
-            .ok()
-    }
-
-    /// Entries that are no longer in the object need not be remembered.
-    fn forget_cleared(&self, name: &NamespacedName, stored: &K) {
-        let mut acknowledged = self.acknowledged();
-        if acknowledged.get_mut(name).is_some_and(|seen| !keep_held(seen, stored)) {
-            acknowledged.remove(name);
-        }
-    }
-
-    /// The same for objects that another writer cleared or deleted (promise 6). What is forgotten too early is only published again.
-    fn forget_what_others_cleared(&self) {
-        self.acknowledged().retain(|name, seen| self.get(name).is_some_and(|stored| keep_held(seen, stored.as_ref())));
-    }
-
     async fn ask<T>(&self, rank: Rank, call: impl Future<Output = kube::Result<T>>) -> Result<T, ApiFailure> {
         let call = ask(&self.ctx.health, CALL_TIMEOUT, call);
         match rank {
@@ -655,10 +420,6 @@ impl<K: Owned> Store<K> {
 
     fn api(&self, name: &NamespacedName) -> Api<K> {
         Api::namespaced(self.ctx.kube.clone(), &name.namespace)
-    }
-
-    fn acknowledged(&self) -> MutexGuard<'_, HashMap<NamespacedName, HashSet<String>>> {
-        lock(&self.acknowledged)
     }
 }
 
@@ -697,28 +458,6 @@ fn refused<K: Cached>(name: &NamespacedName, failure: ApiFailure) -> StoreError 
     StoreError::Refused { kind: K::kind(&()).into_owned(), name: name.clone(), failure }
 }
 
-/// Keeps the ids of entries that the object still holds. False when there are none.
-fn keep_held<K: Owned>(seen: &mut HashSet<String>, stored: &K) -> bool {
-    seen.retain(|id| stored.outbox().iter().any(|entry| &entry.id == id));
-    !seen.is_empty()
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
-
-/// Events as entries. Payloads of ours can always be JSON; one that cannot is said and left out.
-fn entries_of(events: &[Event]) -> Vec<OutboxEntry> {
-    events
-        .iter()
-        .filter_map(|event| {
-            OutboxEntry::try_from(event)
-                .inspect_err(|error| tracing::error!(%error, id = %event.id, "An event cannot be written as JSON."))
-                .ok()
-        })
-        .collect()
-}
-
-#[cfg(test)]
-#[path = "store_tests.rs"]
-mod tests;
