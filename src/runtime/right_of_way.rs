@@ -22,6 +22,8 @@ use super::{Metrics, liveness::waiting, metrics::catalogue::API_WRITES_WAITING, 
 const FIRST_WRITES_AT_ONCE: usize = 16;
 /// How many records are written at once when nothing is on the way.
 const RECORDS_AT_ONCE: usize = 16;
+/// How many of either may be under way beside them because they take their time.
+const SLOW_AT_ONCE: usize = 64;
 /// Of so many calls on the way to targets, one record may be written beside them.
 const FIRST_PER_RECORD: usize = 16;
 /// Between two calls of one way lies a hop over the log; for so long after one of them the next one is expected.
@@ -47,6 +49,8 @@ struct Inner {
     /// it may.
     turn: Places,
     tidying: Semaphore,
+    /// Of those that have left their place because they take their time.
+    slow: Semaphore,
     metrics: Metrics,
 }
 
@@ -88,6 +92,7 @@ impl RightOfWay {
             changed: Notify::new(),
             turn: Places::new(1),
             tidying: Semaphore::new(1),
+            slow: Semaphore::new(SLOW_AT_ONCE),
             metrics: metrics.clone(),
         }))
     }
@@ -96,7 +101,7 @@ impl RightOfWay {
     /// those that are not.
     pub async fn first_write<T>(&self, urgent: bool, call: impl Future<Output = T>) -> T {
         let place = waiting(self.0.first_writes.take(urgent)).await;
-        while_quick(place, self.first(call)).await
+        self.unless_slow(place, self.first(call)).await
     }
 
     /// Any other call on the way to a target. It waits for nothing; whoever makes it bounds how many there are.
@@ -110,14 +115,31 @@ impl RightOfWay {
     }
 
     async fn under_way<T>(&self, under_way: FirstCall, call: impl Future<Output = T>) -> T {
-        while_quick(under_way, call).await
+        tokio::pin!(call);
+        if let Ok(answer) = timeout_at(Instant::now() + SLOW, &mut call).await {
+            return answer;
+        }
+        drop(under_way);
+        call.await
+    }
+
+    /// A write that takes its time, like one whose webhook is slow, is to hold up none of the others: it leaves its place to them, unless
+    /// many do so already, because then it is the server that is slow.
+    async fn unless_slow<T>(&self, place: impl Sized, call: impl Future<Output = T>) -> T {
+        tokio::pin!(call);
+        if let Ok(answer) = timeout_at(Instant::now() + SLOW, &mut call).await {
+            return answer;
+        }
+        let slow = self.0.slow.try_acquire();
+        let _place = slow.is_err().then_some(place);
+        call.await
     }
 
     /// A call that keeps the record. It lets those go first that are on the way to a target, and of its own kind those that people are told
     /// after.
     pub async fn record<T>(&self, precedes_message: bool, call: impl Future<Output = T>) -> T {
         let place = waiting(self.place(precedes_message)).await;
-        while_quick(place, call).await
+        self.unless_slow(place, call).await
     }
 
     /// The same before something that is no call to the API server and may take long: it takes no place of the records.
@@ -177,16 +199,6 @@ impl RightOfWay {
             }
         }
     }
-}
-
-/// Holds what is held until the call is over, or takes its time: what makes it slow, like a webhook, is to hold up none of the others.
-async fn while_quick<T>(held: impl Sized, call: impl Future<Output = T>) -> T {
-    tokio::pin!(call);
-    if let Ok(answer) = timeout_at(Instant::now() + SLOW, &mut call).await {
-        return answer;
-    }
-    drop(held);
-    call.await
 }
 
 impl Inner {
@@ -328,6 +340,23 @@ mod tests {
 
     fn begun(calls: &mut [Call]) -> usize {
         calls.iter_mut().map(Call::has_begun).filter(|begun| *begun).count()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn writes_that_take_their_time_leave_their_places_to_others_and_not_all_of_them() {
+        for kind in [Kind::Record, Kind::FirstWrite] {
+            let (way, _) = way();
+            let mut calls: Vec<Call> = (0..150).map(|_| Call::of(&way, kind)).collect();
+            pass(500).await;
+            assert_eq!(begun(&mut calls), 16);
+            pass(1_000).await;
+            assert_eq!(begun(&mut calls), 32);
+            pass(20_000).await;
+            assert_eq!(begun(&mut calls), RECORDS_AT_ONCE + SLOW_AT_ONCE);
+            for call in calls {
+                call.end().await;
+            }
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -8,7 +8,7 @@
 //! A write removes only entries whose acknowledgement its own writer has seen. All others are carried over, and published with
 //! the writer's own (promises 1 and 5).
 //!
-//! Here are the decision and the write; [`outbox`] is what an object still has to say, [`upkeep`] what is done with many now and then.
+//! Here are the decision and the write; `outbox` is what an object still has to say, `upkeep` what is done with many now and then.
 
 mod outbox;
 #[cfg(test)]
