@@ -46,6 +46,27 @@ struct Kafka {
     own: Option<Environment>,
 }
 
+impl Kafka {
+    fn admin(&self) -> AdminClient<DefaultClientContext> {
+        ClientConfig::new().set("bootstrap.servers", &self.config.brokers).create().unwrap()
+    }
+
+    /// The full name of the topic that most cases use.
+    fn topic(&self) -> String {
+        format!("{}{}", self.config.topic_prefix, contract::TOPIC.name())
+    }
+
+    async fn delete_topic(&self) {
+        let deleted = self.admin().delete_topics(&[&self.topic()], &AdminOptions::new()).await.unwrap();
+        assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
+    }
+
+    async fn create_topic(&self) {
+        let (name, partitions) = (self.topic(), i32::try_from(PARTITIONS).unwrap());
+        create(&self.admin(), NewTopic::new(&name, partitions, TopicReplication::Fixed(1))).await;
+    }
+}
+
 fn config(brokers: &str, prefix: &str) -> KafkaConfig {
     let mut config = KafkaConfig::new(brokers);
     config.topic_prefix = prefix.to_owned();
@@ -202,8 +223,7 @@ impl Harness for Kafka {
     }
 
     async fn check_topic_settings(&mut self) {
-        let admin: AdminClient<DefaultClientContext> =
-            ClientConfig::new().set("bootstrap.servers", &self.config.brokers).create().unwrap();
+        let admin = self.admin();
         for (topic, retention_ms, segment_ms) in
             [(Topic::AlertRaised, "86400000", "21600000"), (Topic::DeadLetter, "604800000", "151200000")]
         {
@@ -314,16 +334,11 @@ fn a_consumer_that_cannot_read_its_topics_is_in_the_health() {
         let mut member = Member::join(&*bus, "rules", 10).await;
         member.until("assigned", |member| member.assigned.len() == PARTITIONS as usize).await;
         assert_eq!(bus.health(), Ok(()));
-        let admin: AdminClient<DefaultClientContext> =
-            ClientConfig::new().set("bootstrap.servers", &harness.config.brokers).create().unwrap();
-        let name = format!("{}{}", harness.config.topic_prefix, contract::TOPIC.name());
-        let deleted = admin.delete_topics(&[&name], &AdminOptions::new()).await.unwrap();
-        assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
+        harness.delete_topic().await;
         eventually("the health says so", async || bus.health().is_err()).await;
         let reason = bus.health().unwrap_err();
         assert!(reason.starts_with("consumer group rules: "), "{reason}");
-        let partitions = i32::try_from(PARTITIONS).unwrap();
-        create(&admin, NewTopic::new(&name, partitions, TopicReplication::Fixed(1))).await;
+        harness.create_topic().await;
         eventually("it is well again by itself", async || bus.health().is_ok()).await;
         eventually("publishing works", async || bus.publish(contract::records(0, 1)).await.is_ok()).await;
         member.until("the record of the new topic", |member| member.messages.iter().any(|m| m.offset == 0)).await;
@@ -342,13 +357,8 @@ fn the_place_of_a_group_in_a_log_that_is_gone_is_not_its_place_in_the_next_one()
         member.finish();
         let stored = async || harness.stored_offset("rules", contract::place(0)).await;
         eventually("the offset is stored", async || stored().await == Some(10)).await;
-        let admin: AdminClient<DefaultClientContext> =
-            ClientConfig::new().set("bootstrap.servers", &harness.config.brokers).create().unwrap();
-        let name = format!("{}{}", harness.config.topic_prefix, contract::TOPIC.name());
-        let deleted = admin.delete_topics(&[&name], &AdminOptions::new()).await.unwrap();
-        assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
-        let partitions = i32::try_from(PARTITIONS).unwrap();
-        create(&admin, NewTopic::new(&name, partitions, TopicReplication::Fixed(1))).await;
+        harness.delete_topic().await;
+        harness.create_topic().await;
         eventually("publishing works", async || bus.publish(contract::records(0, 1)).await.is_ok()).await;
         member.until("the record of the new log", |member| member.messages.iter().any(|m| m.offset == 0)).await;
         for _ in 0..30 {
@@ -382,8 +392,7 @@ fn a_bus_opens_without_brokers_and_says_so() {
 fn a_topic_that_is_repaired_is_used_without_a_new_start() {
     contract::run(async {
         let mut broker = Kafka::fresh_for_outage().await;
-        let admin: AdminClient<DefaultClientContext> =
-            ClientConfig::new().set("bootstrap.servers", &broker.config.brokers).create().unwrap();
+        let admin = broker.admin();
         let name = "late-action.failed";
         create(&admin, NewTopic::new(name, 1, TopicReplication::Fixed(1)).set("cleanup.policy", "compact")).await;
         broker.go_away().await;

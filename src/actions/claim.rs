@@ -254,23 +254,20 @@ impl Actions {
                     self.store.cache().upsert(created.clone());
                     return Claim::Exists(Box::new(created));
                 }
-                Err(ApiFailure::AlreadyExists(_)) => match self.store.fetch(name).await {
-                    Ok(Some(existing)) => return Claim::Exists(Box::new(existing.as_ref().clone())),
-                    Ok(None) => {}
-                    Err(StoreError::Refused { failure, .. }) => return Claim::Refused(failure),
-                    Err(StoreError::Shutdown) => return Claim::Shutdown,
-                },
+                // What is given up may have taken effect all the same.
+                Err(failure) if pause.is_given_up || matches!(failure, ApiFailure::AlreadyExists(_)) => {
+                    match self.store.fetch(name).await {
+                        Ok(Some(existing)) => return Claim::Exists(Box::new(existing.as_ref().clone())),
+                        Ok(None) if pause.is_given_up => return Claim::Refused(failure),
+                        Ok(None) => {}
+                        Err(StoreError::Refused { failure, .. }) => return Claim::Refused(failure),
+                        Err(StoreError::Shutdown) => return Claim::Shutdown,
+                    }
+                }
                 // Not found is the namespace.
                 Err(failure @ (ApiFailure::Refused { .. } | ApiFailure::NotFound(_))) => {
                     return Claim::Refused(failure);
                 }
-                // It may have taken effect all the same.
-                Err(failure) if pause.is_given_up => match self.store.fetch(name).await {
-                    Ok(Some(existing)) => return Claim::Exists(Box::new(existing.as_ref().clone())),
-                    Ok(None) => return Claim::Refused(failure),
-                    Err(StoreError::Refused { failure, .. }) => return Claim::Refused(failure),
-                    Err(StoreError::Shutdown) => return Claim::Shutdown,
-                },
                 Err(failure) => problem = Some(failure),
             }
             if let Err(none) = self.try_later(problem, give_up_at, &mut retry).await {

@@ -163,30 +163,28 @@ impl Failing {
         turn: Option<(Arc<Trouble>, OwnedSemaphorePermit)>,
         too_long: bool,
     ) -> Pause {
-        let Some((trouble, turn)) = turn else {
+        let (trouble, turn) = match turn {
+            Some((trouble, turn)) => (trouble, Some(turn)),
             // The first one, or one that was under way when that failed.
-            let trouble = {
-                let mut troubles = lock(&self.troubles);
-                troubles.retain(|_, trouble| {
-                    Arc::strong_count(trouble) > 1 || trouble.last().at.elapsed() < FORGOTTEN_AFTER
-                });
-                Arc::clone(troubles.entry(key.clone()).or_insert_with(|| Trouble::new(failure, false)))
-            };
-            if too_long {
-                self.give_up(&key, &trouble);
-            }
-            return Pause { is_given_up: too_long || trouble.is_given_up, ..Pause::default() };
+            None => (self.trouble(&key, failure), None),
         };
-        let times = {
+        let mut times = 0;
+        if turn.is_some() {
             let mut last = trouble.last();
-            let times = last.times;
+            times = last.times;
             *last = Last { failure: failure.clone(), at: Instant::now(), times: times.saturating_add(1) };
-            times
-        };
-        if too_long && !trouble.is_given_up {
+        }
+        if too_long {
             self.give_up(&key, &trouble);
         }
-        Pause { is_given_up: too_long || trouble.is_given_up, times, _turn: Some(turn) }
+        Pause { is_given_up: too_long || trouble.is_given_up, times, _turn: turn }
+    }
+
+    /// What is known of this place, which has just failed.
+    fn trouble(&self, key: &Key, failure: &ApiFailure) -> Arc<Trouble> {
+        let mut troubles = lock(&self.troubles);
+        troubles.retain(|_, trouble| Arc::strong_count(trouble) > 1 || trouble.last().at.elapsed() < FORGOTTEN_AFTER);
+        Arc::clone(troubles.entry(key.clone()).or_insert_with(|| Trouble::new(failure, false)))
     }
 
     /// A write is given up; and where nothing else has succeeded for long either, nobody waits there any more. Gives the last failure.

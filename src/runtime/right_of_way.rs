@@ -115,24 +115,18 @@ impl RightOfWay {
     }
 
     async fn under_way<T>(&self, under_way: FirstCall, call: impl Future<Output = T>) -> T {
-        tokio::pin!(call);
-        if let Ok(answer) = timeout_at(Instant::now() + SLOW, &mut call).await {
-            return answer;
-        }
-        drop(under_way);
-        call.await
+        held_while_quick(call, move || drop(under_way)).await
     }
 
     /// A write that takes its time, like one whose webhook is slow, is to hold up none of the others: it leaves its place to them, unless
     /// many do so already, because then it is the server that is slow.
     async fn unless_slow<T>(&self, place: impl Sized, call: impl Future<Output = T>) -> T {
-        tokio::pin!(call);
-        if let Ok(answer) = timeout_at(Instant::now() + SLOW, &mut call).await {
-            return answer;
-        }
-        let slow = self.0.slow.try_acquire();
-        let _place = slow.is_err().then_some(place);
-        call.await
+        let leave = move || {
+            let slow = self.0.slow.try_acquire();
+            let place = slow.is_err().then_some(place);
+            (slow, place)
+        };
+        held_while_quick(call, leave).await
     }
 
     /// A call that keeps the record. It lets those go first that are on the way to a target, and of its own kind those that people are told
@@ -199,6 +193,16 @@ impl RightOfWay {
             }
         }
     }
+}
+
+/// What `leave` has is held until the call is over; when that takes longer than [`SLOW`], from then on only what `leave` gives.
+async fn held_while_quick<T, H>(call: impl Future<Output = T>, leave: impl FnOnce() -> H) -> T {
+    tokio::pin!(call);
+    if let Ok(answer) = timeout_at(Instant::now() + SLOW, &mut call).await {
+        return answer;
+    }
+    let _held = leave();
+    call.await
 }
 
 impl Inner {

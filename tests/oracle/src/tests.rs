@@ -143,7 +143,6 @@ fn an_alert_that_is_lost_or_has_no_reason_is_found() {
     });
 }
 
-/// One more decision of the alert, for its rule.
 #[test]
 fn what_is_no_alert_and_became_no_dead_letter_is_found() {
     must_find("no 1, was answered with 2xx", |observed| {
@@ -152,6 +151,7 @@ fn what_is_no_alert_and_became_no_dead_letter_is_found() {
     must_find("no 2, was answered with 2xx", |observed| observed.broken.push("no 2".into()));
 }
 
+/// One more decision of the alert, for its rule.
 fn decide_again(observed: &mut Observed, reason: &str, incident: &str) {
     let mut data = observed.records[1].data.clone();
     (data["reason"], data["incidentID"]) = (json!(reason), json!(incident));
