@@ -18,9 +18,9 @@ use crate::stage::{Bus, Probes, Stage, subject};
 
 const KILL: i32 = 9;
 const PROBES: usize = 4;
-/// For so many seconds alerts come, and for so many none.
-const BURST: u64 = 3;
-const PAUSE: u64 = 9;
+/// Alerts come for so long, and none for so long after the first burst.
+const BURST: Duration = Duration::from_secs(3);
+const PAUSE: Duration = Duration::from_secs(9);
 /// By so much the clock is ahead of what is old: longer than anything is kept.
 const OLD_S: u32 = 30 * 24 * 60 * 60;
 
@@ -100,6 +100,33 @@ impl Fresh {
     }
 }
 
+/// Bursts of alerts, and a pause after each. What is only done when there is little else to do has its time in one of them: each is twice as
+/// long as the last, for what processes that were killed have left is done first.
+struct Bursts {
+    /// When the burst began that is under way, or was last.
+    began: Instant,
+    pause: Duration,
+}
+
+impl Bursts {
+    fn begin() -> Self {
+        Self { began: Instant::now(), pause: PAUSE }
+    }
+
+    fn is_pause(&self) -> bool {
+        self.began.elapsed() >= BURST
+    }
+
+    /// Whether the pause is over; the next burst begins with that.
+    fn is_next(&mut self) -> bool {
+        let is_over = self.began.elapsed() >= BURST + self.pause;
+        if is_over {
+            *self = Self { began: Instant::now(), pause: 2 * self.pause };
+        }
+        is_over
+    }
+}
+
 /// The first replica, at each of these points; it is gone afterwards. Gives how many there are.
 async fn kill_at(
     stage: &mut Stage,
@@ -119,17 +146,15 @@ async fn kill_at(
             launcher = launcher.arg("--kafka-config=session.timeout.ms=6000");
         }
         stage.spawn(0, launcher)?;
-        let (began, mut bursts) = (Instant::now(), 0);
+        let (began, mut bursts, mut is_next) = (Instant::now(), Bursts::begin(), true);
         let status = loop {
-            // What is only done when there is little else to do has its time between two bursts.
-            let since = began.elapsed().as_secs();
-            stage.senders.pause(since % (BURST + PAUSE) >= BURST);
+            stage.senders.pause(bursts.is_pause());
             if let Some(fresh) = &mut fresh
-                && since / (BURST + PAUSE) >= bursts
+                && is_next
             {
-                bursts += 1;
                 fresh.raise(stage)?;
             }
+            is_next = bursts.is_next();
             match stage.process(0)?.process().exited() {
                 Some(status) => break Some(status),
                 None if began.elapsed() >= patience => break None,

@@ -141,7 +141,7 @@ macro_rules! short {
 
 faults! {
     "nothing"              BOTH      10  5 load process::nothing()                        "nothing: what the others are compared with"
-    "crash-points"         BOTH      60 60 load crash::at_each_point()                    "kill -9 at each crash point of the code"
+    "crash-points"         BOTH     180 90 load crash::at_each_point()                    "kill -9 at each crash point of the code"
     "kill"                 BOTH      60 10 load process::kill_at_random()                 "kill -9 at random moments"
     "takeover"             KAFKA     10  1 load process::take_over(process::End::Killed)  "kill -9 of one replica: the other takes over"
     "ordered-stop"         KAFKA     10  1 load process::take_over(process::End::Stopped) "SIGTERM of one replica: the other takes over"
