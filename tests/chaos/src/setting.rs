@@ -9,7 +9,7 @@ use eventpulse_testkit::proxy::Call;
 use rand::{RngExt, rngs::StdRng};
 
 /// What an alert is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Kind {
     /// Its target is scaled.
     Scale,
@@ -23,10 +23,13 @@ pub(crate) enum Kind {
     Unmatched,
     /// As [`Guarded`](Kind::Guarded), and its target is nobody else's: it tells how fast things go.
     Probe,
+    /// As [`Refused`](Kind::Refused), and its target is nobody else's.
+    RefusedProbe,
 }
 
 impl Kind {
-    const ALL: [Kind; 6] = [Kind::Scale, Kind::Guarded, Kind::Restart, Kind::Refused, Kind::Unmatched, Kind::Probe];
+    const ALL: [Kind; 7] =
+        [Kind::Scale, Kind::Guarded, Kind::Restart, Kind::Refused, Kind::Unmatched, Kind::Probe, Kind::RefusedProbe];
 
     /// Most are scaled.
     pub(crate) fn any(random: &mut StdRng) -> Self {
@@ -48,6 +51,7 @@ impl Kind {
             Kind::Refused => "ChaosRefused",
             Kind::Unmatched => "ChaosUnmatched",
             Kind::Probe => "ChaosProbe",
+            Kind::RefusedProbe => "ChaosRefusedProbe",
         }
     }
 
@@ -59,6 +63,7 @@ impl Kind {
             Kind::Refused => Some("chaos-refused"),
             Kind::Unmatched => None,
             Kind::Probe => Some("chaos-probe"),
+            Kind::RefusedProbe => Some("chaos-refused-probe"),
         }
     }
 
@@ -69,6 +74,7 @@ impl Kind {
             Kind::Restart => "restarted",
             Kind::Refused => "refused",
             Kind::Probe => "probe",
+            Kind::RefusedProbe => "refused-probe",
         }
     }
 
@@ -78,6 +84,7 @@ impl Kind {
             Kind::Scale | Kind::Guarded | Kind::Unmatched => 40,
             Kind::Restart | Kind::Refused => 8,
             Kind::Probe => 600,
+            Kind::RefusedProbe => 300,
         }
     }
 }
@@ -103,7 +110,7 @@ impl Setting {
             Kind::Scale | Kind::Unmatched => "chaos-scale",
             Kind::Guarded | Kind::Probe => "chaos-guarded",
             Kind::Restart => "chaos-restart",
-            Kind::Refused => "chaos-refused",
+            Kind::Refused | Kind::RefusedProbe => "chaos-refused",
         };
         let told = |[channel, template, event]: [&str; 3]| Told {
             channel: channel.into(),
@@ -142,7 +149,8 @@ impl Setting {
     /// `hook` takes messages, `gone` none ever. Applies all of it; the CRDs, the namespace and the account are there.
     pub(crate) async fn apply(plane: &ControlPlane, hook: &str, gone: &str, dir: &Path) -> Result<()> {
         let mut text = String::new();
-        for kind in [Kind::Scale, Kind::Guarded, Kind::Restart, Kind::Refused, Kind::Probe] {
+        // The target of those that no rule matches is one that is scaled.
+        for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Unmatched) {
             for number in 0..kind.targets() {
                 // What is restarted may not be paused; without replicas none has a pod.
                 let paused = matches!(kind, Kind::Scale | Kind::Guarded | Kind::Probe);
@@ -238,7 +246,7 @@ fn rule(name: &str, kind: Kind) -> String {
         Kind::Scale | Kind::Unmatched => action("chaos-scale"),
         Kind::Guarded | Kind::Probe => action("chaos-guarded"),
         Kind::Restart => action("chaos-restart"),
-        Kind::Refused => action("chaos-refused") + &action("chaos-restart"),
+        Kind::Refused | Kind::RefusedProbe => action("chaos-refused") + &action("chaos-restart"),
     };
     let notifications = MESSAGES.map(|[channel, template, event]| {
         format!("  - {{channelRef: {{name: {channel}}}, template: {template}, events: [{event}]}}\n")

@@ -71,6 +71,7 @@ pub(crate) struct Replica {
 
 /// Alerts that have a target of their own each.
 pub(crate) struct Probes {
+    kind: Kind,
     services: Vec<String>,
     starts_at: Timestamp,
 }
@@ -107,7 +108,8 @@ pub(crate) struct Stage {
     past: Vec<Record>,
     /// When everything on the log was given to the services once more.
     pub repeated_at: Option<Timestamp>,
-    probes: usize,
+    /// How many of each kind there were.
+    probes: HashMap<Kind, usize>,
     seed: u64,
 }
 
@@ -141,7 +143,7 @@ impl Stage {
             audit,
             past: Vec::new(),
             repeated_at: None,
-            probes: 0,
+            probes: HashMap::new(),
             seed,
         };
         // Rules take only what began after they were created, which the API server says in whole seconds.
@@ -285,18 +287,18 @@ impl Stage {
 
     /// Sends so many alerts with a target of their own each, and returns when they are taken.
     pub(crate) async fn raise(&mut self, count: usize) -> Result<Probes> {
-        let probes = self.probes(count)?;
+        let probes = self.probes(Kind::Probe, count)?;
         self.repeat(&probes).await;
         Ok(probes)
     }
 
-    /// So many that nobody was told of yet.
-    pub(crate) fn probes(&mut self, count: usize) -> Result<Probes> {
-        let first = self.probes;
-        self.probes += count;
-        ensure!(self.probes <= Kind::Probe.targets(), "there are more probes than targets for them");
-        let services = (first..self.probes).map(|number| Setting::service(Kind::Probe, number)).collect();
-        Ok(Probes { services, starts_at: now() })
+    /// So many of this kind that nobody was told of yet.
+    pub(crate) fn probes(&mut self, kind: Kind, count: usize) -> Result<Probes> {
+        let last = self.probes.entry(kind).or_default();
+        let first = std::mem::replace(last, *last + count);
+        ensure!(*last <= kind.targets(), "there are more alerts of their own than targets: {kind:?}");
+        let services = (first..*last).map(|number| Setting::service(kind, number)).collect();
+        Ok(Probes { kind, services, starts_at: now() })
     }
 
     /// Tells of them again.
@@ -317,7 +319,7 @@ impl Stage {
     ) -> impl Future<Output = ()> + Send + 'static {
         let mut sending = JoinSet::new();
         for service in &probes.services {
-            let alert = Alert::firing(Kind::Probe.alert(), probes.starts_at).label("service", service);
+            let alert = Alert::firing(probes.kind.alert(), probes.starts_at).label("service", service);
             let alert = alert.label("severity", "critical");
             let alert = if let Some(at) = ended_at { alert.resolved(at) } else { alert };
             let senders = self.senders.clone();

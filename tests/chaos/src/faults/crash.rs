@@ -14,7 +14,10 @@ use super::{
     Struck,
     rebuild::{lose_topics, stop_all},
 };
-use crate::stage::{Bus, Probes, Stage, subject};
+use crate::{
+    setting::Kind,
+    stage::{Bus, Probes, Stage, subject},
+};
 
 const KILL: i32 = 9;
 const PROBES: usize = 4;
@@ -74,7 +77,7 @@ fn owner(point: &CrashPoint) -> &'static str {
 }
 
 /// Alerts that nothing is known of yet: the load comes back to the groups that there are, and a broker's points take so long that soon there
-/// are all of them.
+/// are all of them. One is acted on, and one is refused, for what follows from that happens to few of the load.
 #[derive(Default)]
 struct Fresh {
     probes: Vec<Probes>,
@@ -82,12 +85,13 @@ struct Fresh {
 }
 
 impl Fresh {
-    /// One more, to whoever is there to take it.
+    /// One more of each, to whoever is there to take it.
     fn raise(&mut self, stage: &mut Stage) -> Result<()> {
-        let probes = stage.probes(1)?;
-        let told = stage.tell(&probes, None);
-        self.sending.spawn(told);
-        self.probes.push(probes);
+        for kind in [Kind::Probe, Kind::RefusedProbe] {
+            let probes = stage.probes(kind, 1)?;
+            self.sending.spawn(stage.tell(&probes, None));
+            self.probes.push(probes);
+        }
         Ok(())
     }
 
