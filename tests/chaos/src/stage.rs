@@ -31,8 +31,10 @@ use crate::{
 };
 
 const START: Duration = Duration::from_secs(60);
-/// Between the end of a fault and everything being over.
+/// How long something may be left to do after a fault in which nothing moves.
 const REST: Duration = Duration::from_secs(240);
+/// Between the end of a fault and everything being over, though it still moves: a busy machine is slow, and slow is not lost.
+const REST_AT_MOST: Duration = Duration::from_secs(900);
 /// What will not go away by waiting is told when it has stood for so long.
 const CERTAIN: Duration = Duration::from_secs(10);
 /// How long a probe may take before it is told as lost.
@@ -442,6 +444,7 @@ impl Stage {
     /// Waits until the oracle has nothing to say, every alert having ended; gives what it still says at last.
     pub(crate) async fn rest(&mut self) -> Result<(Totals, Vec<Violation>)> {
         let began = Instant::now();
+        let (mut left, mut moved) = (Vec::new(), began);
         let mut standing: HashMap<String, Instant> = HashMap::new();
         loop {
             let looked = Instant::now();
@@ -459,7 +462,11 @@ impl Stage {
             if violations.is_empty() {
                 return Ok((totals(&observed), violations));
             }
-            if certain || began.elapsed() > REST {
+            let left_now: Vec<String> = violations.iter().map(|violation| violation.what.clone()).collect();
+            if left_now != left {
+                (left, moved) = (left_now, Instant::now());
+            }
+            if certain || moved.elapsed() > REST || began.elapsed() > REST_AT_MOST {
                 let path = timeline::keep(&observed, &std::env::temp_dir(), &self.bus.to_string())?;
                 println!("What was seen is kept in {}.", path.display());
                 return Ok((totals(&observed), violations));
