@@ -1,6 +1,34 @@
 //! Whoever waits for its turn in its channel's line: when a channel is dead, when a deadline comes first, when the clock is set back.
 
 use super::*;
+use crate::testing::Seen;
+
+/// The first call that is like this sets the clock back by ten minutes, and is answered so. Returns what waits for that.
+fn set_back_at(
+    running: &Running,
+    is_like_this: impl Fn(&Seen) -> bool + Send + Sync + 'static,
+    answer: fn() -> Fault,
+) -> impl Future<Output = ()> {
+    let (clock, set_back) = (Arc::clone(&running.test.clock), Arc::new(AtomicBool::new(false)));
+    let is_set_back = Arc::clone(&set_back);
+    running.test.api.on_request(move |call| {
+        if !is_like_this(call) || set_back.swap(true, Ordering::SeqCst) {
+            return Fault::None;
+        }
+        clock.advance(SignedDuration::from_secs(-600));
+        answer()
+    });
+    async move { until("a clock that is set back", || is_set_back.load(Ordering::SeqCst).then_some(())).await }
+}
+
+/// It has had so many tries, has no other one before its time comes again, and is delivered then.
+async fn waits_for_its_time(running: Running, request: &NotificationRequested, tries: i32) {
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(running.object(request).unwrap().spec.tries, tries);
+    running.advance(700);
+    running.in_phase(request, NotificationPhase::Delivered).await;
+    running.stop().await;
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_channel_holds_up_no_other() {
@@ -74,23 +102,10 @@ async fn a_clock_that_is_set_back_takes_no_try_away() {
     running.ask(&request, "a").await;
     running.in_phase(&request, NotificationPhase::Waiting).await;
     sink.always(SLACK, None);
-    let (clock, set_back) = (Arc::clone(&running.test.clock), AtomicBool::new(false));
-    let seen = Arc::new(AtomicBool::new(false));
-    let done = Arc::clone(&seen);
-    api.on_request(move |call| {
-        if call.path.ends_with("/secrets/ops-slack") && !set_back.swap(true, Ordering::SeqCst) {
-            clock.advance(SignedDuration::from_secs(-600));
-            done.store(true, Ordering::SeqCst);
-        }
-        Fault::None
-    });
+    let set_back = set_back_at(&running, |call| call.path.ends_with("/secrets/ops-slack"), || Fault::None);
     running.advance(600);
-    until("a clock that is set back", || seen.load(Ordering::SeqCst).then_some(())).await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(running.object(&request).unwrap().spec.tries, 1);
-    running.advance(600);
-    running.in_phase(&request, NotificationPhase::Delivered).await;
-    running.stop().await;
+    set_back.await;
+    waits_for_its_time(running, &request, 1).await;
 }
 
 /// Its turn comes when it is too early by the clock as it is now: it is looked at when its time comes again.
@@ -110,11 +125,7 @@ async fn a_clock_that_is_set_back_under_a_line_takes_no_try_away() {
     running.in_phase(&first, NotificationPhase::Waiting).await;
     running.in_phase(&second, NotificationPhase::Waiting).await;
     sink.always(HOOK, None);
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    assert_eq!(running.object(&third).unwrap().spec.tries, 0);
-    running.advance(700);
-    running.in_phase(&third, NotificationPhase::Delivered).await;
-    running.stop().await;
+    waits_for_its_time(running, &third, 0).await;
 }
 
 /// Its turn came in time, and by the clock as it is when the claim is written at last it is too early.
@@ -130,22 +141,12 @@ async fn a_clock_that_is_set_back_while_a_claim_is_written_takes_no_try_away() {
     }
     running.ask(&third, "a").await;
     running.in_phase(&third, NotificationPhase::Waiting).await;
-    let (clock, set_back) = (Arc::clone(&running.test.clock), Arc::new(AtomicBool::new(false)));
-    let (is_set_back, name) = (Arc::clone(&set_back), third.notification_id.to_string());
-    api.on_request(move |call| {
-        if call.method == "PUT" && call.path.ends_with(&name) && !set_back.swap(true, Ordering::SeqCst) {
-            clock.advance(SignedDuration::from_secs(-600));
-            return Fault::Answer(500);
-        }
-        Fault::None
-    });
+    let name = third.notification_id.to_string();
+    let is_its_claim = move |call: &Seen| call.method == "PUT" && call.path.ends_with(&name);
+    let set_back = set_back_at(&running, is_its_claim, || Fault::Answer(500));
     sink.always(HOOK, None);
-    until("a clock that is set back", || is_set_back.load(Ordering::SeqCst).then_some(())).await;
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    assert_eq!(running.object(&third).unwrap().spec.tries, 0);
-    running.advance(700);
-    running.in_phase(&third, NotificationPhase::Delivered).await;
-    running.stop().await;
+    set_back.await;
+    waits_for_its_time(running, &third, 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -150,7 +150,7 @@ impl Setting {
     pub(crate) async fn apply(plane: &ControlPlane, hook: &str, gone: &str, dir: &Path) -> Result<()> {
         let mut text = String::new();
         // The target of those that no rule matches is one that is scaled.
-        for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Unmatched) {
+        for kind in Kind::ALL.into_iter().filter(|kind| kind.rule().is_some()) {
             for number in 0..kind.targets() {
                 // What is restarted may not be paused; without replicas none has a pod.
                 let paused = matches!(kind, Kind::Scale | Kind::Guarded | Kind::Probe);

@@ -107,27 +107,33 @@ impl Fresh {
 /// Bursts of alerts, and a pause after each. What is only done when there is little else to do has its time in one of them: each is twice as
 /// long as the last, for what processes that were killed have left is done first.
 struct Bursts {
-    /// When the burst began that is under way, or was last.
+    /// When the last one began.
     began: Instant,
+    /// When the next one begins.
+    next: Instant,
+    /// How long nothing comes after that.
     pause: Duration,
 }
 
 impl Bursts {
-    fn begin() -> Self {
-        Self { began: Instant::now(), pause: PAUSE }
+    /// The first one begins at once.
+    fn new() -> Self {
+        let now = Instant::now();
+        Self { began: now, next: now, pause: PAUSE }
+    }
+
+    /// True when one begins.
+    fn begins(&mut self) -> bool {
+        let now = Instant::now();
+        if now < self.next {
+            return false;
+        }
+        *self = Self { began: now, next: now + BURST + self.pause, pause: 2 * self.pause };
+        true
     }
 
     fn is_pause(&self) -> bool {
         self.began.elapsed() >= BURST
-    }
-
-    /// Whether the pause is over; the next burst begins with that.
-    fn is_next(&mut self) -> bool {
-        let is_over = self.began.elapsed() >= BURST + self.pause;
-        if is_over {
-            *self = Self { began: Instant::now(), pause: 2 * self.pause };
-        }
-        is_over
     }
 }
 
@@ -150,15 +156,14 @@ async fn kill_at(
             launcher = launcher.arg("--kafka-config=session.timeout.ms=6000");
         }
         stage.spawn(0, launcher)?;
-        let (began, mut bursts, mut is_next) = (Instant::now(), Bursts::begin(), true);
+        let (began, mut bursts) = (Instant::now(), Bursts::new());
         let status = loop {
-            stage.senders.pause(bursts.is_pause());
-            if let Some(fresh) = &mut fresh
-                && is_next
+            if bursts.begins()
+                && let Some(fresh) = &mut fresh
             {
                 fresh.raise(stage)?;
             }
-            is_next = bursts.is_next();
+            stage.senders.pause(bursts.is_pause());
             match stage.process(0)?.process().exited() {
                 Some(status) => break Some(status),
                 None if began.elapsed() >= patience => break None,
