@@ -9,15 +9,18 @@ TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 # Cargo and the tests run in directories of their own, from which a relative path would lead elsewhere.
 absolute = $(if $(filter /%,$(1)),$(1),$(CURDIR)/$(1))
 $(foreach name,CARGO_TARGET_DIR EVENTPULSE_CACHE EVENTPULSE_BIN,$(if $($(name)),$(eval export $(name) := $(call absolute,$($(name))))))
-# $(call build,PACKAGE): a program of this repository, with a word to whoever waits for its first build, and cargo's own progress.
+# What is built for tests is selected out of the whole workspace (--workspace), never by --package: what a dependency is built with is the
+# sum of what the selected packages ask for, and a second sum is a second build of most of them.
+# $(call build,PROGRAM): a program of this repository, with a word to whoever waits for its first build, and cargo's own progress.
 build = { [ -x "$(TARGET)/debug/$(1)" ] || echo "Building $(1), which starts the parts and tells of them (about 1 minute the first time)"; } \
-	&& $(CARGO) build --locked --package $(1)
+	&& $(CARGO) build --locked --workspace --bin $(1)
 RELEASE = { [ -x "$(TARGET)/release/eventpulse" ] || echo "Building EventPulse (about 8 minutes the first time)"; } \
 	&& $(CARGO) build --release --locked --bin eventpulse
 # Both at once: what they need of EventPulse and its dependencies is the same, and is built once.
 FAULTS = { [ -x "$(TARGET)/release/eventpulse-chaos" ] || echo "Building the simulator and its like (about 8 minutes the first time)"; } \
 	&& $(CARGO) build --release --locked --package eventpulse-simulation --package eventpulse-chaos
-ENV := $(CARGO) run --quiet --locked --package eventpulse-env --
+# After `$(call build,eventpulse-env)`.
+ENV := "$(TARGET)/debug/eventpulse-env"
 # $(call timed,WHAT,COMMANDS): says how long they took, also when they fail; on standard error, so that the commands' own last line is the last.
 timed = start=$$(date +%s); { $(2); }; code=$$?; took=$$(( $$(date +%s) - start )); \
 	if [ $$code -eq 0 ]; then echo "$(1): done in $$took s"; else echo "$(1): failed after $$took s"; fi >&2; exit $$code
@@ -43,7 +46,7 @@ demo: ## The main job on a real control plane: an alert comes in, a Deployment i
 	@case "$(KEEP)" in ''|0|1) ;; *) echo "KEEP=$(KEEP): it is 1 or 0" >&2; exit 2 ;; esac
 	@$(call timed,make demo,$(CHECK) rust $(CONTROL_PLANE) $(filter kafka,$(BUS)) \
 	  && $(RELEASE) && $(call build,eventpulse-demo) \
-	  && $(CARGO) run --quiet --locked --package eventpulse-demo -- --bus $(BUS) $(if $(filter 1,$(KEEP)),--keep))
+	  && "$(TARGET)/debug/eventpulse-demo" --bus $(BUS) $(if $(filter 1,$(KEEP)),--keep))
 
 # Options of `make bench`: ONLY=react,idle (the list is in `make bench LIST=1`), QUICK=1, BUS=kafka, embedded or both, FSYNC=1 for etcd
 # that writes to disk, PROFILE=DIR for perf, OUT=DIR for the results, REPORT=1 to write README.md anew and run nothing.
@@ -78,8 +81,14 @@ fuzz-keep: ## Take into fuzz/corpus what the fuzzers have found that reaches fur
 
 # 1 where no mount namespace is allowed: there `make test` does without the fault that needs one, and its last lines say so.
 REFUSED = $(shell unshare --mount --map-root-user true 2>/dev/null && echo 0 || echo 1)
+# The last lines tell how long each step took, also when one fails.
+STEPS = check format lint env-tools unit simulate mutants end-to-end 'chaos SHORT=1 LEFT_OUT=$(REFUSED)'
 test: ## Everything CI runs
-	@$(call timed,make test,$(MAKE) --no-print-directory check format lint env-tools unit simulate mutants end-to-end chaos SHORT=1 LEFT_OUT=$(REFUSED))
+	@$(call timed,make test,took=; for step in $(STEPS); do \
+	    began=$$(date +%s); $(MAKE) --no-print-directory $$step; ended=$$?; \
+	    took="$$took$$(printf '\n  %-10s %5d s' "$${step%% *}" $$(( $$(date +%s) - began )))"; \
+	    [ $$ended -eq 0 ] || break; \
+	  done; echo "$$took"; [ $$ended -eq 0 ])
 
 format: ## Is everything formatted?
 	$(CARGO) fmt --all --check
@@ -88,7 +97,8 @@ lint: ## Clippy, with warnings denied
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 
 unit: ## Unit, property, contract, drift, boundary and API server tests, and the fuzzers' corpora
-	$(CARGO) test --workspace --locked --exclude eventpulse-bench --exclude eventpulse-demo --exclude eventpulse-e2e
+	$(CARGO) test --workspace --locked --lib --bins
+	$(CARGO) test --workspace --locked --exclude eventpulse-demo --exclude eventpulse-e2e --test '*'
 
 # How many histories, and how many of one mutant at most.
 SEEDS ?= 2000
@@ -105,14 +115,13 @@ mutants: ## Sabotages of the guards, one after the other, and the history that n
 CHAOS_BUS := $(if $(filter undefined file,$(origin BUS)),,$(filter-out both,$(BUS)))
 CHAOS_ARGS = $(if $(FAULT),--only $(FAULT)) $(if $(CHAOS_BUS),--bus $(CHAOS_BUS)) $(if $(filter 1,$(SHORT)),--short) \
 	$(if $(filter 1,$(LIST)),--list) $(if $(CHAOS_SEED),--seed $(CHAOS_SEED)) $(if $(filter 1,$(LEFT_OUT)),--allow-left-out)
-chaos: ## Real processes are killed, frozen and cut off under load, and an oracle counts, about an hour (FAULT=kill BUS=kafka SHORT=1; LIST=1 lists)
+chaos: ## Real processes are killed, frozen and cut off under load, and an oracle counts, about 90 minutes (FAULT=kill BUS=kafka SHORT=1; LIST=1 lists)
 	@$(call timed,make chaos,$(CHECK) rust $(CONTROL_PLANE) kafka \
 	  && $(RELEASE) && $(FAULTS) && $(TARGET)/release/eventpulse-chaos $(CHAOS_ARGS))
 
-end-to-end: release ## The release binary as processes of its own, on real parts; then the demo, and the benchmark's own tests
-	$(CARGO) test --locked --package eventpulse-e2e -- --nocapture --test-threads=2
-	$(CARGO) test --locked --package eventpulse-demo -- --test-threads=2
-	$(CARGO) test --locked --package eventpulse-bench
+end-to-end: release ## The release binary as processes of its own, on real parts; then the demo
+	$(CARGO) test --workspace --locked --test end_to_end -- --nocapture --test-threads=2
+	$(CARGO) test --workspace --locked --test demo -- --test-threads=2
 
 release: ## Build target/release/eventpulse
 	@$(RELEASE)
@@ -136,4 +145,5 @@ env-up: ## Start a real control plane that goes on running (ARGS="--name N --kaf
 	$(ENV) up $(ARGS)
 
 env-down: ## Stop it by the pids that were recorded (ARGS="--name demo" after make demo KEEP=1)
+	@$(call build,eventpulse-env)
 	$(ENV) down $(ARGS)

@@ -83,7 +83,7 @@ async fn it_tells_what_each_service_waits_for_and_stops_in_order() {
     assert_eq!((status, text.contains("actions, config, incidents, ingest, notify, rules")), (404, true), "{text}");
     let (status, text) = text_of(&eventpulse, "livez?verbose").await;
     assert_eq!((status, text.contains("rules consumer") && text.contains("executor")), (200, true), "{text}");
-    eventpulse.process().signal(Signal::SIGTERM);
+    eventpulse.process().signal(Signal::TERM);
     assert_eq!(exit_code(&eventpulse).await, Some(0));
     let log = eventpulse.process().log();
     assert!(log.contains("Stopping") && log.contains("Stopped.") && !log.contains("in time"), "{log}");
@@ -96,7 +96,7 @@ async fn a_second_signal_ends_it_at_once() {
     let eventpulse = started(slow.into_iter().fold(launcher(dir.path()), Launcher::arg)).await;
     let ready = async || text_of(&eventpulse, "readyz/ingest").await.0 == 200;
     eventpulse.process().wait_for("/readyz/ingest answering 200", PATIENCE, ready).await.unwrap();
-    eventpulse.process().signal(Signal::SIGTERM);
+    eventpulse.process().signal(Signal::TERM);
     eventpulse.process().wait_for_log("Stopping", PATIENCE).await.unwrap();
     // Readiness is off, and whoever has not heard of it yet is answered.
     let (status, text) = text_of(&eventpulse, "readyz/ingest").await;
@@ -104,7 +104,7 @@ async fn a_second_signal_ends_it_at_once() {
     assert_eq!(text_of(&eventpulse, "livez").await.0, 200);
     let alert = json!([{"labels": {"alertname": "A"}, "startsAt": "2026-01-01T00:00:00Z"}]);
     assert_eq!(eventpulse.post("api/v2/alerts", &alert).await.unwrap().status, 200);
-    eventpulse.process().signal(Signal::SIGINT);
+    eventpulse.process().signal(Signal::INT);
     assert_eq!(exit_code(&eventpulse).await, Some(130));
     assert!(eventpulse.process().log().contains("Asked a second time: ending at once."));
 }
@@ -259,7 +259,7 @@ async fn a_plugin_that_hangs_holds_up_neither_probes_nor_a_signal() {
     eventpulse.process().wait_for("the plugin asked, and /livez answering 200", PATIENCE, asked).await.unwrap();
     let (status, text) = text_of(&eventpulse, "readyz").await;
     assert_eq!((status, text.contains("finding the API server")), (503, true), "{text}");
-    eventpulse.process().signal(Signal::SIGTERM);
+    eventpulse.process().signal(Signal::TERM);
     assert_eq!(exit_code(&eventpulse).await, Some(0), "{}", eventpulse.process().log());
     assert!(begun.exists(), "the plugin was still asked");
     assert!(eventpulse.process().log().contains("Stopped before it had started."));
@@ -299,7 +299,7 @@ async fn telemetry_that_is_not_handed_out_is_said() {
     let endpoint = format!("http://{}", silent.local_addr().unwrap());
     let launcher = launcher(dir.path()).env("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint);
     let eventpulse = started(launcher.arg("--shutdown-telemetry-timeout=1s")).await;
-    eventpulse.process().signal(Signal::SIGTERM);
+    eventpulse.process().signal(Signal::TERM);
     assert_eq!(exit_code(&eventpulse).await, Some(0));
     let log = eventpulse.process().log();
     assert!(log.contains("Some telemetry was not handed out in time; it is lost."), "{log}");

@@ -123,12 +123,8 @@ pub fn told(time: jiff::Timestamp) -> jiff::Timestamp {
 mod chosen {
     use std::sync::OnceLock;
 
-    use nix::{
-        sys::signal::{Signal, kill},
-        unistd::Pid,
-    };
-
     use jiff::{SignedDuration, Timestamp};
+    use rustix::process::{Signal, getpid, kill_process};
 
     use super::{Each, Point};
     use crate::events::Topic;
@@ -221,7 +217,7 @@ mod chosen {
     pub fn reached(point: Point, of: &str) {
         if let Some(chosen) = CHOSEN.get().filter(|chosen| chosen.point == point && chosen.of == of) {
             eprintln!("eventpulse: killed at {}, on request", chosen.name());
-            let _ = kill(Pid::this(), Signal::SIGKILL);
+            let _ = kill_process(getpid(), Signal::KILL);
             // The signal is on its way; nothing happens after this line.
             loop {
                 std::thread::park();

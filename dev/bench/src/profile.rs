@@ -8,10 +8,7 @@ use std::{
 
 use anyhow::Context as _;
 use eventpulse_env::process::clean;
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 
 use crate::{
@@ -60,7 +57,8 @@ impl Recording {
 async fn report(mut child: Child, file: &Path) -> anyhow::Result<String> {
     let pid = child.id().context("perf has ended")?;
     // As Ctrl-C does: it writes what it has.
-    kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGINT)?;
+    let pid = Pid::from_raw(i32::try_from(pid)?).context("a pid")?;
+    kill_process(pid, Signal::INT)?;
     tokio::time::timeout(PATIENCE, child.wait()).await.context("perf does not end")??;
     let dir = file.parent().unwrap_or(Path::new("/"));
     let mut command = perf(dir);

@@ -17,10 +17,7 @@ use eventpulse_testkit::{
     client,
 };
 use jiff::Timestamp;
-use nix::{
-    sys::signal::{Signal, killpg},
-    unistd::Pid,
-};
+use rustix::process::{Pid, Signal, kill_process_group};
 
 const PATIENCE: Duration = Duration::from_secs(180);
 
@@ -201,7 +198,7 @@ fn ctrl_c_leaves_nothing_even_of_what_was_to_be_kept() {
         let mut demo = Demo::start("interrupted", args, &trap().1);
         wait_for(moment, || demo.output().contains(moment).then_some(()));
         // As a terminal does: to the program and to whatever it runs in the foreground.
-        killpg(Pid::from_raw(demo.child.id() as i32), Signal::SIGINT).unwrap();
+        kill_process_group(Pid::from_child(&demo.child), Signal::INT).unwrap();
         assert_eq!(demo.end().code(), Some(130), "{}", demo.output());
         wait_for("the end of all parts", || demo.processes().is_empty().then_some(()));
         assert!(!demo.name.dir().exists() && demo.temporary_files() == 0, "{}", demo.output());

@@ -162,7 +162,7 @@ mod tests {
         assert_eq!(found, [Ended { name: "died".into(), lines: "  out of memory".into() }]);
         lives.freeze();
         assert_eq!(ended_by_themselves(place.path()).len(), 1, "a frozen one has not ended");
-        again.signal(nix::sys::signal::Signal::SIGKILL);
+        again.signal(crate::process::Signal::KILL);
         while again.exited().is_none() {
             std::thread::sleep(Duration::from_millis(5));
         }

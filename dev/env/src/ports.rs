@@ -1,40 +1,32 @@
 //! Free ports on loopback, outside the range that the kernel hands to outgoing connections, and who listens on one.
 
 use std::{
-    collections::HashSet,
-    fs::File,
+    collections::{HashMap, HashSet},
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
-    path::Path,
+    os::{linux::net::SocketAddrExt as _, unix::net},
     sync::{Mutex, OnceLock, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use nix::{
-    errno::Errno,
-    fcntl::{FcntlArg, fcntl},
-    libc,
-};
-
-use crate::cache::cache_dir;
-
 const FIRST: u32 = 20_000;
 const LAST: u32 = 32_000;
 
-/// A port that nothing listens on, that this process has not given out before, and that no other process of this user has given
+/// A port that nothing listens on, that this process has not given out before, and that no other process of this machine has given
 /// out and may still need: a part takes seconds to listen, and one that is stopped comes back on its port.
 pub fn free_port() -> u16 {
-    static RESERVED: OnceLock<Option<File>> = OnceLock::new();
-    let reserved = RESERVED.get_or_init(|| open_reservations(&cache_dir()));
-    static GIVEN: OnceLock<Mutex<HashSet<u16>>> = OnceLock::new();
+    static GIVEN: OnceLock<Mutex<HashMap<u16, Reservation>>> = OnceLock::new();
     let mut given = GIVEN.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
     let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.subsec_nanos());
     // Two processes that start together begin at different places.
     let start = nanos.wrapping_add(std::process::id().wrapping_mul(7919));
     for step in 0..(LAST - FIRST) {
         let port = (FIRST + (start.wrapping_add(step.wrapping_mul(31))) % (LAST - FIRST)) as u16;
-        let reserve = || reserved.as_ref().is_none_or(|file| reserve(file, port));
-        if !given.contains(&port) && reserve() && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            given.insert(port);
+        if !given.contains_key(&port)
+            && let Some(reservation) = Reservation::of(port)
+            && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+        {
+            given.insert(port, reservation);
             return port;
         }
     }
@@ -44,22 +36,21 @@ pub fn free_port() -> u16 {
         .map_or(0, |address| address.port())
 }
 
-/// Without the file ports are still checked, only not against other processes that are about to listen.
-fn open_reservations(cache: &Path) -> Option<File> {
-    std::fs::create_dir_all(cache).ok()?;
-    File::options().create(true).append(true).open(cache.join("ports.lock")).ok()
-}
+/// Tells other processes that a port is given out, for as long as it is held: a name in Linux's abstract namespace of sockets (unix(7)),
+/// which the kernel takes back when the process ends, however it ends. Where there is none, ports are still checked, only not against
+/// processes that are about to listen.
+struct Reservation(#[expect(dead_code, reason = "held, not used")] Option<net::UnixDatagram>);
 
-/// A lock on the byte of this number, which the kernel takes back when the process ends, however it ends. False when another has it.
-fn reserve(file: &File, port: u16) -> bool {
-    let byte = libc::flock {
-        l_type: libc::F_WRLCK as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: port.into(),
-        l_len: 1,
-        l_pid: 0,
-    };
-    !matches!(fcntl(file, FcntlArg::F_OFD_SETLK(&byte)), Err(Errno::EAGAIN | Errno::EACCES))
+impl Reservation {
+    /// None when it is another's.
+    fn of(port: u16) -> Option<Self> {
+        let address = net::SocketAddr::from_abstract_name(format!("eventpulse-port-{port}"));
+        match address.and_then(|address| net::UnixDatagram::bind_addr(&address)) {
+            Ok(socket) => Some(Self(Some(socket))),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => None,
+            Err(_) => Some(Self(None)),
+        }
+    }
 }
 
 /// Does this process listen on this port? That somebody does is not enough when several environments start at once.
@@ -104,15 +95,13 @@ mod tests {
 
     #[test]
     fn a_port_that_another_process_was_given_is_not_free() {
-        let dir = tempfile::tempdir().unwrap();
-        // Each has a file description of its own, as two processes have.
-        let (one, two) = (open_reservations(dir.path()).unwrap(), open_reservations(dir.path()).unwrap());
-        assert!(reserve(&one, 20_000) && !reserve(&two, 20_000));
-        assert!(reserve(&one, 20_000) && reserve(&two, 20_001));
-        drop(one);
-        assert!(reserve(&two, 20_000), "the kernel takes it back when the process ends");
-        let port = free_port();
-        assert!(!reserve(&open_reservations(&cache_dir()).unwrap(), port));
+        assert!(Reservation::of(free_port()).is_none());
+        // Of no process that runs beside this one, and none that is given out.
+        let port = LAST as u16 + (std::process::id() % 10_000) as u16;
+        let held = Reservation::of(port).unwrap();
+        assert!(Reservation::of(port).is_none());
+        drop(held);
+        assert!(Reservation::of(port).is_some(), "the kernel takes it back with the socket");
     }
 
     #[test]

@@ -12,8 +12,8 @@ use std::{
     time::Duration,
 };
 
-pub use nix::sys::signal::Signal;
-use nix::{sys::signal::kill, unistd::Pid};
+pub use rustix::process::Signal;
+use rustix::process::{Pid, kill_process};
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::{Instant, sleep},
@@ -182,24 +182,23 @@ impl Process {
     /// Sends a signal, to this very process.
     pub fn signal(&self, signal: Signal) {
         if self.exited().is_none() {
-            // It may have ended just now; then there is nobody left to tell.
-            let _ = kill(Pid::from_raw(self.pid as i32), signal);
+            send(self.pid, signal);
         }
     }
 
     /// SIGSTOP: it is frozen.
     pub fn freeze(&self) {
-        self.signal(Signal::SIGSTOP);
+        self.signal(Signal::STOP);
     }
 
     /// SIGCONT: it goes on.
     pub fn thaw(&self) {
-        self.signal(Signal::SIGCONT);
+        self.signal(Signal::CONT);
     }
 
     /// SIGKILL, and waits until it is gone.
     pub fn kill(&self) {
-        self.signal(Signal::SIGKILL);
+        self.signal(Signal::KILL);
         let _ = self.child.lock().unwrap_or_else(PoisonError::into_inner).wait();
         self.forget();
     }
@@ -214,7 +213,7 @@ impl Process {
 
     /// SIGTERM; SIGKILL after the deadline.
     pub async fn stop(&self, timeout: Duration) -> Option<ExitStatus> {
-        self.signal(Signal::SIGTERM);
+        self.signal(Signal::TERM);
         self.thaw();
         let deadline = Instant::now() + timeout;
         while self.exited().is_none() && Instant::now() < deadline {
@@ -278,7 +277,7 @@ impl Drop for Process {
 /// dropped, and with it what it has started. Gives the exit code that shells expect, and says on standard error why it is not 0.
 pub async fn until_interrupted<E: Display>(work: impl Future<Output = Result<(), E>>) -> ExitCode {
     // Under nohup a closed terminal is no reason to end, and a handler would take that back.
-    let hangup = (!is_ignored(Signal::SIGHUP)).then(|| signal(SignalKind::hangup())).transpose();
+    let hangup = (!is_ignored(Signal::HUP)).then(|| signal(SignalKind::hangup())).transpose();
     let (mut interrupt, mut terminate, mut hangup) =
         match (signal(SignalKind::interrupt()), signal(SignalKind::terminate()), hangup) {
             (Ok(interrupt), Ok(terminate), Ok(hangup)) => (interrupt, terminate, hangup),
@@ -324,7 +323,7 @@ fn is_ignored(signal: Signal) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
-    ignored & (1 << (signal as u32 - 1)) != 0
+    ignored & (1 << (signal.as_raw() - 1)) != 0
 }
 
 fn failure(error: &impl Display) -> ExitCode {
@@ -340,15 +339,14 @@ pub fn stop_recorded(pid_file: &Path, timeout: Duration) -> bool {
     if !same() {
         return false;
     }
-    let raw = Pid::from_raw(pid as i32);
-    let _ = kill(raw, Signal::SIGTERM);
-    let _ = kill(raw, Signal::SIGCONT);
+    send(pid, Signal::TERM);
+    send(pid, Signal::CONT);
     let deadline = std::time::Instant::now() + timeout;
     while same() && std::time::Instant::now() < deadline {
         std::thread::sleep(POLL);
     }
     if same() {
-        let _ = kill(raw, Signal::SIGKILL);
+        send(pid, Signal::KILL);
         // Whoever removes its directory next must not find it writing there. The kernel takes a moment, not more.
         let deadline = std::time::Instant::now() + KILL_TIMEOUT;
         while same() && std::time::Instant::now() < deadline {
@@ -356,6 +354,13 @@ pub fn stop_recorded(pid_file: &Path, timeout: Duration) -> bool {
         }
     }
     true
+}
+
+/// Sends a signal. The process may have ended just now; then there is nobody left to tell.
+fn send(pid: u32, signal: Signal) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        let _ = kill_process(pid, signal);
+    }
 }
 
 /// Whether the process that was recorded is still there. None where there is no record.

@@ -9,10 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::{
-    sys::signal::{Signal, kill, killpg},
-    unistd::Pid,
-};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use crate::{
     error::{Error, Result},
@@ -128,9 +125,9 @@ impl Run {
     }
 
     fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(self.child.id() as i32);
+        let pid = Pid::from_child(&self.child);
         // It may have ended just now; then there is nobody left to tell.
-        let _ = if self.is_group { killpg(pid, signal) } else { kill(pid, signal) };
+        let _ = if self.is_group { kill_process_group(pid, signal) } else { kill_process(pid, signal) };
     }
 }
 
@@ -138,14 +135,14 @@ impl Drop for Run {
     fn drop(&mut self) {
         if self.ended.is_none() {
             // Go takes its temporary directory away when it is interrupted, and only then.
-            self.signal(Signal::SIGINT);
+            self.signal(Signal::INT);
             let deadline = Instant::now() + GRACE;
             while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
                 std::thread::sleep(POLL);
             }
             // Of a group, also who did not listen.
             if self.is_group || matches!(self.child.try_wait(), Ok(None)) {
-                self.signal(Signal::SIGKILL);
+                self.signal(Signal::KILL);
             }
             let _ = self.child.wait();
         }

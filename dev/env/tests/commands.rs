@@ -11,10 +11,7 @@ use std::{
 };
 
 use eventpulse_env::{InstanceName, cache_dir, stop_instance};
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::{Pid, Uid},
-};
+use rustix::process::{Pid, Signal, geteuid, kill_process};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -54,11 +51,11 @@ impl Running {
 
     /// Ctrl-C, but for this one process only.
     fn interrupt(&self) {
-        self.signal(Signal::SIGINT);
+        self.signal(Signal::INT);
     }
 
     fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
     fn end(&mut self) -> ExitStatus {
@@ -136,7 +133,7 @@ fn a_user_without_any_rights_brings_it_up_and_down() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tools/kubernetes/go.mod");
     let as_nobody = ["--reuid", "65534", "--regid", "65534", "--clear-groups", "--"];
     let readable = Command::new("setpriv").args(as_nobody).args(["test", "-r"]).arg(source).status();
-    if !Uid::effective().is_root() || !readable.unwrap().success() {
+    if !geteuid().is_root() || !readable.unwrap().success() {
         println!("not root, or the work tree is closed to everybody else: nothing is shown here");
         return;
     }
@@ -189,7 +186,7 @@ fn down_deletes_nothing_but_instances() {
 
 #[test]
 fn ctrl_c_and_a_closed_terminal_while_it_comes_up_leave_nothing_behind() {
-    for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143), (Signal::SIGHUP, 129)] {
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
         let instance = Instance::new("interrupted");
         // Whoever runs this test may ignore SIGHUP.
         let args =
@@ -217,7 +214,7 @@ fn under_nohup_a_closed_terminal_ends_nothing() {
         command.env("PATH", workshop.programs()).env("EVENTPULSE_CACHE", workshop.path("cache"));
     });
     wait_for("the build", || started.exists().then_some(()));
-    build.signal(Signal::SIGHUP);
+    build.signal(Signal::HUP);
     std::fs::write(&go_on, "").unwrap();
     assert!(build.end().success(), "{}", build.output());
 }

@@ -4,8 +4,9 @@ use std::collections::{HashMap, VecDeque};
 
 use crate::bus::TopicPartition;
 
-/// Of how many records of a partition is known what they are, to tell the same one from another in its place.
-const KNOWN: usize = 512;
+/// Of how many records of a partition is known what they are, to tell the same one from another in its place. With all topics and groups
+/// there are some 200 partitions, and where little comes it takes an hour until each knows that many: 2 KiB each.
+const KNOWN: usize = 128;
 
 /// How a record stands to what was handed over before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,13 +19,14 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
-use tokio::time::sleep;
+use eventpulse_env::until_interrupted;
+use tokio::{runtime::Runtime, time::sleep};
 
 use crate::{
     disk::{enter_namespace, is_in_namespace},
     faults::Fault,
     report::Row,
-    stage::{Bus, Stage},
+    stage::{Bus, Stage, Totals},
 };
 
 /// Faults on the real parts, under load, one after the other; an oracle counts what became of every alert, action and message.
@@ -68,17 +69,13 @@ fn main() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
-    match run(&arguments) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("eventpulse-chaos: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    run(&arguments).unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
 }
 
-fn run(arguments: &Arguments) -> Result<bool> {
+fn run(arguments: &Arguments) -> Result<ExitCode> {
     for name in &arguments.only {
         if !faults::all().iter().any(|fault| fault.name == name) {
             bail!("--only: there is no fault {name}; --list lists them");
@@ -87,18 +84,23 @@ fn run(arguments: &Arguments) -> Result<bool> {
     enter_namespace()?;
     let seed = arguments.seed.unwrap_or_else(|| u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or_default());
     println!("seed {seed}");
+    let buses = [Bus::Embedded, Bus::Kafka].into_iter().filter(|bus| arguments.bus.is_none_or(|only| only == *bus));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let (mut rows, mut left_out) = (Vec::new(), Vec::new());
-        for bus in [Bus::Embedded, Bus::Kafka] {
-            if arguments.bus.is_none_or(|only| only == bus) {
-                on(bus, arguments, seed, &mut rows, &mut left_out).await?;
-            }
-        }
-        println!("{}", report::end(&rows, &left_out, arguments.allow_left_out));
-        let is_whole = left_out.is_empty() || arguments.allow_left_out;
-        Ok(is_whole && rows.iter().all(|row| row.violations.is_empty()))
-    })
+    let on = |bus| on(&runtime, bus, arguments, seed);
+    let seen: Vec<Seen> = match buses.map(on).collect() {
+        Ok(seen) => seen,
+        // It has said why.
+        Err(code) => return Ok(code),
+    };
+    let (mut rows, mut left_out) = (Vec::new(), Vec::new());
+    for seen in seen {
+        rows.extend(seen.rows);
+        left_out.extend(seen.left_out);
+    }
+    println!("{}", report::end(&rows, &left_out, arguments.allow_left_out));
+    let is_whole = left_out.is_empty() || arguments.allow_left_out;
+    let is_kept = rows.iter().all(|row| row.violations.is_empty());
+    Ok(if is_whole && is_kept { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// In the short form on both logs a fault that can happen on either happens on the first of them; these on both. Of the crash points only those of a
@@ -121,41 +123,63 @@ fn chosen(bus: Bus, arguments: &Arguments) -> Vec<(Fault, Duration)> {
         .collect()
 }
 
-async fn on(bus: Bus, arguments: &Arguments, seed: u64, rows: &mut Vec<Row>, left_out: &mut Vec<String>) -> Result<()> {
+/// What was seen on one log.
+#[derive(Default)]
+struct Seen {
+    rows: Vec<Row>,
+    /// What this machine does not allow.
+    left_out: Vec<String>,
+}
+
+/// The faults of this run on one log, if there are any. Otherwise it says why not, and gives the exit code.
+fn on(runtime: &Runtime, bus: Bus, arguments: &Arguments, seed: u64) -> Result<Seen, ExitCode> {
     let faults = chosen(bus, arguments);
     if faults.is_empty() {
-        return Ok(());
+        return Ok(Seen::default());
     }
+    let mut seen = None;
+    let work = async { strike(bus, faults, arguments.short, seed).await.map(|all| seen = Some(all)) };
+    let code = runtime.block_on(until_interrupted(work));
+    seen.ok_or(code)
+}
+
+/// One after the other.
+async fn strike(bus: Bus, faults: Vec<(Fault, Duration)>, short: bool, seed: u64) -> Result<Seen> {
+    let mut seen = Seen::default();
     let began = Instant::now();
     let mut stage =
-        Stage::open(bus, arguments.short, seed).await.with_context(|| format!("start the parts for the log {bus}"))?;
+        Stage::open(bus, short, seed).await.with_context(|| format!("start the parts for the log {bus}"))?;
     for version in stage.shop.environment.versions() {
         println!("  {version}");
     }
     println!("The parts for the log {bus} are there after {} s.\n{}", began.elapsed().as_secs(), report::head());
+    // Nothing happens between two faults: what there is after one is what there was before the next.
+    let (mut before, _) = stage.rest().await?;
     for (fault, lasts) in faults {
         if fault.name == "disk-full" && !is_in_namespace() {
-            left_out.push(format!("{} on the log {bus} (`unshare --mount --map-root-user` is refused)", fault.name));
+            let what = format!("{} on the log {bus} (`unshare --mount --map-root-user` is refused)", fault.name);
+            seen.left_out.push(what);
             continue;
         }
-        let row = one(&mut stage, &fault, lasts).await.with_context(|| format!("{} on the log {bus}", fault.name))?;
+        let context = || format!("{} on the log {bus}", fault.name);
+        let row = one(&mut stage, before, &fault, lasts).await.with_context(context)?;
         println!("{}", report::line(&row));
+        before = row.after.clone();
         let broken = !row.violations.is_empty();
-        rows.push(row);
+        seen.rows.push(row);
         if broken {
             // What follows would be blamed for it.
             println!("The parts of the log {bus} are stopped.");
-            return Ok(());
+            return Ok(seen);
         }
     }
     stage.close().await;
-    Ok(())
+    Ok(seen)
 }
 
 /// One fault from a state of rest to the next.
-async fn one(stage: &mut Stage, fault: &Fault, lasts: Duration) -> Result<Row> {
+async fn one(stage: &mut Stage, before: Totals, fault: &Fault, lasts: Duration) -> Result<Row> {
     let began = Instant::now();
-    let (before, _) = stage.rest().await?;
     let load = fault.under_load.then(|| stage.load());
     if load.is_some() {
         sleep(Duration::from_secs(1)).await;

@@ -67,6 +67,16 @@ impl Kind {
         }
     }
 
+    /// Each is tried when the one before it has failed.
+    fn runbooks(self) -> &'static [&'static str] {
+        match self {
+            Kind::Scale | Kind::Unmatched => &["chaos-scale"],
+            Kind::Guarded | Kind::Probe => &["chaos-guarded"],
+            Kind::Restart => &["chaos-restart"],
+            Kind::Refused | Kind::RefusedProbe => &["chaos-refused", "chaos-restart"],
+        }
+    }
+
     fn prefix(self) -> &'static str {
         match self {
             Kind::Scale | Kind::Unmatched => "scaled",
@@ -106,19 +116,13 @@ impl Setting {
 
     /// What an incident of each rule asks for.
     pub(crate) fn asks_of() -> BTreeMap<String, Asks> {
-        let step = |kind: Kind| match kind {
-            Kind::Scale | Kind::Unmatched => "chaos-scale",
-            Kind::Guarded | Kind::Probe => "chaos-guarded",
-            Kind::Restart => "chaos-restart",
-            Kind::Refused | Kind::RefusedProbe => "chaos-refused",
-        };
         let told = |[channel, template, event]: [&str; 3]| Told {
             channel: channel.into(),
             template: template.into(),
             event: event.into(),
         };
         let asks = |kind: Kind| Asks {
-            step: Some(step(kind).to_owned()),
+            step: kind.runbooks().first().map(|runbook| (*runbook).to_owned()),
             messages: MESSAGES.map(told).into(),
             cooldown: false,
         };
@@ -236,18 +240,13 @@ spec:
 ";
 
 fn rule(name: &str, kind: Kind) -> String {
-    let action = |runbook: &str| {
+    let action = |runbook: &&str| {
         format!(
             "  - name: {runbook}\n    runbookRef: {{name: {runbook}}}\n    targetRef: {{apiVersion: apps/v1, kind: Deployment, name: \
              $(alert.labels.service)}}\n"
         )
     };
-    let actions = match kind {
-        Kind::Scale | Kind::Unmatched => action("chaos-scale"),
-        Kind::Guarded | Kind::Probe => action("chaos-guarded"),
-        Kind::Restart => action("chaos-restart"),
-        Kind::Refused | Kind::RefusedProbe => action("chaos-refused") + &action("chaos-restart"),
-    };
+    let actions: String = kind.runbooks().iter().map(action).collect();
     let notifications = MESSAGES.map(|[channel, template, event]| {
         format!("  - {{channelRef: {{name: {channel}}}, template: {template}, events: [{event}]}}\n")
     });

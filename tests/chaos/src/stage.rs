@@ -361,31 +361,39 @@ impl Stage {
 
     /// Waits until nothing is under way, though alerts may still fire: all is told, all that was asked for has ended, all is read.
     pub(crate) async fn quiet(&self) -> Result<()> {
-        let is_quiet = |stage: &Self| {
-            let ended = |kind: &str, path: &str, ends: &[&str]| {
-                stage.etcd.objects(kind).iter().all(|object| {
-                    let phase = object.pointer(path).and_then(Value::as_str).unwrap_or_default();
-                    let outbox = |part: &str| object[part]["outbox"].as_array().is_none_or(Vec::is_empty);
-                    (ends.is_empty() || ends.contains(&phase)) && outbox("spec") && outbox("status")
-                })
-            };
-            ended("actions", "/status/phase", &["Completed", "Failed", "Skipped"])
-                && ended("notifications", "/spec/phase", &["Delivered", "Failed", "Stale"])
-                && ended("alertgroups", "", &[])
-                && ended("incidents", "", &[])
-        };
-        let mut calm = 0;
-        let began = Instant::now();
+        let (mut calm, mut patience) = (0, Patience::default());
         while calm < 3 {
-            ensure!(began.elapsed() < REST, "it did not become quiet within {} s", REST.as_secs());
-            let read = match self.bus {
-                Bus::Embedded => log::unread_of_file(&self.data_dir())? == 0,
-                Bus::Kafka => self.shop.environment.kafka().client().lag().await? == 0,
-            };
-            calm = if read && is_quiet(self) { calm + 1 } else { 0 };
+            let left = (self.unread().await?, self.busy());
+            let (unread, busy) = left;
+            ensure!(!patience.is_over(left), "it did not become quiet: {unread} records unread, {busy} objects busy");
+            calm = if left == (0, 0) { calm + 1 } else { 0 };
             sleep(Duration::from_secs(1)).await;
         }
         Ok(())
+    }
+
+    /// How many records the services have yet to read.
+    async fn unread(&self) -> Result<usize> {
+        match self.bus {
+            Bus::Embedded => log::unread_of_file(&self.data_dir()),
+            Bus::Kafka => Ok(self.shop.environment.kafka().client().lag().await?),
+        }
+    }
+
+    /// How many objects have something to tell, or have not come to their end.
+    fn busy(&self) -> usize {
+        let of = |kind: &str, path: &str, ends: &[&str]| {
+            let is_busy = |object: &Value| {
+                let phase = object.pointer(path).and_then(Value::as_str).unwrap_or_default();
+                let tells = |part: &str| object[part]["outbox"].as_array().is_some_and(|outbox| !outbox.is_empty());
+                (!ends.is_empty() && !ends.contains(&phase)) || tells("spec") || tells("status")
+            };
+            self.etcd.objects(kind).iter().filter(|object| is_busy(object)).count()
+        };
+        of("actions", "/status/phase", &["Completed", "Failed", "Skipped"])
+            + of("notifications", "/spec/phase", &["Delivered", "Failed", "Stale"])
+            + of("alertgroups", "", &[])
+            + of("incidents", "", &[])
     }
 
     /// The Actions that have not come to their end.
@@ -443,8 +451,7 @@ impl Stage {
 
     /// Waits until the oracle has nothing to say, every alert having ended; gives what it still says at last.
     pub(crate) async fn rest(&mut self) -> Result<(Totals, Vec<Violation>)> {
-        let began = Instant::now();
-        let (mut left, mut moved) = (Vec::new(), began);
+        let mut patience = Patience::default();
         let mut standing: HashMap<String, Instant> = HashMap::new();
         loop {
             let looked = Instant::now();
@@ -462,11 +469,8 @@ impl Stage {
             if violations.is_empty() {
                 return Ok((totals(&observed), violations));
             }
-            let left_now: Vec<String> = violations.iter().map(|violation| violation.what.clone()).collect();
-            if left_now != left {
-                (left, moved) = (left_now, Instant::now());
-            }
-            if certain || moved.elapsed() > REST || began.elapsed() > REST_AT_MOST {
+            let left: Vec<String> = violations.iter().map(|violation| violation.what.clone()).collect();
+            if patience.is_over(left) || certain {
                 let path = timeline::keep(&observed, &std::env::temp_dir(), &self.bus.to_string())?;
                 println!("What was seen is kept in {}.", path.display());
                 return Ok((totals(&observed), violations));
@@ -474,6 +478,31 @@ impl Stage {
             // After half an hour a look takes a second by itself; the processors are the parts'.
             sleep(looked.elapsed().max(Duration::from_secs(1))).await;
         }
+    }
+}
+
+/// With what takes as long as it takes: for as long as it moves, and not for ever.
+struct Patience<L> {
+    began: Instant,
+    moved: Instant,
+    left: Option<L>,
+}
+
+impl<L> Default for Patience<L> {
+    fn default() -> Self {
+        let now = Instant::now();
+        Self { began: now, moved: now, left: None }
+    }
+}
+
+impl<L: PartialEq> Patience<L> {
+    /// With this left to do.
+    fn is_over(&mut self, left: L) -> bool {
+        let left = Some(left);
+        if left != self.left {
+            (self.left, self.moved) = (left, Instant::now());
+        }
+        self.moved.elapsed() > REST || self.began.elapsed() > REST_AT_MOST
     }
 }
 
