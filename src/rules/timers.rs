@@ -2,7 +2,7 @@
 //! clock loop and its routing ask it.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -14,11 +14,11 @@ use crate::{
 };
 
 /// An index over the groups of the cache. A group is in it as it was when it last changed; its name and fingerprints are there once,
-/// and shared.
+/// and shared. What has an entry for each group or alert is a tree, as in the cache (`runtime::watch_cache`).
 #[derive(Debug, Default)]
 pub(super) struct GroupIndex {
     due: BTreeSet<(Timestamp, Arc<NamespacedName>)>,
-    groups: HashMap<Arc<NamespacedName>, Known>,
+    groups: BTreeMap<Arc<NamespacedName>, Known>,
     /// Rules that groups name.
     rules: HashSet<Arc<NamespacedName>>,
     /// By rule: how many groups have an open incident, and how many only alerts that wait for one.
@@ -32,7 +32,7 @@ pub(super) struct GroupIndex {
     /// The same of groups that found no place, and are about to wait for one.
     queueing: HashMap<NamespacedName, HashSet<NamespacedName>>,
     /// By fingerprint: the groups that know it.
-    knowing: HashMap<Arc<str>, Vec<Arc<NamespacedName>>>,
+    knowing: BTreeMap<Arc<str>, Vec<Arc<NamespacedName>>>,
 }
 
 #[derive(Debug)]

@@ -5,7 +5,7 @@
 //! can tell its author.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     convert::Infallible,
     fmt::Debug,
     sync::{Arc, Mutex, PoisonError, RwLock},
@@ -105,8 +105,10 @@ impl<K: Cached> Kept for K {
 pub struct WatchCache<K, V = K> {
     /// Makes of an object what is kept.
     keep: Box<dyn Fn(K) -> V + Send + Sync>,
-    objects: RwLock<HashMap<NamespacedName, Arc<V>>>,
-    invalid: RwLock<HashMap<NamespacedName, Arc<InvalidObject>>>,
+    /// A tree: of objects that come and go a hash table grows once more than they need, for the places of those that went, and an hour
+    /// after the start.
+    objects: RwLock<BTreeMap<NamespacedName, Arc<V>>>,
+    invalid: RwLock<BTreeMap<NamespacedName, Arc<InvalidObject>>>,
     changes: broadcast::Sender<NamespacedName>,
     state: watch::Sender<WatchState>,
     /// When anything was heard of the watch.
@@ -358,7 +360,7 @@ impl<K: Cached, V: Kept> WatchCache<K, V> {
         self.invalid.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
     }
 
-    fn write_invalid(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<NamespacedName, Arc<InvalidObject>>> {
+    fn write_invalid(&self) -> std::sync::RwLockWriteGuard<'_, BTreeMap<NamespacedName, Arc<InvalidObject>>> {
         self.invalid.write().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -367,7 +369,7 @@ impl<K: Cached, V: Kept> WatchCache<K, V> {
         self.read().get(name).cloned()
     }
 
-    /// Every known object, in no order.
+    /// Every known object, by namespace and name.
     pub fn list(&self) -> Vec<Arc<V>> {
         self.read().values().cloned().collect()
     }
@@ -419,11 +421,11 @@ impl<K: Cached, V: Kept> WatchCache<K, V> {
         let _ = self.changes.send(name);
     }
 
-    fn read(&self) -> std::sync::RwLockReadGuard<'_, HashMap<NamespacedName, Arc<V>>> {
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<NamespacedName, Arc<V>>> {
         self.objects.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<NamespacedName, Arc<V>>> {
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, BTreeMap<NamespacedName, Arc<V>>> {
         self.objects.write().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -16,7 +16,7 @@ mod tests;
 mod upkeep;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -144,7 +144,7 @@ pub struct Store<K> {
     ctx: Context,
     cache: Arc<WatchCache<K>>,
     /// By object: ids of outbox entries whose acknowledgement this writer has seen.
-    acknowledged: Mutex<HashMap<NamespacedName, HashSet<String>>>,
+    acknowledged: Mutex<BTreeMap<NamespacedName, HashSet<String>>>,
     failing: Failing,
 }
 

@@ -1,7 +1,7 @@
 //! What an object still has to say: carried over until it is acknowledged, published, and cleared by a writer that has seen it.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     sync::{Arc, MutexGuard},
 };
 
@@ -137,7 +137,7 @@ impl<K: Owned> Store<K> {
         self.acknowledged().retain(|name, seen| self.get(name).is_some_and(|stored| keep_held(seen, stored.as_ref())));
     }
 
-    pub(super) fn acknowledged(&self) -> MutexGuard<'_, HashMap<NamespacedName, HashSet<String>>> {
+    pub(super) fn acknowledged(&self) -> MutexGuard<'_, BTreeMap<NamespacedName, HashSet<String>>> {
         lock(&self.acknowledged)
     }
 }
