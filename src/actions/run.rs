@@ -175,15 +175,14 @@ impl Work {
 impl Actions {
     /// Runs an action to its end, or until the process stops. Whatever is interrupted goes on from the Action's state.
     pub(super) async fn run_to_end(&self, name: &NamespacedName) -> Result<(), StoreError> {
-        let Some(action) = (match self.store.get(name) {
+        let fresh = self.queues.take_plan(name);
+        let action = match self.store.get(name) {
             Some(action) => Some(action),
             None => self.store.fetch(name).await?,
-        }) else {
-            return Ok(());
         };
-        let Some(mut work) = Work::of(name, action) else { return Ok(()) };
+        let Some(mut work) = action.and_then(|action| Work::of(name, action)) else { return Ok(()) };
         // Only a plan that nobody has planned after may be sent as it is.
-        let mut fresh = self.queues.take_plan(name).filter(|fresh| work.plans == [fresh.plan.clone()]);
+        let mut fresh = fresh.filter(|fresh| work.plans == [fresh.plan.clone()]);
         loop {
             if is_terminal(&work.action) && !mutated(Mutant::EndedRunsAgain) {
                 // What is terminal was decided once; what it had to say may not be out yet.

@@ -7,7 +7,7 @@ use crate::{
         service::Actions,
     },
     bus::{SubscriptionEvent, TopicPartition},
-    runtime::kube_api::can_be_worked_with,
+    runtime::{kube_api::can_be_worked_with, watch_cache::name_of},
 };
 
 fn breaker(api: &FakeApi, open: &str) {
@@ -346,4 +346,19 @@ async fn a_claim_that_turns_out_to_have_ended_keeps_no_turn() {
     let actions = Actions::new(&test.ctx, &config());
     let Claim::Exists(action) = actions.claim(&request, "{}", None).await else { panic!("it exists") };
     assert_eq!(actions.queues.first(&TargetKey::of(&action)), None);
+}
+
+#[tokio::test]
+async fn a_plan_is_forgotten_when_its_action_is_gone() {
+    let (api, bus) = (cluster(), Arc::new(MemoryBus::new(3)));
+    let test = TestContext::with_api("actions", bus, api.clone());
+    let actions = Actions::new(&test.ctx, &config());
+    actions.ownership.apply(&partitions());
+    actions.taken_up.send_replace(1);
+    let Claim::Exists(action) = actions.claim(&request(&test), "{}", None).await else { panic!("it exists") };
+    let name = name_of(action.as_ref());
+    api.remove(ACTIONS, &name.namespace, &name.name);
+    actions.store.cache().remove(&name, u64::MAX);
+    actions.run_to_end(&name).await.unwrap();
+    assert!(actions.queues.take_plan(&name).is_none());
 }

@@ -39,6 +39,8 @@ const REST_AT_MOST: Duration = Duration::from_secs(900);
 const CERTAIN: Duration = Duration::from_secs(10);
 /// How long a probe may take before it is told as lost.
 const PROBE: Duration = Duration::from_secs(180);
+/// The phases in which nothing more is to be done for an Action.
+const ACTION_ENDS: [&str; 3] = ["Completed", "Failed", "Skipped"];
 const HOOK: &str = "/hooks/chaos";
 /// Whoever posts there is told that it is gone for good.
 const GONE: &str = "/hooks/gone";
@@ -390,7 +392,7 @@ impl Stage {
             };
             self.etcd.objects(kind).iter().filter(|object| is_busy(object)).count()
         };
-        of("actions", "/status/phase", &["Completed", "Failed", "Skipped"])
+        of("actions", "/status/phase", &ACTION_ENDS)
             + of("notifications", "/spec/phase", &["Delivered", "Failed", "Stale"])
             + of("alertgroups", "", &[])
             + of("incidents", "", &[])
@@ -399,8 +401,8 @@ impl Stage {
     /// The Actions that have not come to their end.
     pub(crate) fn unfinished_actions(&self) -> BTreeSet<String> {
         let actions = self.etcd.objects("actions").into_iter();
-        let ends = ["Completed", "Failed", "Skipped"].map(Value::from);
-        let unfinished = actions.filter(|action| !ends.contains(&action["status"]["phase"]));
+        let has_ended = |action: &Value| action["status"]["phase"].as_str().is_some_and(|it| ACTION_ENDS.contains(&it));
+        let unfinished = actions.filter(|action| !has_ended(action));
         unfinished.filter_map(|action| Some(action["metadata"]["name"].as_str()?.to_owned())).collect()
     }
 
