@@ -356,6 +356,7 @@ async fn a_plan_is_forgotten_when_its_action_is_gone() {
     actions.ownership.apply(&partitions());
     actions.taken_up.send_replace(1);
     let Claim::Exists(action) = actions.claim(&request(&test), "{}", None).await else { panic!("it exists") };
+    assert!(action.spec.plan.is_some());
     let name = name_of(action.as_ref());
     api.remove(ACTIONS, &name.namespace, &name.name);
     actions.store.cache().remove(&name, u64::MAX);

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use eventpulse_e2e::Shop;
 use eventpulse_env::{ControlPlaneOptions, Environment};
-use eventpulse_oracle::{Observed, Outcomes, Promise, Record, Violation, judge};
+use eventpulse_oracle::{ACTION_ENDS, NOTIFICATION_ENDS, Observed, Outcomes, Promise, Record, Violation, judge};
 use eventpulse_testkit::{
     alerts::Alert,
     eventpulse::{EventPulse, Launcher, find_binary},
@@ -39,8 +39,6 @@ const REST_AT_MOST: Duration = Duration::from_secs(900);
 const CERTAIN: Duration = Duration::from_secs(10);
 /// How long a probe may take before it is told as lost.
 const PROBE: Duration = Duration::from_secs(180);
-/// The phases in which nothing more is to be done for an Action.
-const ACTION_ENDS: [&str; 3] = ["Completed", "Failed", "Skipped"];
 const HOOK: &str = "/hooks/chaos";
 /// Whoever posts there is told that it is gone for good.
 const GONE: &str = "/hooks/gone";
@@ -393,7 +391,7 @@ impl Stage {
             self.etcd.objects(kind).iter().filter(|object| is_busy(object)).count()
         };
         of("actions", "/status/phase", &ACTION_ENDS)
-            + of("notifications", "/spec/phase", &["Delivered", "Failed", "Stale"])
+            + of("notifications", "/spec/phase", &NOTIFICATION_ENDS)
             + of("alertgroups", "", &[])
             + of("incidents", "", &[])
     }

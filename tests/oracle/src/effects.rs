@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::{
-    Findings, Observed, Write,
+    ACTION_ENDS, Findings, Observed, Write,
     view::{list, named, ring, text, time},
 };
 
@@ -174,7 +174,7 @@ fn ends_once(observed: &Observed, found: &mut Findings) {
             }
             _ => {}
         }
-        if ["Completed", "Failed", "Skipped"].contains(&now.0) {
+        if ACTION_ENDS.contains(&now.0) {
             ended.entry(id).or_insert(now);
         }
     }

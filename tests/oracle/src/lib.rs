@@ -52,6 +52,11 @@ pub struct Observed {
 /// The annotation that tells one alert that is none from another.
 pub const BROKEN: &str = "broken";
 
+/// The phases of an Action in which nothing more is to be done for it.
+pub const ACTION_ENDS: [&str; 3] = ["Completed", "Failed", "Skipped"];
+/// The phases of a Notification in which nothing more is to be done for it.
+pub const NOTIFICATION_ENDS: [&str; 3] = ["Delivered", "Failed", "Stale"];
+
 /// What an incident asks for, by the rule that opens it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Asks {

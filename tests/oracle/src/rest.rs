@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::{
-    Findings, Observed, Told,
+    ACTION_ENDS, Findings, NOTIFICATION_ENDS, Observed, Told,
     view::{list, named, rule_of, rule_of_object, text},
 };
 
@@ -23,9 +23,9 @@ pub(crate) fn judge(observed: &Observed, found: &mut Findings) {
             }
         }
     }
-    ends(observed, "actions", "/status/phase", &["Completed", "Failed", "Skipped"], found);
+    ends(observed, "actions", "/status/phase", &ACTION_ENDS, found);
     ends(observed, "incidents", "/status/phase", &["Resolved"], found);
-    ends(observed, "notifications", "/spec/phase", &["Delivered", "Failed", "Stale"], found);
+    ends(observed, "notifications", "/spec/phase", &NOTIFICATION_ENDS, found);
     openings(observed, found);
     later_messages(observed, found);
     requests(observed, found);

@@ -8,7 +8,7 @@ use std::{
 
 use eventpulse::config::Service;
 use eventpulse_fake_api::Commit;
-use eventpulse_oracle::{Observed, Outcomes, Write, judge};
+use eventpulse_oracle::{ACTION_ENDS, NOTIFICATION_ENDS, Observed, Outcomes, Write, judge};
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio::{
@@ -175,8 +175,7 @@ fn is_waiting(world: &World) -> bool {
             !ends.contains(&phase)
         })
     };
-    waits("notifications", "/spec/phase", &["Delivered", "Failed", "Stale"])
-        || waits("actions", "/status/phase", &["Completed", "Failed", "Skipped"])
+    waits("notifications", "/spec/phase", &NOTIFICATION_ENDS) || waits("actions", "/status/phase", &ACTION_ENDS)
 }
 
 /// Everything on the log comes once more, in any order.
